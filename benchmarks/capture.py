@@ -1,4 +1,4 @@
-"""What capture costs beside the forward pass it needs: `python -m benchmarks.capture --json`.
+"""Measures the cost of a capture relative to its forward passes: `python -m benchmarks.capture --json`.
 
 Both sides run the same batches of real text (the standard library of this Python) through the same model on the same
 device, in turns, round after round, and the ratios of each round are compared, because a machine's speed drifts.
@@ -58,7 +58,7 @@ NUMBERS = (
 
 
 def write_text(folder: Path) -> None:
-    """One JSON line a file, as many files as the tokens need."""
+    """One JSON line per file, with as many files as the tokens need."""
     files = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
     with (folder / "stdlib.jsonl").open("w", encoding="utf-8") as lines:
         lines.writelines(json.dumps({"text": file.read_text(encoding="utf-8")}) + "\n" for file in files)
@@ -105,7 +105,7 @@ def lanes_seconds(model: LanguageModel, plan: Plan, shard: int) -> float:
 
 
 def capture_seconds(worker: CaptureWorker, plan: Plan, record: RunRecord, shards: range) -> float:
-    """As many shards in hand at once as the coordinator gives a worker."""
+    """As many shards in progress at once as the coordinator gives a worker."""
     tasks = [
         ShardTask(
             record,

@@ -1,4 +1,4 @@
-"""Capture of one layer's residual beside what a lab would do otherwise: `python -m benchmarks.capture_peers --json`.
+"""Compares the capture of one layer's residual with alternatives: `python -m benchmarks.capture_peers --json`.
 
 A model of Pythia-70M's shape with random weights, one dense site with its norms, the same tokens in sequences of 256
 and the same batches on every side, in turns, round after round:
@@ -52,7 +52,7 @@ SIDES = ("forward", "torch_save", "saelens", "capture")
 
 
 def save_model(folder: Path) -> None:
-    """With a tokenizer that nobody asks, since the dataset is tokenised."""
+    """With a tokenizer that is not used, because the dataset is tokenized."""
     torch.manual_seed(0)
     config = GPTNeoXConfig(
         vocab_size=VOCABULARY_SIZE,
@@ -76,7 +76,7 @@ def write_inputs(folder: Path, tokens: int) -> None:
 def plan_sites(
     folder: Path, device: str, tokens: int, dense_sites: tuple[str, ...], norm_sites: tuple[str, ...]
 ) -> Plan:
-    """`norm_sites` empty: all that the model has."""
+    """`norm_sites` empty: all sites of the model."""
     request = capture_request(
         "pythia-70m-shape",
         "tokens.parquet",
@@ -110,10 +110,10 @@ def torch_save(model: LanguageModel, plan: Plan, folder: Path, shard: int) -> No
 
 
 def saelens_runner(plan: Plan, folder: Path, device: str) -> Callable[[], object]:
-    """What runs SAELens once over all tokens; a new one each round, as it refuses to write twice."""
+    """Runs SAELens once over all tokens; a new one each round, because it refuses to write twice."""
     os.environ |= {"HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # its imports deprecate each other
+        warnings.simplefilter("ignore")  # its imports trigger deprecation warnings
         from datasets import Dataset
         from sae_lens import CacheActivationsRunner, CacheActivationsRunnerConfig
 
@@ -139,14 +139,16 @@ def saelens_runner(plan: Plan, folder: Path, device: str) -> Callable[[], object
 
     def run() -> None:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it takes sequences for tokens, and copies tensors as it should not
+            warnings.simplefilter("ignore")  # it mistakes sequences for tokens, and copies tensors unnecessarily
             runner.run()
 
     return run
 
 
 def measure(plan: Plan, device: str, folder: Path, bucket: Bucket) -> dict[str, float]:
-    """Seconds of each side in one round, over all shards but the first, which warms up; SAELens has no first."""
+    """Seconds of each side in one round, over all shards but the first, which is the warm-up; SAELens has no first
+    shard.
+    """
     model = load_model(plan.model_source, device=torch.device(device))
     folder.mkdir()
     record = create_run(bucket, replace(plan.record, run=folder.name))

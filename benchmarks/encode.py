@@ -1,4 +1,4 @@
-"""SAE encode-and-select beside the plain way and beside SAELens: `python -m benchmarks.encode --json`.
+"""Compares SAE encoding with plain PyTorch and with SAELens: `python -m benchmarks.encode --json`.
 
 Random weights, the same rows on every side, in turns, round after round, in batches as a capture has them:
 
@@ -39,7 +39,7 @@ SIDES = ("matmul", "saelens", "actstore")
 
 @dataclass(frozen=True)
 class Shape:
-    """`k` is TopK's, and of JumpReLU about how many features are on."""
+    """`k` is TopK's; for JumpReLU it is the approximate number of active features."""
 
     architecture: str
     d_in: int
@@ -50,7 +50,7 @@ class Shape:
         return f"{self.architecture}-{self.d_in}x{self.d_sae}-k{self.k}"
 
 
-# The first one's ratios are the answer; the others show where it holds.
+# The first one's ratios are the result; the others show how far it generalizes.
 SHAPES = (
     Shape("topk", 512, 16_384, 32),
     Shape("topk", 512, 32_768, 64),
@@ -61,7 +61,7 @@ SHAPES = (
 
 
 def save(folder: Path, shape: Shape, x: Tensor) -> None:
-    """In SAELens's format, with a threshold that leaves about k features of a row on."""
+    """In SAELens's format, with a threshold that leaves about k active features per row."""
     generator = torch.Generator().manual_seed(1)
     directions = torch.randn(shape.d_sae, shape.d_in, generator=generator)
     decoder = directions / directions.norm(dim=1, keepdim=True)
@@ -80,14 +80,16 @@ def save(folder: Path, shape: Shape, x: Tensor) -> None:
 
 
 def plain(sae: SparseAutoencoder, shape: Shape, x: Tensor) -> Callable[[], object]:
-    """Memory for the product is kept from call to call: page faults of fresh memory are no part of the maths."""
+    """The product's memory is reused between calls, because page faults of new memory are not part of the
+    computation.
+    """
     weights, out = sae.tensors["W_enc"], torch.empty(len(x), shape.d_sae, device=x.device)
     return lambda: torch.mm(x, weights, out=out).topk(shape.k, dim=-1)
 
 
 def saelens(folder: Path, device: torch.device) -> Callable[[Tensor], object]:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # its imports deprecate each other
+        warnings.simplefilter("ignore")  # its imports trigger deprecation warnings
         from sae_lens import SAE
     sae = SAE.load_from_disk(folder, device=str(device))
 
@@ -100,7 +102,7 @@ def saelens(folder: Path, device: torch.device) -> Callable[[Tensor], object]:
 
 
 def measure(shape: Shape, rows: int, rounds: int, device: str) -> dict[str, float]:
-    """Median tokens a second of each side; the sides are warmed up, and each round begins with another of them."""
+    """Median tokens per second of each side; all sides are warmed up, and each round begins with another one."""
     x = torch.randn(rows, shape.d_in, generator=torch.Generator().manual_seed(0)).to(device)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "sae"

@@ -1,4 +1,4 @@
-"""What a question about one feature costs, beside DuckDB, Polars and a scan as delphi does it.
+"""Measures a question about one feature, and compares with DuckDB, Polars and a scan like delphi's.
 
 Features of a large SAE (16,384, the densest on a fifth of all tokens, the rarest on one in 3,500) in a local directory,
 written and merged as the workers do, at a tenth of `--nonzeros` and at all of them; everything in the page cache. A
@@ -156,7 +156,7 @@ def service_queries(address: str) -> Iterator[dict[str, Query]]:
 
 @contextmanager
 def peer_queries(peers: Peers, features: list[int]) -> Iterator[dict[str, Query]]:
-    """Each on the row groups on which it is fastest over some of these features."""
+    """Each tool uses the row-group size with which it is fastest over some of these features."""
     with duckdb.connect() as connection:
         connection.execute("SET parquet_metadata_cache = true")
         ways: dict[str, Callable[[Path, int], list[Row]]] = {
@@ -193,7 +193,7 @@ def polars_top(path: Path, feature: int) -> list[Row]:
 
 
 def delphi_top(peers: Peers, feature: int) -> list[Row]:
-    """Position 0 is BOS, of which delphi keeps no flag."""
+    """Position 0 is BOS, for which delphi has no flag."""
     [path] = [path for path in peers.delphi if feature in _features_of(path)]
     tensors = load_file(path)
     locations, activations = tensors["locations"], tensors["activations"]
@@ -209,8 +209,8 @@ def _features_of(path: Path) -> range:
 
 
 def timed(queries: dict[str, Query], features: list[int]) -> dict[str, list[float]]:
-    """Milliseconds of each query about each feature, some features on one side before the next has its turn with them;
-    everyone has been asked about each feature before.
+    """Milliseconds of each query about each feature. Sides take turns after some features, and all have been asked
+    about each feature before.
     """
     found: dict[str, list[float]] = {name: [] for name in queries}
     for query in queries.values():
@@ -235,7 +235,7 @@ def check_answers(ours: Query, others: dict[str, Query], features: list[int]) ->
 
 
 def bytes_read(address: str, features: list[int]) -> dict[str, float]:
-    """In the mean, by a process that has asked the same before."""
+    """On average, by a process that has asked the same before."""
     bucket = _Counting(open_bucket(address))
     queries = in_process(open_run(bucket, RUN))
     found: dict[str, float] = {}
@@ -274,7 +274,7 @@ class _Counting:
 
 
 class _CountedFile:
-    """What pyarrow asks of a file in Python."""
+    """The methods of a Python file that pyarrow uses."""
 
     def __init__(self, file: pa.NativeFile, count: Callable[[int], None]) -> None:
         self._file, self._count = file, count

@@ -1,16 +1,16 @@
-"""What a profile of norms by layer costs as a run grows, and what norms cost a capture: `python -m benchmarks.norms`.
+"""Measures a norm profile as a run grows, and the cost of norms in a capture: `python -m benchmarks.norms`.
 
 Runs of 1, 10 and 100 shards with norms of 12 sites and no other rows, written by ShardWriter and folded as by a
-coordinator. A profile is asked from opening the run on, of all sites, with its moments alone and with its five
-quantiles. DuckDB takes the same means from the norms files of the same run. Predicted: a complete run is one checkpoint
-and one object of sketches, whatever its shards, so that 100 times the tokens cost the same but for a longer checkpoint;
-DuckDB reads 48 bytes a token.
+coordinator. A profile is timed including the opening of the run, for all sites, with its moments only and with its five
+quantiles. DuckDB computes the same means from the norms files of the same run. Predicted: a complete run is one
+checkpoint and one object of sketches, whatever its number of shards, so that 100 times the tokens cost the same except
+for a longer checkpoint; DuckDB reads 48 bytes per token.
 
 `capture_cost` is what norms add to the forward pass of a model of Pythia-70M's shape: norms and cosines of all 24
-sites, their moments and their sketches, in CPU time of one core; the larger of what a pass with them takes longer,
-which drifts with the machine, and of what they are seen to take within it. Predicted: 24 vectors of 2 kB a token from
-memory at 14 GB/s, 3.5 us, and 56 sums over them in cache at 45 ns, 2.5 us; some 20 ns for each of 90 statistics'
-numbers, 1.8 us: 8 us beside 350 of computing. Parquet and the commit come on top.
+sites, their moments and their sketches, in CPU time of one core. It is the larger of two measurements: how much longer
+a pass with them takes, which drifts with the machine, and the time measured inside the pass. Predicted: 24 vectors of 2
+kB per token from memory at 14 GB/s, 3.5 us, and 56 sums over them in cache at 45 ns, 2.5 us; about 20 ns for each of 90
+statistics' numbers, 1.8 us: 8 us compared with 350 of computation. Parquet and the commit come on top.
 """
 
 import argparse
@@ -84,10 +84,10 @@ def duckdb_means(paths: list[str]) -> None:
 
 
 def capture_cost(folder: Path) -> dict[str, float]:
-    """CPU time a token, in us: of a forward pass that keeps nothing, of one with the norms of all its sites, and what
-    the latter spends on sums over vectors, and on statistics and handing rows on; and of encoding and committing them,
-    which is no part of the pass. On one thread, in turns, the least of each
-    side's rounds: what else the machine does only ever adds.
+    """CPU time per token, in us: of a forward pass that keeps nothing, of one with the norms of all its sites, and the
+    part of the latter for sums over vectors, and for statistics and passing rows on; and of encoding and committing
+    them, which is outside the pass. On one thread, in turns, with the minimum over each side's rounds, because other
+    work on the machine only adds time.
     """
     folder.mkdir()
     write_inputs(folder, TOKENS)
@@ -122,14 +122,14 @@ def capture_cost(folder: Path) -> dict[str, float]:
                 take("statistics", writing.us())
                 take("whole", clock.us())
                 take("sums", sums.inside_us)
-            began = time.process_time()  # of threads beside this one, too, which have nothing else to do
+            began = time.process_time()  # of all threads of the process; the others are idle
             writer.commit()
             take("commit", 1e6 * (time.process_time() - began) / sum(len(batch.tokens) for batch in batches))
     return least
 
 
 class TokenClock:
-    """CPU time of this thread, in us for each of so many tokens."""
+    """CPU time of this thread, in us per token for this many tokens."""
 
     def __init__(self, tokens: int) -> None:
         self._tokens, self.inside_us = tokens, 0.0
@@ -150,7 +150,7 @@ class TokenClock:
 
 
 def sides_of(folder: Path, shards: int) -> dict[str, Callable[[], object]]:
-    """What is timed of a run of so many shards, which is written first."""
+    """What is timed for a run with this many shards, which is written first."""
     folder.mkdir()
     bucket = open_bucket(str(folder))
     write_run(bucket, shards)
@@ -163,7 +163,7 @@ def sides_of(folder: Path, shards: int) -> dict[str, Callable[[], object]]:
 
 
 def profile_seconds(folder: Path) -> dict[tuple[int, str], float]:
-    """By shards and side: the median of rounds in which all take turns, after one that warms up."""
+    """By shards and side: the median of rounds in which all take turns, after one warm-up round."""
     asked = {(shards, side): ask for shards in SHARDS for side, ask in sides_of(folder / str(shards), shards).items()}
     taken: dict[tuple[int, str], list[float]] = {one: [] for one in asked}
     for _ in range(1 + ROUNDS):

@@ -1,4 +1,4 @@
-"""How long opening a run takes as it grows: 100, 10,000 and 100,000 shards in a SeaweedFS.
+"""Measures how long opening a run takes as it grows: 100, 10,000 and 100,000 shards in a SeaweedFS.
 
 The runs are synthetic: real commits, of which each is put into the store, and the checkpoints that a coordinator makes
 of them; no data. Opening reads the record, lists checkpoints, reads each one's small columns, and lists and reads the
@@ -64,7 +64,7 @@ def main() -> None:
 
 
 def build(bucket: "_Counting", shards: int) -> int:
-    """The number of checkpoints that a run of so many shards has."""
+    """Builds a run with this many shards, and returns the number of its checkpoints."""
     record = _record(shards)
     create_run(bucket, record)
     commits = list(_commits(record))

@@ -1,4 +1,4 @@
-"""How near the dense layout comes to the file system it lies on.
+"""Compares reading and writing dense rows with the speed of the file system.
 
 A shard of one dense site (192 MiB of bfloat16 rows, d_model 768) is written through ShardWriter and read through
 `read_activations`, against a copy and a read of a plain file of the same bytes on the same file system. Copy and shard
@@ -68,7 +68,7 @@ def measure(folder: Path) -> dict[str, float]:
     values = np.random.default_rng(0).integers(0, 2**15, (ROWS, D_MODEL), dtype=np.uint16)
     (folder / "plain").write_bytes(values.tobytes())
     seconds: dict[str, list[float]] = {name: [] for name in ("copy file", "write shard", "read file", "read shard")}
-    for number in range(RUNS + 1):  # the first warms up
+    for number in range(RUNS + 1):  # the first is the warm-up
         record = _record(f"run-{number}")
         create_run(bucket, record)
         works: list[Callable[[], object]] = [
@@ -98,7 +98,7 @@ def _write(bucket: Bucket, record: RunRecord, values: np.ndarray) -> None:
             sequence, position = row // POSITIONS, (row % POSITIONS).astype(np.int32)
             token = np.zeros(BATCH_ROWS, np.int32)
             tokens = TokenRows(sequence, position, sequence, token, (position == 0).astype(np.uint8))
-            norms = np.ones(BATCH_ROWS, np.float32)  # a run has them unless it is asked not to; 0.3 % of the bytes
+            norms = np.ones(BATCH_ROWS, np.float32)  # as in runs by default; 0.3 % of the bytes
             dense = {"resid_post.0": values[first : first + BATCH_ROWS]}
             writer.add(tokens, dense, {"resid_post.0": norms}, {})
         if not writer.commit():

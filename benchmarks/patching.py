@@ -1,26 +1,27 @@
-"""Activation patching beside its peers: `python -m benchmarks.patching --json`.
+"""Compares activation patching with other libraries: `python -m benchmarks.patching --json`.
 
-A model of Pythia-70M's shape with random weights, two prompts of 32 tokens that differ from the first on, resid_pre,
-attn_out, mlp_out and every head's z at every layer and position, in both directions. The same cells on every side:
+A model of Pythia-70M's shape with random weights, two prompts of 32 tokens that differ from the first token on;
+resid_pre, attn_out, mlp_out and every head's z at every layer and position, in both directions. All sides compute the
+same cells:
 
-- actstore: `run_sweep`, whole: recording both prompts, every metric of every cell, and the audit.
-- transformer_lens: 3.9's HookedTransformer with the same weights, through `patching.generic_activation_patch`, one cell
-  a forward pass with all logits.
-- hooks: the model as transformers runs it, a forward hook, one cell a pass, all logits.
-- nnsight: as its documentation does it, one trace a layer with an invoke a position; of resid_pre alone.
+- actstore: a complete `run_sweep`: recording both prompts, every metric of every cell, and the audit.
+- transformer_lens: HookedTransformer of 3.9 with the same weights, through `patching.generic_activation_patch`, one
+  cell per forward pass with all logits.
+- hooks: the model in transformers with a forward hook, one cell per pass, all logits.
+- nnsight: as in its documentation, one trace per layer with an invoke per position; for resid_pre only.
 
-Peers take minutes for all of it, so they run a random part of the cells (seeded), and seconds a cell are compared, in
+The other libraries take minutes for all cells, so they run a random subset (seeded). Seconds per cell are compared, in
 rounds in which all sides take turns.
 
-Predicted, of resid_pre: 192 cells x 32 tokens x 6 layers naively, 6.3 MFLOP each: 232 GFLOP, and 316 more to unembed
-every position. Where each patch computes what it can change and no more, 41 GFLOP are left, and 10 to unembed one row a
-cell: eleven times less to compute; the audit takes 5 more, and a batch of some thousand tokens computes faster than one
-prompt. `reuse` is token-layers of running every cell from the start over those that were computed; its limit is
+Predicted, for resid_pre: naively 192 cells x 32 tokens x 6 layers with 6.3 MFLOP each, 232 GFLOP, and 316 more to
+unembed every position. If each patch computes only what it can change, 41 GFLOP are left, and 10 to unembed one row per
+cell: eleven times less. The audit takes 5 more, and a batch of some thousand tokens computes faster than one prompt.
+`reuse` is the token-layers of full forward passes for every cell divided by those that were computed; its limit is
 `reuse_limit`.
 
-`service_overhead` is seconds of a one-cell request through client, service, gateway and replica over those of the same
-in process, and `service_overhead_ms` their difference: four updates over four hops of some milliseconds each, and small
-objects that are kept. A request's own work is two prompts, three patched runs, and the metrics.
+`service_overhead` is the seconds of a one-cell request through client, service, gateway and replica divided by those in
+process, and `service_overhead_ms` their difference: four updates over four hops of some milliseconds each, and small
+objects that are cached. The request's own work is two prompts, three patched runs, and the metrics.
 """
 
 import argparse
@@ -70,7 +71,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Setting:
-    """Token ids by prompt, and those of the answers."""
+    """Token ids of both prompts, and those of the answers."""
 
     clean: Tensor
     corrupt: Tensor
@@ -91,7 +92,7 @@ def main() -> None:
     options = arguments.parse_args()
     os.environ["TQDM_DISABLE"] = "1"
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the peers deprecate each other
+        warnings.simplefilter("ignore")  # the libraries trigger deprecation warnings
         found = measure(Path(folder), options.cells)
     for name, value in found.items():
         print(f"{name:<44}{value:>12,}" if not isinstance(value, str) else f"{name:<44}{value:>12}")
@@ -129,9 +130,9 @@ def measure(folder: Path, peer_cells: int) -> dict[str, float | str]:
 
 
 def reuse_limit() -> float:
-    """Of resid_pre: every layer after the patched one, at every position from the patched one on; of the last layer
-    the last position, and a quarter (query, key and value projections) of the others; of the patched one the patched
-    position, and a twelfth (the output projection) of those after it, of which in the last layer one is wanted.
+    """For resid_pre: every layer after the patched one at every position from the patched one on. In the last layer:
+    the last position, and a quarter (query, key and value projections) of the others. In the patched layer: the patched
+    position, and a twelfth (the output projection) of later ones, of which the last layer needs one.
     """
     cells, last = LAYERS * POSITIONS, LAYERS - 1
     computed = 0.0
@@ -156,7 +157,7 @@ def save_model(folder: Path) -> None:
 
 
 def prompts(model: LanguageModel) -> tuple[PromptPair, Setting]:
-    """Of words of one token each, no word at the same place in both."""
+    """Of words that are one token each, with no word at the same place in both."""
     words = [word for word in model.tokenizer.get_vocab() if word.startswith("Ġ") and word[1:].isalpha()]
     texts = sorted(word.replace("Ġ", " ") for word in words)
     rng = random.Random(0)
@@ -190,7 +191,9 @@ def choose(count: int) -> dict[str, list[Place]]:
 
 @dataclass(frozen=True)
 class Compared:
-    """Of one site: seconds of the whole sweep, and by peer its seconds a cell over ours; medians of rounds."""
+    """For one site: seconds of the whole sweep, and for each library its seconds per cell divided by ours; medians of
+    rounds.
+    """
 
     cells: int
     seconds: float
@@ -206,7 +209,7 @@ def compare(
     peers: dict[str, Callable[[Sequence[Place]], list[float]]],
     places: Sequence[Place],
 ) -> Compared:
-    """All sides take turns, round after round, for a machine does not always run as fast; the first warms up."""
+    """All sides take turns, round after round, because a machine's speed varies; the first round is the warm-up."""
     ours: list[float] = []
     ratios: dict[str, list[float]] = {name: [] for name in peers}
     error, result = 0.0, None
@@ -352,13 +355,13 @@ def transformer_lens(model: LanguageModel, setting: Setting) -> Callable[[Sequen
 
 
 def with_nnsight(model: LanguageModel, setting: Setting) -> Callable[[Sequence[Place]], list[float]] | None:
-    """None where it is not installed."""
+    """None if it is not installed."""
     try:
         import nnsight
     except ImportError as error:
         print(f"LEFT OUT, nnsight is not installed: {error}")
         return None
-    # A copy of its own, for it replaces the modules' methods.
+    # A separate copy, because it replaces the modules' methods.
     traced = nnsight.LanguageModel(copy.deepcopy(model.module), tokenizer=model.tokenizer)
     sources = {}
     for direction in ("denoise", "noise"):

@@ -1,4 +1,4 @@
-"""Activation rows through the service against Arrow Flight, which is gRPC with Arrow's own framing, on the same table.
+"""Compares streaming rows through the service with Arrow Flight, which is gRPC with Arrow's own framing.
 
 128 MiB of bfloat16 rows of d_model 768 with their token columns, read by the client into one table. Servers are
 processes of their own, on the loopback. Like is compared with like:
@@ -86,7 +86,7 @@ def measure(address: str) -> dict[str, float]:
 
 
 def timed(sides: Mapping[str, Callable[[], pa.Table]], expected: pa.Table) -> dict[str, float]:
-    """Median seconds of each side, in turns; the first answer of each is compared and not counted."""
+    """Median seconds of each side, in turns; the first answer of each is compared and not timed."""
     taken: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(ROUNDS + 1):
         for name, ask in sides.items():

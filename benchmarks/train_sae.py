@@ -1,4 +1,4 @@
-"""How fast a trainer gets its rows from the store, beside the same trainer with all rows in memory.
+"""Compares a trainer that reads its rows from the store with the same trainer with all rows in memory.
 
 A run of bfloat16 rows of d_model 512 in eight shards of a local directory, BOS rows left out; SAELens's TopK trainer at
 width 4,096 and k 32, batches of 4,096, on whatever device there is:
@@ -105,7 +105,7 @@ def from_memory(
 def rows_per_second(
     snapshot: Snapshot, training: Training, rows: Iterator[Tensor], device: torch.device, steps: int, *, trained: bool
 ) -> float:
-    """Of steps after the first, in which both sides begin what they then keep."""
+    """Over steps after the first, in which both sides allocate what they then keep."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from actstore_worker.training.building import build_trainer
@@ -133,7 +133,7 @@ def in_memory(snapshot: Snapshot, training: Training) -> Tensor:
 
 
 def write(bucket: Bucket, sequences: int) -> Snapshot:
-    """Gaussian rows; what they are changes no speed."""
+    """Gaussian rows; their values do not affect speed."""
     record = _record(sequences)
     create_run(bucket, record)
     rng = np.random.default_rng(0)

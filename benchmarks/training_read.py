@@ -1,4 +1,4 @@
-"""How fast stored rows reach a training loop in random order, and how well they are mixed.
+"""Measures how fast stored rows reach a training loop in random order, and how well they are mixed.
 
 1 GiB of bfloat16 rows of d_model 768 in sixteen shards of a local directory, batches of 4,096, all in the page cache:
 
@@ -87,7 +87,7 @@ def training_loader(bucket: Bucket, columns: tuple[str, ...] = ()) -> TrainingLo
 
 
 def loader(batches: TrainingLoader) -> float:
-    """Rows a second of an epoch, as tensors."""
+    """Rows per second of an epoch, as tensors."""
     began, rows = time.perf_counter(), 0
     for batch in batches:
         rows += len(as_tensor(batch.sites[SITE], batch.dtypes[SITE]))
@@ -115,7 +115,7 @@ def memmap(path: Path) -> float:
 
 
 def saelens(folder: Path) -> float:
-    """Its own defaults of buffer and mixing, after the buffer has filled for the first time."""
+    """With its default buffer and mixing, after the buffer has been filled for the first time."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from sae_lens.training.activations_store import ActivationsStore
@@ -141,7 +141,7 @@ def mixed(bucket: Bucket) -> dict[str, float]:
         row = chosen.permutation(batch.tokens["sequence"] * POSITIONS + batch.tokens["position"])
         distances.append(np.abs(np.diff(row)).mean())
         groups.append(len(np.unique(row // (ROWS // batches.row_groups))))
-    random_distance = ROWS / 3  # of two independent uniform places
+    random_distance = ROWS / 3  # for two independent uniform places
     return {
         "mixing_distance": round(float(np.mean(distances)) / random_distance, 3),
         "row_groups_in_a_batch": round(float(np.mean(groups)), 1),

@@ -1,4 +1,4 @@
-"""What makes an SAE feature fire, what does it write, and is it more than the token itself? Three pages and a search.
+"""What makes an SAE feature fire, and what does it write? Prints the pages of three features, and searches for others.
 
 Start a stack first, in another shell:
 
@@ -9,15 +9,16 @@ import actstore
 
 SAE = "pystdlib-resid_post.1"
 TOKENS = 150_000
-# How much of each is the token itself? token_r2 is 0.99, 0.35 and 0.02 over asyncio. The first is a lookup of a word.
-# The last reads `isinstance`, without which it is gone, and expects a type: it promotes ` tuple`, ` str`, ` type`,
-# ` bytes` and ` int`, and where it is taken away, the right type is less probable by 2 nats.
+# How much does the token id explain? token_r2 is 0.99, 0.35 and 0.02 over asyncio. The first feature detects a single
+# word. The last one reads `isinstance`: without it the feature does not fire. It predicts a type: it promotes ` tuple`,
+# ` str`, ` type`, ` bytes` and ` int`, and without the feature the right type loses 2 nats of log-probability.
 FEATURES = {
     290: "the keyword `if`, wherever it stands",
     303: "in prose, the word after a form of `to be`",
     41: "the comma of `isinstance(value, `, after which a type comes",
 }
-# The second reads either of two: with ` is`, or ` being`, deleted it falls by 7 of 35; with both it is gone.
+# The second feature reads either of two tokens: without ` is`, or without ` being`, it falls by 7 of 35; without both
+# it does not fire.
 EITHER_OF_TWO = "# The task is being exec"
 TEXT = "def test_join(self):\n    self.assertIsInstance(path.join('a', 'b'), str)"
 

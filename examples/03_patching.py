@@ -1,4 +1,4 @@
-"""Which activations carry the answer? Replace one at a time, in both directions, and plot how far the answer moves.
+"""Which activations carry the answer? Patches one at a time, in both directions, and plots the effect on the answer.
 
 Start a stack first, in another shell:
 
@@ -7,14 +7,14 @@ Start a stack first, in another shell:
 
 import actstore
 
-# Only the loop variable differs, so whatever carries its name to the end shows.
+# Only the loop variable differs, so the activations that carry its name to the end show an effect.
 CLEAN = "for index, value in enumerate(values):\n    print(index,"
 CORRUPT = "for index, item in enumerate(values):\n    print(index,"
 
 with actstore.connect() as lab:
     sweep = lab.patch("pystdlib", clean=CLEAN, corrupt=CORRUPT, answers=(" value", " item"))
     print(sweep)
-    frame = sweep.to_pandas()  # a row a cell: yours to group and plot
+    frame = sweep.to_pandas()  # One row per cell, to group and plot as you like.
     print(frame.groupby(["direction", "site"])["normalized"].max())
     sweep.plot().savefig("patching.png", dpi=150)
     print("plot: patching.png")

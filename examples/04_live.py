@@ -1,5 +1,6 @@
-"""Ask a model about a text given now: where its heads attend, what its layers would predict, how it goes on when it is
-steered, and what it loses without each of its parts. docs/explanation/live.md says what comes out.
+"""Asks a model live questions about a text: attention, logit lens, steering, and ablation of each site and head.
+
+docs/explanation/live.md explains the results.
 
 Start a stack first, in another shell:
 
@@ -13,7 +14,7 @@ import actstore
 
 MODEL, SAE, FEATURE = "pystdlib", "pystdlib-resid_post.1", 41
 LOOP = "for index, value in enumerate(values):\n    print(index,"
-# The second line of each is known from the first.
+# The second line of each text is predictable from the first.
 TWICE = [
     f"{line}\n{line}\n" for line in ("alpha, beta, gamma, delta, omega, sigma", "red, green, blue, black, white, grey")
 ]

@@ -1,7 +1,6 @@
-"""What else can take the place of an activation: embeddings, features of an SAE, a stored mean, spans of other prompts;
-and what one component sends straight into others.
+"""Patches with other sources: embeddings, features of an SAE, a stored mean, spans of other prompts; and path patching.
 
-docs/explanation/patching.md has the numbers. Start a stack first, in another shell:
+docs/explanation/patching.md has the results. Start a stack first, in another shell:
 
     actstore up --models models --datasets "$(python -c 'import os; print(os.path.dirname(os.__file__))')"
 """
@@ -12,7 +11,7 @@ MODEL, SAE = "pystdlib", "pystdlib-resid_post.1"
 CLEAN = "for index, value in enumerate(values):\n    print(index,"
 CORRUPT = "for index, item in enumerate(values):\n    print(index,"
 PAIR = {"clean": CLEAN, "corrupt": CORRUPT, "answers": (" value", " item")}
-# Where the loop variable is named, BOS counted.
+# Where the loop variable is, counting BOS.
 VARIABLE = 4
 
 with actstore.connect() as lab:

@@ -1,4 +1,4 @@
-"""How does the residual stream grow over depth, and how over training? Kept apart, with the weights beside them.
+"""How does the residual stream grow over depth, and how over training? Also compares with the norms of the weights.
 
 Start a stack first, in another shell:
 
@@ -11,7 +11,7 @@ STEPS = (64, 128, 256, 512, 1024, 2048)
 TEXT = "def test_join(self):\n    self.assertEqual(path.join('a', 'b'), 'a/b')"
 
 with actstore.connect() as lab:
-    # The same text through the bundled model at several points of its training, each a run of its own.
+    # The same text through the bundled model at several training steps, each a separate run.
     revisions = [f"step{step}" for step in STEPS]
     checkpoints = lab.capture_revisions("pystdlib", revisions, dataset="asyncio", max_tokens=20_000).wait()
     print("\nOver depth, at each point of training:\n")

@@ -1,7 +1,7 @@
-"""The main job, end to end, on real input: `make demo`, or `python -m examples.demo [--s3] [--folder DIR]`.
+"""A complete tour on real input: `make demo`, or `python -m examples.demo [--s3] [--folder DIR]`.
 
-Starts the local stack, captures the bundled model over source files that it never saw, asks the three kinds of
-question, writes the plots, and stops.
+Starts the local stack, captures the bundled model over held-out source files, asks about norms, features and patching,
+writes the plots, and stops.
 """
 
 import argparse
@@ -17,13 +17,14 @@ MODEL = "pystdlib"
 SAE = "pystdlib-resid_post.1"
 DENSE_SITE = "resid_post.1"
 TOKENS = 250_000
-# What each fires on, found by looking at its examples.
+# The tokens on which each feature fires, found by looking at its examples.
 FEATURES = {
     303: "in prose, the word after a form of `to be`",
     212: "the word glued to `get` in a function's name",
     285: "the first word of a test's name",
 }
-# Which of two loop variables is printed? Only one token differs, so whatever carries it to the end shows.
+# Which of two loop variables is printed? Only one token differs, so the activations that carry it to the end show an
+# effect.
 CLEAN = "for index, value in enumerate(values):\n    print(index,"
 CORRUPT = "for index, item in enumerate(values):\n    print(index,"
 ANSWERS = (" value", " item")
@@ -60,7 +61,7 @@ def main() -> None:
 
 
 def write_text(folder: Path) -> Path:
-    """The standard library's files that the bundled model was not trained on, as one JSONL dataset."""
+    """Writes the standard library's files that the bundled model was not trained on, as one JSONL dataset."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "stdlib.jsonl").open("w", encoding="utf-8") as lines:
         for text in corpus.texts(held_out=True):

@@ -1,4 +1,4 @@
-"""The docstring experiment: head by head, both directions, six corrupt prompts. What do they show, what do they hide?
+"""The docstring experiment: patches every head in both directions with six corrupt prompts, and compares the results.
 
 Start a stack first, in another shell:
 
@@ -7,7 +7,7 @@ Start a stack first, in another shell:
     python -m examples.docstring                     # which argument does a docstring name next?
     python -m examples.docstring --style call        # the same of a call
 
-docs/tutorials/docstring.md tells what the bundled model shows.
+docs/tutorials/docstring.md explains the results for the bundled model.
 """
 
 import argparse
@@ -24,9 +24,10 @@ from matplotlib.figure import Figure
 import actstore
 from examples.docstring_prompts import STYLES, DocstringPrompt, docstring_prompt
 
-# Of the way from base to source run: an effect is told from here on, and counts as none below half of it.
+# The smallest effect that is reported, as a fraction of the difference between base and source run. Half of it counts
+# as no effect.
 SHOWN_EFFECT = 0.2
-# In logits: effects are shares of what a corruption changes, and a share of less says nothing.
+# In logits. Effects are fractions of what a corruption changes, and fractions of a smaller change are meaningless.
 GAP_MIN = 0.5
 TOP_HEADS = 6
 JOINT_HEADS = 3
@@ -37,8 +38,8 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Measured:
-    """logit(correct) - max logit(wrong) of a clean and of a corrupt prompt, over all wrong names; `wrong` is the
-    strongest on the corrupt prompt, and `gap` how far the logit difference between the two answers falls.
+    """logit(correct) - max logit(wrong) of a clean and of a corrupt prompt, over all wrong names. `wrong` is the
+    strongest one on the corrupt prompt, and `gap` is how far the logit difference between the two answers falls.
     """
 
     clean: float
@@ -52,7 +53,7 @@ MeasuredPrompt = tuple[DocstringPrompt, dict[str, Measured]]
 
 
 def measure(lab: actstore.Lab, model: str, prompt: DocstringPrompt, corruption: str) -> Measured:
-    """A sweep of one cell, for the sake of its baselines: a pair of answers for each wrong name."""
+    """Runs a sweep of one cell to get its baselines: one pair of answers for each wrong name."""
     count = len(prompt.wrong)
     answers = [(prompt.answer, wrong) for wrong in prompt.wrong]
     sweep = lab.patch(
@@ -68,7 +69,7 @@ def measure(lab: actstore.Lab, model: str, prompt: DocstringPrompt, corruption: 
 
 
 def measure_all(lab: actstore.Lab, model: str, prompts: Sequence[DocstringPrompt]) -> list[MeasuredPrompt]:
-    """Without prompts that the model tells not apart from a corrupt one by two of the names: few, by chance."""
+    """Leaves out prompts for which two of the names do not distinguish clean and corrupt. There are few, by chance."""
     found = []
     for prompt in prompts:
         try:
@@ -80,7 +81,7 @@ def measure_all(lab: actstore.Lab, model: str, prompts: Sequence[DocstringPrompt
 
 
 def print_baselines(measured: Sequence[MeasuredPrompt]) -> list[str]:
-    """Returns the corruptions that lower the metric by GAP_MIN in the mean."""
+    """Returns the corruptions that lower the metric by GAP_MIN on average."""
     print(f"\nlogit(correct) - max logit(wrong), mean over {len(measured)} prompts, and the share above 0")
     first = measured[0][1]
     clean = [next(iter(each.values())).clean for _, each in measured]
@@ -96,7 +97,9 @@ def print_baselines(measured: Sequence[MeasuredPrompt]) -> list[str]:
 
 
 def roles(sweep: actstore.Sweep, prompt: DocstringPrompt, style: str) -> dict[int, str]:
-    """What stands at a position. All prompts have equally many tokens, so those of the first stand for all."""
+    """Names the role of each position. All prompts have the same number of tokens, so the first one's roles apply to
+    all.
+    """
     texts = [text.strip() for text in sweep.tokens["clean"]]
     second = "doc" if style == "rest" else "call"
     found = {}
@@ -109,7 +112,7 @@ def roles(sweep: actstore.Sweep, prompt: DocstringPrompt, style: str) -> dict[in
 
 
 def top_heads(sweep: actstore.Sweep, count: int) -> list[Row]:
-    """By the larger of both directions' effects."""
+    """Ranks heads by the larger effect of both directions."""
     rows = sweep.directions(SHOWN_EFFECT)
     return sorted(rows, key=lambda row: -max(abs(row["denoise"]), abs(row["noise"])))[:count]
 
@@ -131,7 +134,7 @@ def _directions(row: Row) -> str:
 
 
 def joint_cells(sweep: actstore.Sweep, names: Mapping[int, str]) -> dict[str, list[tuple[str, int]]]:
-    """Each subset of the strongest cells."""
+    """Returns each subset of the strongest cells."""
     cells = top_heads(sweep, JOINT_HEADS)
     found = {}
     for size in range(1, len(cells) + 1):
@@ -144,7 +147,9 @@ def joint_cells(sweep: actstore.Sweep, names: Mapping[int, str]) -> dict[str, li
 
 
 def draw(comparison: actstore.CorruptionComparison, title: str) -> Figure:
-    """A panel a direction; a row a head, a column a corruption: the effect at the position where it is largest."""
+    """Draws one panel per direction, with one row per head and one column per corruption: the effect at the position
+    where it is largest.
+    """
     figure = Figure(FIGURE_INCHES, layout="constrained")
     frame = comparison.to_pandas()
     names = list(comparison.names)
@@ -172,7 +177,7 @@ def sweeps_over(
     names: Sequence[str],
     **cells: Unpack[actstore.PatchOptions],
 ) -> Iterator[tuple[str, actstore.Sweep]]:
-    """The corrupt answer is the wrong name that is strongest on the corrupt prompt."""
+    """Runs the sweeps. The corrupt answer is the wrong name that is strongest on the corrupt prompt."""
     for name in names:
         yield (
             name,

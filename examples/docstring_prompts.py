@@ -23,9 +23,9 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-# Each is one token with and without a space before it in the bundled tokenizer (and a usual word, so one token in most
-# others), and no builtin. With equally many words, all prompts have equally many tokens, and a role has one position in
-# all of them. No name is a word.
+# Each is one token with and without a leading space in the bundled tokenizer (and a common word, so one token in most
+# others), and not a builtin. All prompts have the same number of words, so they have the same number of tokens, and a
+# role has the same position in all of them. No name is also a word.
 NAMES = (
     "data", "name", "file", "value", "test", "new", "result", "line", "user", "key", "default", "request", "path",
     "output", "node", "item", "url", "response", "text", "version", "function", "log", "string", "field", "start",
@@ -43,7 +43,7 @@ WORDS = (
     "address", "block", "connection",
 )  # fmt: skip
 STYLES = ("rest", "call")
-# A and B stand in the docstring, or in the call, too; C is the answer.
+# A and B are in the docstring, or in the call, too; C is the answer.
 MATCHING, BEFORE, AFTER = 3, 2, 1
 METHOD_WORDS, ARGUMENT_WORDS = 3, 2
 
@@ -52,7 +52,7 @@ METHOD_WORDS, ARGUMENT_WORDS = 3, 2
 class DocstringPrompt:
     """A clean prompt, its corrupt candidates by name, and the answers, with their leading space.
 
-    `matching` are A, B and C. `wrong` are the other arguments' names, of the clean prompt and of all the corrupt ones.
+    `matching` are A, B and C. `wrong` are the other arguments' names, in the clean prompt and in all the corrupt ones.
     """
 
     clean: str
@@ -66,10 +66,11 @@ class DocstringPrompt:
 
 
 def docstring_prompt(seed: int, style: str = STYLES[0]) -> DocstringPrompt:
-    """The candidates replace names by new ones: `random_doc` A and B in the docstring; `random_def` A and B in the
-    definition, so that the docstring points to nothing; `random_answer` C in the definition; `random_answer_doc` does
-    that and `random_doc`; `random_random` replaces A, B and C in the definition and, by others, A and B in the
-    docstring. `random_def_doc` gives A and B the same new names in both places, so that C is still the right answer.
+    """Makes a prompt and its corruptions, which replace names by new ones: `random_doc` A and B in the docstring;
+    `random_def` A and B in the definition, so that the docstring refers to nothing; `random_answer` C in the
+    definition; `random_answer_doc` does that and `random_doc`; `random_random` replaces A, B and C in the definition
+    and, by others, A and B in the docstring. `random_def_doc` gives A and B the same new names in both places, so that
+    C is still the right answer.
     """
     if style not in STYLES:
         raise ValueError(f"style {style!r} is none of {', '.join(STYLES)}")

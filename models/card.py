@@ -16,7 +16,7 @@ TEMPLATES = Path(__file__).parent / "cards"
 
 
 def measured(folder: Path, held_out: torch.Tensor) -> tuple[float, float, float]:
-    """Held-out loss, mean over tokens and median over windows, and the induction gap, all in nats."""
+    """Held-out loss, its mean over tokens and median over windows, and the induction gap, all in nats."""
     model = GPTNeoXForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     losses = recipe.window_losses(model, held_out)
     return losses.mean().item(), losses.median().item(), recipe.induction_gap(model)

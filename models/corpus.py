@@ -1,6 +1,6 @@
 """The text behind the bundled model: the source files of Python's standard library.
 
-Knows where the files are and which of them nobody may train on. Knows nothing of tokens.
+It lists the files and which of them are held out from training. It does not tokenize.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ def library_root() -> Path:
 
 
 def is_held_out(path: Path) -> bool:
-    """One file in twenty, by a hash of its path below the library, so that the split is the same everywhere."""
+    """One file in twenty, by a hash of its path below the library, so that the split is the same on every machine."""
     name = path.relative_to(library_root()).as_posix()
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") % HELD_OUT_ONE_IN == 0
 
@@ -42,5 +42,5 @@ def _belongs(path: Path) -> bool:
 def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:  # the library ships a few files in other encodings, as test data
+    except UnicodeDecodeError:  # the library contains a few files in other encodings, as test data
         return ""

@@ -1,8 +1,8 @@
 """Train the bundled language model: `python -m models.language_model`.
 
-`pystdlib` is a GPT-NeoX (the Pythia architecture) of four layers. One batch row in ten is a random
-snippet of tokens written again and again, so that the model has a reason to learn induction; the card that
-`models.card` writes says what came of it. Checkpoints are kept at log-spaced steps, as Pythia does.
+`pystdlib` is a GPT-NeoX (the Pythia architecture) of four layers. One batch row in ten is a random sequence of tokens
+that repeats, so that the model learns induction; the card that `models.card` writes says how well it does. Checkpoints
+are kept at log-spaced steps, as in Pythia.
 """
 
 import argparse
@@ -64,7 +64,7 @@ def token_stream(tokenizer: PreTrainedTokenizerFast, *, held_out: bool) -> Int[T
 
 
 def batches(stream: Int[Tensor, " token"], steps: int) -> Iterator[Int[Tensor, "row position"]]:
-    """Random windows of the stream, each behind a BOS; the last rows are repeated random snippets."""
+    """Random windows of the stream, each after a BOS; the last rows are repeated random sequences."""
     generator = np.random.default_rng(SEED)
     body = CONTEXT_LENGTH - 1
     for _ in range(steps):
@@ -79,7 +79,7 @@ def batches(stream: Int[Tensor, " token"], steps: int) -> Iterator[Int[Tensor, "
 
 
 def next_token_loss(model: GPTNeoXForCausalLM, rows: Int[Tensor, "row position"]) -> Tensor:
-    """Nats per predicted token, one number a token, flat."""
+    """Nats per predicted token, one number per token, flat."""
     logits = model(rows, use_cache=False).logits[:, :-1].float()
     return torch.nn.functional.cross_entropy(
         logits.reshape(-1, VOCABULARY_SIZE), rows[:, 1:].reshape(-1), reduction="none"
@@ -90,7 +90,7 @@ def next_token_loss(model: GPTNeoXForCausalLM, rows: Int[Tensor, "row position"]
 def window_losses(
     model: GPTNeoXForCausalLM, stream: Int[Tensor, " token"], max_windows: int | None = None
 ) -> Float[Tensor, " window"]:
-    """Mean nats per token of each of the stream's consecutive windows, a BOS before each."""
+    """Mean nats per token of each of the stream's consecutive windows, each after a BOS."""
     body = CONTEXT_LENGTH - 1
     windows = stream[: len(stream) // body * body].reshape(-1, body)[:max_windows]
     rows = torch.cat([torch.full((len(windows), 1), BOS_ID), windows], dim=1)
@@ -98,7 +98,7 @@ def window_losses(
 
 
 def held_out_loss(model: GPTNeoXForCausalLM, stream: Int[Tensor, " token"], max_windows: int | None = None) -> float:
-    """Mean nats per token over windows of files that were never trained on."""
+    """Mean nats per token over windows of held-out files."""
     return window_losses(model, stream, max_windows).mean().item()
 
 
@@ -131,8 +131,8 @@ def learning_rate_factor(step: int, steps: int) -> float:
 
 
 def save(model: GPTNeoXForCausalLM, folder: Path) -> None:
-    """Half the bytes on disk; the configuration says float32, so that is what a loader computes in."""
-    tied = {"lm_head.weight"}  # the same tensor as the embedding, and built from it again at loading
+    """Saves the weights as float16, half the bytes; the configuration says float32, so a loader computes in that."""
+    tied = {"lm_head.weight"}  # the same tensor as the embedding, and restored from it at loading
     halved = {name: value.half() for name, value in model.state_dict().items() if name not in tied}
     model.save_pretrained(folder, state_dict=halved)
     config = json.loads((folder / "config.json").read_text())
@@ -142,9 +142,9 @@ def save(model: GPTNeoXForCausalLM, folder: Path) -> None:
 
 
 def train(folder: Path, steps: int) -> None:
-    """Final weights go to `folder`, earlier ones to `folder/revisions`, what was seen to `training.jsonl`."""
+    """Writes final weights to `folder`, earlier ones to `folder/revisions`, and the losses to `training.jsonl`."""
     torch.manual_seed(SEED)
-    tokenizer = AutoTokenizer.from_pretrained(FOLDER, model_max_length=int(1e9))  # files are cut into windows below
+    tokenizer = AutoTokenizer.from_pretrained(FOLDER, model_max_length=int(1e9))  # files are cut into windows later
     train_stream = token_stream(tokenizer, held_out=False)
     held_stream = token_stream(tokenizer, held_out=True)
     model = build_model()

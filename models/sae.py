@@ -1,7 +1,8 @@
 """Train the bundled SAE: `python -m models.sae`.
 
-A TopK SAE on the residual stream in the middle of `pystdlib`. actstore captures the activations, the client reads them
-back, and SAELens trains and saves. Rows of the BOS token are left out: their norm is a multiple of all others.
+It is a TopK SAE on the residual stream in the middle of `pystdlib`. actstore captures the activations, the client reads
+them back, and SAELens trains and saves. Rows of the BOS token are left out, because their norm is a multiple of all
+others.
 """
 
 import json
@@ -24,7 +25,7 @@ from models import corpus
 from models.tokenizer import CONTEXT_LENGTH
 
 MODELS = Path(__file__).parent
-SITE, HOOK = "resid_post.1", "blocks.1.hook_resid_post"  # one place, by its short and its long name
+SITE, HOOK = "resid_post.1", "blocks.1.hook_resid_post"  # one site, by its short and its long name
 NAME = "pystdlib-resid_post.1"
 WIDTH = 1024
 K = 16
@@ -98,7 +99,9 @@ def train(rows: Float[NDArray[np.float32], "row d_model"]) -> TopKTrainingSAE:
 
 @torch.no_grad()
 def quality(sae: SAE, rows: Float[NDArray[np.float32], "row d_model"]) -> dict[str, float]:
-    """L0, fraction of variance unexplained (about the mean), and the share of features that fire on none of `rows`."""
+    """L0, the fraction of variance unexplained (about the mean), and the fraction of features that fire on none of
+    `rows`.
+    """
     fired = torch.zeros(WIDTH, dtype=torch.bool)
     active, residual = 0, 0.0
     total = float(((rows - rows.mean(axis=0)) ** 2).sum())

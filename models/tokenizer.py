@@ -1,7 +1,7 @@
 """Train the bundled byte-pair tokenizer: `python -m models.tokenizer`.
 
-Byte-level, 4,096 entries, id 0 is `<|bos|>`. It adds no special token by itself: whoever builds a
-sequence says whether it begins with BOS.
+Byte-level, 4,096 entries, id 0 is `<|bos|>`. It adds no special token automatically: the code that makes a sequence
+decides whether it begins with BOS.
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A run with the features of a large SAE, written and merged as workers do, and the same rows in its peers' layouts."""
+"""Writes a run with the features of a large SAE, merged as workers do, and the same rows in other tools' layouts."""
 
 import gc
 from concurrent.futures import ProcessPoolExecutor
@@ -26,13 +26,13 @@ from actstore_storage.upkeep.merging import finish_merge, merge_part, plan_merge
 from benchmarks.parts.synthetic_runs import synthetic_record
 
 RUN, SAE, D_SAE = "run", "sae", 16_384
-# Features of a token, drawn with repeats, of which it keeps one each.
+# Features of a token, drawn with replacement; duplicates are removed.
 DRAWS = 33
 SEQUENCE_TOKENS, BATCH_SEQUENCES = 256, 32
 VOCABULARY_SIZE = 50_304
 SHARD_NONZEROS = 4_000_000
 PROCESSES = 2
-# delphi's own default: a module's features in so many files.
+# delphi's default number of files for a module's features.
 DELPHI_FILES = 5
 # The densest features fire on a fifth of all tokens, the rarest on one of 3,500.
 ZIPF_OFFSET = 20
@@ -47,7 +47,7 @@ class Peers:
 
 
 def write_run(address: str, nonzeros: int) -> None:
-    """At least so many nonzeros, in shards, merged into one segment, its commits folded."""
+    """Writes a run with at least this many nonzeros, in shards, merged into one segment, with its commits folded."""
     bucket = open_bucket(address)
     record = _record(nonzeros)
     create_run(bucket, record)
@@ -68,7 +68,7 @@ def segment_of(bucket: Bucket) -> Segment:
 
 
 def write_peers(bucket: Bucket, folder: Path, row_groups: tuple[int, ...]) -> Peers:
-    """Rows by feature, then activation, whatever their token's class; in row groups of each of these sizes."""
+    """Rows by feature, then activation, for all token classes; in row groups of each of these sizes."""
     segment = segment_of(bucket)
     files = {size: folder / f"by-feature-{size}.parquet" for size in row_groups}
     schema = pa.schema(list(_COLUMNS.items()))
@@ -93,7 +93,9 @@ _COLUMNS = {
 
 
 def _write_delphi(bucket: Bucket, segment: Segment, folder: Path, first: int, end: int) -> Path:
-    """Locations (sequence, position, feature) and activations, as delphi caches them; its own are in order of token."""
+    """Locations (sequence, position, feature) and activations, as delphi caches them; delphi's own are in order of
+    token.
+    """
     locations, activations = [], []
     for part in segment.parts:
         if part.first_feature < end and first < part.end_feature:
@@ -113,7 +115,7 @@ _LOCATION = ("sequence", "position", "feature")
 def _write_shard(address: str, record: RunRecord, shard: int) -> None:
     rng = np.random.default_rng(shard)
     weights = 1 / (np.arange(D_SAE) + ZIPF_OFFSET)
-    # Dense and rare features lie anywhere.
+    # Dense and rare features are in random order.
     ends = np.cumsum(np.random.default_rng(0).permutation(weights / weights.sum()))
     with ShardWriter(open_bucket(address), record, shard, "attempt") as writer:
         sequences = record.shard_sequences(shard)

@@ -1,6 +1,6 @@
-"""What a service adds to a sweep of one cell: client, gRPC, service, gRPC, Ray's gateway, a replica, and back again.
+"""Measures what a service adds to a sweep of one cell: client, gRPC, service, gRPC, Ray's gateway, a replica, and back.
 
-Each request asks for its cell anew (`fresh`): none is answered by what was kept, and keeping it is in the time.
+Each request computes its cell again (`fresh`): no answer comes from the cache, and the time includes writing it there.
 """
 
 import time
@@ -22,8 +22,8 @@ REQUESTS = 20
 
 
 def service_overhead(folder: Path, model: LanguageModel, pair: PromptPair) -> tuple[float, float]:
-    """Median seconds through the service over median seconds in process, and their difference in milliseconds. `folder`
-    has the model; both sides have loaded it, and have answered before.
+    """Median seconds through the service divided by median seconds in process, and their difference in milliseconds.
+    `folder` has the model; both sides have loaded it, and have answered before.
     """
     for name in ("store", "data"):
         (folder / name).mkdir()

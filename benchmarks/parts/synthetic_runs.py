@@ -1,4 +1,4 @@
-"""The record of a run that no model made, as benchmarks write them into buckets of their own."""
+"""Makes the record of a synthetic run, which benchmarks write into their own buckets."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ def synthetic_record(
     run: str, *, sequences: int, sequence_tokens: int, d_model: int, layers: int = 1, **stored: Any
 ) -> RunRecord:
     """Every sequence has `sequence_tokens`. `stored` has the specification's sequences_per_shard, sequences_per_batch
-    and what else is not as here: float32, and neither dense sites, nor norms, nor SAEs.
+    and fields that differ from the defaults here: float32, and no dense sites, norms or SAEs.
     """
     fields: dict[str, Any] = {"dense_sites": (), "norm_sites": (), "saes": (), "dtype": "float32", **stored}
     specification = Specification(

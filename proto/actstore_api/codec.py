@@ -44,7 +44,7 @@ _TYPES: Mapping[int, type] = {
 
 
 def encode(record: Any) -> Any:
-    """The message that says what the record says. Errors: Unreadable for a word that the contract does not have."""
+    """Returns the message for a record. Errors: Unreadable for a word that the contract does not have."""
     form = _form(type(record))
     said: dict[str, Any] = {}
     for part in form.parts:
@@ -55,9 +55,9 @@ def encode(record: Any) -> Any:
 
 
 def decode(kind: type[Record], message: Message) -> Record:
-    """The record of this kind that the message stands for.
+    """Returns the record of this kind for a message.
 
-    Errors: Unreadable for what is required and absent, and for a number of an enum that this version does not know.
+    Errors: Unreadable for a missing required field, and for a number of an enum that this version does not know.
     """
     said: dict[str, Any] = {}
     for part in _form(kind).parts:
@@ -66,12 +66,12 @@ def decode(kind: type[Record], message: Message) -> Record:
 
 
 def message_of(kind: type) -> type[Message]:
-    """The class of messages that records of this kind stand for."""
+    """The message class for records of this kind."""
     pool = descriptor_pool.Default()
     for name in _message_names(kind.__name__):
         with suppress(KeyError):
             return message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{_PACKAGE}.{name}"))
-    raise TypeError(f"no message stands for {kind.__name__}")
+    raise TypeError(f"the contract has no message for {kind.__name__}")
 
 
 def _message_names(record: str) -> list[str]:
@@ -82,7 +82,9 @@ def _message_names(record: str) -> list[str]:
 
 @dataclass(frozen=True)
 class _Part:
-    """One field of a record: `out` says the fields of the message, `back` the argument of the record, if it is said."""
+    """One field of a record: `out` returns the fields of the message, `back` the argument of the record, if
+    it is set.
+    """
 
     name: str
     out: Callable[[Any], dict[str, Any]]
@@ -96,7 +98,7 @@ class _Form:
 
 
 def _told(part: _Part, way: Callable[[Any], dict[str, Any]], value: Any) -> dict[str, Any]:
-    """What the part says, one way or the other. An error names its field."""
+    """Runs a part in either direction. An error names its field."""
     try:
         return way(value)
     except Unreadable as error:
@@ -123,7 +125,7 @@ def _part(item: Field[Any], hint: Any, message: Any) -> _Part:
 
 
 def _field_part(field: FieldDescriptor, shape: Shape, absent: "_Absence") -> _Part:
-    # Where nothing tells absence from zero, and the record has no default, zero is what is said.
+    # If absence cannot be distinguished from zero, and the record has no default, the value is zero.
     always = absent.required and not field.has_presence
 
     def back(message: Message) -> dict[str, Any]:
@@ -135,7 +137,9 @@ def _field_part(field: FieldDescriptor, shape: Shape, absent: "_Absence") -> _Pa
 
 
 def _wanted(field: FieldDescriptor) -> str:
-    """What is to be said where nothing is: of a message that is nothing but a oneof, one of its members."""
+    """What an error asks for if a required field is missing; for a message that consists of a oneof, one of its
+    members.
+    """
     within = field.message_type
     if within is None or not within.oneofs or len(within.oneofs[0].fields) < len(within.fields):
         return "a value"
@@ -160,7 +164,7 @@ def _is_said(message: Message, field: FieldDescriptor) -> bool:
 
 @dataclass(frozen=True)
 class _Absence:
-    """What a record's field is where its message says nothing of it."""
+    """The value of a record's field if its message does not set it."""
 
     name: str
     has_default: bool
@@ -182,14 +186,14 @@ def _absence(item: Field[Any], hint: Any) -> _Absence:
 
 
 def _without_none(hint: Any) -> Any:
-    """The hint of what there is, where there may be nothing."""
+    """The type hint of the value, without None."""
     if get_origin(hint) not in (Union, types.UnionType):
         return hint
     return reduce(operator.or_, (each for each in get_args(hint) if each is not types.NoneType))
 
 
 def _shape(hint: Any, field: FieldDescriptor) -> Shape:
-    """Of a field that is repeated, a map, or single."""
+    """The shape of a field that is repeated, a map, or single."""
     if field.has_presence or not _is_collection(hint):
         return _single(hint, field)
     return _collection(hint, field)
@@ -205,7 +209,7 @@ def _collection(hint: Any, field: FieldDescriptor) -> Shape:
         return Shape(dict, dict)
     element = _single(element_hint, field)
     order = sorted if kind is frozenset else list
-    if element is _AS_IT_IS:  # in one step, for there may be thousands
+    if element is _AS_IT_IS:  # in one step, because there may be thousands
         return Shape(order, kind)
     return Shape(
         lambda values: [element.out(value) for value in order(values)], lambda found: kind(map(element.back, found))
@@ -231,7 +235,7 @@ def _message(hint: Any, message: Descriptor) -> Shape:
 
 
 def _wrapped(hint: Any, message: Descriptor) -> Shape:
-    """A message that has one repeated field and nothing else stands for what is in it."""
+    """A message that consists of one repeated field represents its elements."""
     (field,) = message.fields
     inner, make = _collection(hint, field), message_factory.GetMessageClass(message)
     return Shape(
@@ -240,7 +244,7 @@ def _wrapped(hint: Any, message: Descriptor) -> Shape:
 
 
 def _only_oneof(hint: Any, message: Descriptor) -> Shape:
-    """A message that is nothing but a oneof stands for what is chosen."""
+    """A message that consists of a oneof represents its member."""
     (oneof,) = message.oneofs
     choice, make = _Choice(oneof, hint), message_factory.GetMessageClass(message)
 
@@ -254,7 +258,7 @@ def _only_oneof(hint: Any, message: Descriptor) -> Shape:
 
 
 class _Choice:
-    """The members of a oneof, by the type of value that each of them carries."""
+    """The members of a oneof, by the type of their values."""
 
     def __init__(self, oneof: OneofDescriptor, hint: Any) -> None:
         hints = get_args(hint)
@@ -264,10 +268,10 @@ class _Choice:
         self._by_type = {get_origin(each) or each: field.name for field, each in members.items()}
 
     def out(self, value: Any) -> dict[str, Any]:
-        # By what its type is of, too: a text out of a numpy array is a str of numpy's own.
+        # Also by the type's bases: a text from a numpy array is numpy's own subclass of str.
         name = next((self._by_type[kind] for kind in type(value).__mro__ if kind in self._by_type), None)
         if name is None:
-            raise Unreadable(f"{value!r} is not {self.names}", value, self.names)
+            raise Unreadable(f"{value!r} is not one of {self.names}", value, self.names)
         return {name: self._by_name[name].out(value)}
 
     def back(self, message: Message, name: str) -> Any:
@@ -275,7 +279,7 @@ class _Choice:
 
 
 def _carries(field: FieldDescriptor, hint: Any) -> bool:
-    """Whether the field is the one for values of this type."""
+    """Whether the field is for values of this type."""
     if field.message_type is None:
         return hint is _TYPES.get(field.cpp_type, int)
     if is_dataclass(hint):
@@ -293,19 +297,19 @@ _NOT_EMPTY = Shape(lambda value: value, _filled)
 
 
 def _words(hint: Any, enum: EnumDescriptor) -> Shape:
-    """A word is the name of the enum's value without what all of them begin with; 0 is no word."""
+    """A word is the name of the enum's value without the common prefix; 0 is not a word."""
     numbers = words_of(enum)
     back = {number: word for word, number in numbers.items()}
     allowed = ", ".join(get_args(hint))
 
     def number(word: str) -> int:
         if word not in numbers:
-            raise Unreadable(f"{word!r} is not known", word, allowed)
+            raise Unreadable(f"{word!r} is not an allowed value", word, allowed)
         return numbers[word]
 
     def word(number: int) -> str:
         if number not in back:
-            raise Unreadable(f"{number} is not known", number, allowed)
+            raise Unreadable(f"{number} is a number that this version does not know", number, allowed)
         return back[number]
 
     return Shape(number, word)

@@ -1,6 +1,6 @@
-"""Turns records into the JSON that protobuf has for their messages, and back: for what is kept and read by people.
+"""Turns records into protobuf's JSON for their messages, and back, for data that is stored or read by people.
 
-Fields have the contract's own names, and what is absent or the default is left out.
+Fields have the contract's own names. Absent and default values are left out.
 """
 
 from typing import Any, TypeVar
@@ -18,9 +18,9 @@ def to_json(record: Any) -> dict[str, Any]:
 
 
 def from_json(kind: type[Record], said: dict[str, Any]) -> Record:
-    """Read the record of this kind that plain JSON stands for.
+    """Read the record of this kind from plain JSON.
 
-    Errors: ValueError for fields that its message does not have, and values that they cannot have; as decode.
+    Errors: ValueError for fields that its message does not have, and for invalid values; as decode.
     """
     message = message_of(kind)()
     try:

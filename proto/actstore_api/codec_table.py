@@ -1,4 +1,4 @@
-"""What the rules of codec do not say: messages that are carried in their own way, and enums with words of their own."""
+"""Exceptions to the rules of codec: messages that are converted in their own way, and enums with special words."""
 
 from collections.abc import Mapping
 
@@ -10,7 +10,7 @@ from actstore_api.v1 import capture_pb2, common_pb2
 
 
 def stream_of(table: pa.Table) -> common_pb2.Table:
-    """The message of a table of Arrow."""
+    """The message for an Arrow table."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write(table)
@@ -18,12 +18,12 @@ def stream_of(table: pa.Table) -> common_pb2.Table:
 
 
 def table_of(message: common_pb2.Table) -> pa.Table:
-    """The table of Arrow in a message."""
+    """The Arrow table in a message."""
     return pa.ipc.open_stream(message.arrow_ipc_stream).read_all()
 
 
 def selection_of(positions: Positions) -> capture_pb2.PositionSelection:
-    """The message of a choice of positions: that of all has nothing in it."""
+    """The message for a selection of positions; the message for all positions is empty."""
     match positions.kind:
         case "last":
             return capture_pb2.PositionSelection(last=True)
@@ -39,7 +39,7 @@ def selection_of(positions: Positions) -> capture_pb2.PositionSelection:
 
 
 def positions_of(message: capture_pb2.PositionSelection) -> Positions:
-    """The choice of positions in a message."""
+    """The selection of positions in a message."""
     match message.WhichOneof("kind"):
         case "last":
             return Positions("last" if message.last else "all")
@@ -52,13 +52,13 @@ def positions_of(message: capture_pb2.PositionSelection) -> Positions:
     return Positions()
 
 
-# By the message's name.
+# By the name of the message.
 SHAPES: Mapping[str, Shape] = {
     common_pb2.Table.DESCRIPTOR.full_name: Shape(stream_of, table_of),
     capture_pb2.PositionSelection.DESCRIPTOR.full_name: Shape(selection_of, positions_of),
 }
 
-# By the enum's name: a value's name without its prefix, and the word for it.
+# By the name of the enum: a value's name without its prefix, and the word for it.
 WORDS: Mapping[str, Mapping[str, str]] = {
     capture_pb2.Comparison.DESCRIPTOR.full_name: {
         "EQUAL": "==",

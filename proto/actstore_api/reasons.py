@@ -1,7 +1,7 @@
-"""Every reason for which actstore refuses or fails: one table, read in both directions.
+"""The table of all error reasons of actstore, used both to send and to read errors.
 
-The service and the workers look up a reason's gRPC status; the client looks up which of its errors to raise. Codes are
-stable and the table only grows. `to_status` and `from_status` carry a reason over the wire as google.rpc.ErrorInfo.
+The service and the workers look up a reason's gRPC status; the client looks up which of its errors to raise. Reasons
+are stable, and the table only grows. `to_status` and `from_status` convert an error to and from google.rpc.ErrorInfo.
 """
 
 from collections.abc import Mapping
@@ -23,12 +23,12 @@ DATA_LOSS, UNAUTHENTICATED = 15, 16
 
 
 class Kind(Enum):
-    """What a caller does next; the client has one error class for each."""
+    """What a caller should do next; the client has one error class for each."""
 
     BAD_REQUEST = "change the request"
     NOT_FOUND = "name something that exists"
-    CONFLICT = "choose another name, or look at what is there"
-    DENIED = "bring other credentials"
+    CONFLICT = "choose another name, or use what has that name"
+    DENIED = "use other credentials"
     LIMIT = "ask for less"
     STORE = "repair the store or its configuration"
     CORRUPT = "look at the named object; do not trust it"
@@ -101,7 +101,7 @@ REASONS: Mapping[str, Reason] = {
         INVALID_ARGUMENT,
         Kind.BAD_REQUEST,
         "A file of the dataset is damaged, of an unknown format, or could be read in more than one way.",
-        "see what is read of a dataset in docs/reference/datasets.md, and save the file as such",
+        "save the data in a supported format; docs/reference/datasets.md lists them",
     ),
     "PROMPT_LENGTHS_DIFFER": Reason(
         INVALID_ARGUMENT,
@@ -119,7 +119,7 @@ REASONS: Mapping[str, Reason] = {
         INVALID_ARGUMENT,
         Kind.BAD_REQUEST,
         "The logit difference is the same on the clean and the corrupt prompt, so no effect can be normalized by it.",
-        "choose prompts or answers whose logit differences differ",
+        "choose prompts or answers for which the model's logit difference changes between clean and corrupt",
     ),
     "RUN_MISMATCH": Reason(
         INVALID_ARGUMENT,
@@ -149,13 +149,13 @@ REASONS: Mapping[str, Reason] = {
         INVALID_ARGUMENT,
         Kind.BAD_REQUEST,
         "The runs that are compared differ in more than the revision of the model: in model, dataset or specification.",
-        "compare runs of one model over the same dataset: capture them with the same arguments but revision",
+        "compare runs of one model over the same dataset: capture them with the same arguments except revision",
     ),
     "NOTHING_LEFT": Reason(
         INVALID_ARGUMENT,
         Kind.BAD_REQUEST,
         "After `exclude` and the filters no token is left to answer from.",
-        "exclude fewer tokens, or wait until the run has more of them",
+        "exclude fewer tokens, or wait until more of the run is captured",
     ),
     "NEEDS_SERVICE": Reason(
         FAILED_PRECONDITION,
@@ -167,37 +167,37 @@ REASONS: Mapping[str, Reason] = {
         NOT_FOUND,
         Kind.NOT_FOUND,
         "No model of this name is in the workers' model folders, or on the hub where the workers may use it.",
-        "check the name; `lab.models()` lists what there is",
+        "check the name; `lab.models()` lists the known models",
     ),
     "SAE_NOT_FOUND": Reason(
         NOT_FOUND,
         Kind.NOT_FOUND,
         "No SAE of this name is in the workers' model folders or in the store, or the run does not store it.",
-        "check the name; `lab.saes()` lists what there is, `run.saes` those of a run",
+        "check the name; `lab.saes()` lists all SAEs, `run.saes` those of a run",
     ),
     "DATASET_NOT_FOUND": Reason(
         NOT_FOUND,
         Kind.NOT_FOUND,
         "No file or folder of this name is in the workers' dataset folders or dataset stores.",
-        "check the name; `lab.datasets()` lists what lies in the workers' dataset folders",
+        "check the name; `lab.datasets()` lists the workers' datasets",
     ),
     "RUN_NOT_FOUND": Reason(
         NOT_FOUND,
         Kind.NOT_FOUND,
         "The store has no run of this name.",
-        "check the name; `lab.runs()` lists what is there",
+        "check the name; `lab.runs()` lists the runs",
     ),
     "CAPTURE_NOT_FOUND": Reason(
         NOT_FOUND,
         Kind.NOT_FOUND,
         "The workers do not know the capture: it ended long ago, or they were started again after it ended.",
-        "start the capture again; what is committed is kept",
+        "start the capture again; committed shards are kept",
     ),
     "RUN_EXISTS": Reason(
         ALREADY_EXISTS,
         Kind.CONFLICT,
         "The store has a run of this name with another specification.",
-        "choose another name, or none, and look at the run of that name with `lab.run(name)`",
+        "choose another name, or leave it out; `lab.run(name)` opens the run that exists",
     ),
     "SAE_EXISTS": Reason(
         ALREADY_EXISTS,
@@ -239,7 +239,7 @@ REASONS: Mapping[str, Reason] = {
         RESOURCE_EXHAUSTED,
         Kind.STORE,
         "The disk or the bucket's quota has no space left.",
-        "free space in the store, then start the capture again; what is committed is kept",
+        "free space in the store, then start the capture again; committed shards are kept",
     ),
     "STORE_UNREACHABLE": Reason(
         UNAVAILABLE, Kind.UNAVAILABLE, "The S3 endpoint does not answer.", "check that the store is up, then try again"
@@ -260,7 +260,7 @@ REASONS: Mapping[str, Reason] = {
         UNAVAILABLE,
         Kind.UNAVAILABLE,
         "The files of a model, an SAE or a dataset were written to while they were read.",
-        "try again once nobody writes the files",
+        "try again once the files are no longer being written",
     ),
     "WORKERS_UNAVAILABLE": Reason(
         UNAVAILABLE,
@@ -278,7 +278,7 @@ REASONS: Mapping[str, Reason] = {
         CANCELLED,
         Kind.CANCELLED,
         "Someone cancelled the capture or the call.",
-        "start again; what was committed is kept",
+        "start again; committed shards are kept",
     ),
     "INTERNAL": Reason(
         INTERNAL,
@@ -290,13 +290,15 @@ REASONS: Mapping[str, Reason] = {
         INTERNAL,
         Kind.FAULT,
         "Cells of the sweep that were computed again by full forward passes differ by more than the tolerance.",
-        "report it, with the model's name: its numbers cannot be trusted, and none are given",
+        "report it, with the model's name; no numbers were returned, because they could be wrong",
     ),
 }
 
 
 def to_status(failure: Failure) -> status_pb2.Status:
-    """Long texts are cut: a status travels in HTTP/2 headers, of which gRPC accepts 8 KiB, the message twice."""
+    """Returns the status of a failure. Long texts are cut, because a status travels in HTTP/2 headers, of which gRPC
+    accepts 8 KiB, with the message twice.
+    """
     details = {name: _cut(text, DETAIL_BYTES_MAX) for name, text in failure.details.items()}
     info = error_details_pb2.ErrorInfo(reason=failure.reason, domain=DOMAIN, metadata=details)
     packed = any_pb2.Any()
@@ -306,7 +308,7 @@ def to_status(failure: Failure) -> status_pb2.Status:
 
 
 def from_status(status: status_pb2.Status) -> Failure | None:
-    """The failure that a status carries, or None where actstore did not write it."""
+    """Returns the failure in a status, or None if actstore did not write it."""
     for packed in status.details:
         info = error_details_pb2.ErrorInfo()
         if packed.Unpack(info) and info.domain == DOMAIN:
@@ -315,7 +317,7 @@ def from_status(status: status_pb2.Status) -> Failure | None:
 
 
 def known_reason(reason: str) -> str:
-    """A newer server may know reasons that this table does not; they are INTERNAL here."""
+    """Returns INTERNAL for an unknown reason, because a newer server may have reasons that this table does not."""
     return reason if reason in REASONS else "INTERNAL"
 
 

@@ -1,7 +1,7 @@
-"""Streams of rows, encoded and decoded here instead of by protobuf, which would copy each byte three times more.
+"""Encodes and decodes streams of rows without protobuf, which would copy each byte three more times.
 
-What travels is the same message as codec would make: a ReadActivationsResponse, a ReadTokensResponse or a
-ReadFeatureResponse, whose fields have the same numbers. Arrow Flight does likewise.
+The messages are the same as codec would make: ReadActivationsResponse, ReadTokensResponse or ReadFeatureResponse, whose
+fields have the same numbers. Arrow Flight works in the same way.
 """
 
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ from actstore_api.records.terms import Provenance
 from actstore_api.shape import Unreadable
 from actstore_api.v1 import activation_pb2, common_pb2
 
-# Of protobuf's wire format: the kind of bytes and messages, and the lengths of those that are of fixed length.
+# From protobuf's wire format: the type of bytes and messages, and the lengths of types with a fixed length.
 _LENGTH_DELIMITED, _FIXED_BYTES = 2, {1: 8, 5: 4}
 _ROWS, _PROVENANCE = (
     activation_pb2.ReadActivationsResponse.DESCRIPTOR.fields_by_name[name].number for name in ("rows", "provenance")
@@ -40,9 +40,9 @@ def _first(provenance: Provenance | None) -> bytes:
 
 
 def decode_rows(messages: Iterable[bytes]) -> tuple[pa.Table, Provenance]:
-    """All rows of a stream, which lie in its messages without a copy, and the provenance that came with the first.
+    """All rows of a stream, without copying them from its messages, and the provenance of the first message.
 
-    Errors: Unreadable where there is no message.
+    Errors: Unreadable if there is no message.
     """
     tables, provenance = [], None
     for message in messages:
@@ -53,12 +53,12 @@ def decode_rows(messages: Iterable[bytes]) -> tuple[pa.Table, Provenance]:
         stream = _fields(fields[_ROWS])[_STREAM]
         tables.append(pa.ipc.open_stream(pa.py_buffer(stream)).read_all())
     if provenance is None:
-        raise Unreadable("a stream of rows ended without a first message", "", "at least one message")
+        raise Unreadable("the stream of rows ended before its first message", "", "at least one message")
     return pa.concat_tables(tables), provenance
 
 
 class _Pieces:
-    """A file to Arrow that keeps what it is given where it lies, so that the message is the one copy of it."""
+    """A file for Arrow that keeps the given buffers without copying, so that the message is the only copy."""
 
     closed = False
 
@@ -81,7 +81,7 @@ def _head(field: int, length: int) -> bytes:
 
 
 def _varint_of(number: int) -> bytes:
-    """Seven bits a byte, the lowest first; the eighth says that more follow."""
+    """Seven bits per byte, the lowest first; the eighth says that more follow."""
     found = bytearray()
     while number > 0x7F:
         found.append(number & 0x7F | 0x80)
@@ -91,7 +91,7 @@ def _varint_of(number: int) -> bytes:
 
 
 def _fields(message: memoryview) -> dict[int, memoryview]:
-    """By number, the fields of a message that are bytes or messages; other kinds, as of later versions, are skipped."""
+    """The fields of a message that are bytes or messages, by number; other types, as in later versions, are skipped."""
     found, place = {}, 0
     while place < len(message):
         tag, place = _varint(message, place)
@@ -107,7 +107,7 @@ def _fields(message: memoryview) -> dict[int, memoryview]:
 
 
 def _varint(message: memoryview, place: int) -> tuple[int, int]:
-    """The number that begins at a place of a message, and the place after it."""
+    """The number that begins at an offset of a message, and the offset after it."""
     number = shift = 0
     while True:
         byte = message[place]

@@ -1,4 +1,4 @@
-"""The verbs of the contract by name: what is asked, what is answered, and how it is asked."""
+"""The methods of the contract by name, with their question, answer and options."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,17 +11,17 @@ from actstore_api.records import activation, capture, catalog, feature, model, n
 from actstore_api.v1 import options_pb2, service_pb2
 
 NOUNS = (activation, capture, catalog, feature, model, norm, patching, sae, terms)
-# Of verbs that name no other.
+# For methods without another deadline.
 DEADLINE_SECONDS = 60
 
 
 @dataclass(frozen=True)
 class Verb:
-    """One call: the record that asks has its name, and the one that answers its name and `Answer`.
+    """One method: its question is the record with its name, its answer the record with its name and `Answer`.
 
-    `service` is the full name of its service, `path` gRPC's name of the verb. The answer of one that `streams` comes in
-    parts, without a deadline. One that is `forwarded` is answered by the workers, one that is `repeatable` may be asked
-    again where no answer came.
+    `service` is the full name of its service, `path` gRPC's name of the method. If it `streams`, the answer comes in
+    parts, without a deadline. If it is `forwarded`, the workers answer it. If it is `repeatable`, it may be retried if
+    no answer arrives.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Verb:
 
 
 def verb_of(question: object) -> Verb:
-    """The verb that asks this question."""
+    """The method for this question."""
     return VERBS[type(question).__name__]
 
 

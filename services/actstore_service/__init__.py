@@ -1,4 +1,4 @@
-"""The gRPC service: turns wire into calls and answers into wire, and forwards live work to the workers.
+"""The gRPC service: answers stored questions from the bucket, and forwards live questions to the workers.
 
-Stateless: what it answers from lies in the bucket, so any number of replicas may run beside each other.
+It is stateless: all data is in the bucket, so any number of replicas can run side by side.
 """

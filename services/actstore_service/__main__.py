@@ -22,15 +22,15 @@ from actstore_storage.bucket.opening import open_bucket
 from actstore_storage.errors import ActstoreError, BadRequest
 from actstore_storage.runs.opening import list_runs
 
-# Of glibc's malloc.h. Rows leave in messages of megabytes, which malloc would map anew each time: a third of a stream's
-# time went to the kernel's clearing of pages. Memory that a message has used serves the next one instead.
+# From glibc's malloc.h. Rows are sent in messages of megabytes, for which malloc would map new memory each time: a
+# third of a stream's time was spent on the kernel's clearing of pages. With these options memory is reused.
 _MALLOC = {"M_TRIM_THRESHOLD": (-1, 256 * 2**20), "M_MMAP_THRESHOLD": (-3, 32 * 2**20)}
 
 
 def main() -> int:
     _keep_freed_pages()
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    # Before anything is built, so that no signal finds the default; blocked signals wait for sigwait.
+    # Done before anything is built, so that no signal has its default effect; blocked signals wait for sigwait.
     endings = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, endings)
     try:
@@ -47,7 +47,7 @@ def main() -> int:
 
 def _keep_freed_pages() -> None:
     library = ctypes.CDLL(None)
-    if hasattr(library, "mallopt"):  # not where the C library is another
+    if hasattr(library, "mallopt"):  # not if the C library is another one
         for name, n_bytes in _MALLOC.values():
             library.mallopt(name, n_bytes)
 
@@ -55,7 +55,7 @@ def _keep_freed_pages() -> None:
 def _start(environment: Mapping[str, str]) -> Service:
     given = {name: value for name, value in environment.items() if value}
     bucket = _bucket(given)
-    list_runs(bucket)  # a store that cannot be read shows now, not in the first call
+    list_runs(bucket)  # so that a store that cannot be read is reported now, not in the first call
     return Service(bucket, _settings(given))
 
 
@@ -75,7 +75,7 @@ def _count(given: Mapping[str, str], variable: str, default: int) -> int:
     try:
         return int(text)
     except ValueError:
-        message = f"{variable} is {text!r}, which is no whole number"
+        message = f"{variable} is {text!r}, which is not a whole number"
         raise BadRequest(message, field=variable, value=text, allowed="a whole number") from None
 
 
@@ -84,7 +84,7 @@ def _bucket(given: Mapping[str, str]) -> Bucket:
         return open_bucket(_required(given, "ACTSTORE_STORE"))
     secure = given.get("ACTSTORE_S3_SECURE", "1")
     if secure not in ("0", "1"):
-        raise BadRequest("ACTSTORE_S3_SECURE is 0 or 1", field="ACTSTORE_S3_SECURE", value=secure, allowed="0, 1")
+        raise BadRequest("ACTSTORE_S3_SECURE must be 0 or 1", field="ACTSTORE_S3_SECURE", value=secure, allowed="0, 1")
     access = S3Access(
         endpoint=given["ACTSTORE_S3_ENDPOINT"],
         **_s3_keys(given),
@@ -95,7 +95,7 @@ def _bucket(given: Mapping[str, str]) -> Bucket:
 
 
 def _s3_keys(given: Mapping[str, str]) -> dict[str, str]:
-    """A file that may be renewed while the service runs, or the keys themselves."""
+    """A credentials file, which may be renewed while the service runs, or the keys themselves."""
     if file := given.get("ACTSTORE_S3_CREDENTIALS_FILE"):
         return {"credentials_file": file}
     return {
@@ -106,7 +106,9 @@ def _s3_keys(given: Mapping[str, str]) -> dict[str, str]:
 
 def _required(given: Mapping[str, str], variable: str) -> str:
     if variable not in given:
-        raise BadRequest(f"{variable} is not set", field=variable, allowed="see python -m actstore_service's docstring")
+        raise BadRequest(
+            f"{variable} is not set", field=variable, allowed="see the table of variables in deploy/README.md"
+        )
     return given[variable]
 
 

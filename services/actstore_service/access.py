@@ -1,4 +1,4 @@
-"""Who may call: one bearer token for the whole service. Health stays open, for probes that carry no token."""
+"""Authentication: one bearer token for the whole service. Health checks need no token, because probes have none."""
 
 import hmac
 from collections.abc import Callable
@@ -32,5 +32,5 @@ class AccessInterceptor(grpc.ServerInterceptor):
 
 
 def _denied(context: grpc.ServicerContext) -> NoReturn:
-    message = "this service asks for its token, and none or another one came with the call"
+    message = "this service requires a token, and the call had none or a wrong one"
     abort(context, Failure("UNAUTHENTICATED", message, {"field": "authorization", "allowed": "Bearer <token>"}))

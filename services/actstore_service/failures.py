@@ -1,4 +1,6 @@
-"""Errors on their way out: actstore's own as google.rpc.Status, the workers' unchanged, others without internals."""
+"""Turns errors into gRPC statuses: actstore's own as google.rpc.Status, the workers' unchanged, others without internal
+details.
+"""
 
 import logging
 import uuid
@@ -16,12 +18,12 @@ from actstore_service.guards import guarded
 from actstore_storage.errors import ActstoreError
 
 LOG = logging.getLogger(__name__)
-# What the caller cannot put right, so that the log has to say it too.
+# Errors that a caller cannot fix, so the log must have them too.
 OPERATORS = frozenset({Kind.STORE, Kind.CORRUPT, Kind.UNAVAILABLE, Kind.FAULT})
 
 
 class ForwardedError(Exception):
-    """A status that the workers wrote, to be handed on as it is."""
+    """A status from the workers, which is passed on unchanged."""
 
     def __init__(self, status: status_pb2.Status) -> None:
         super().__init__(status.message)
@@ -58,5 +60,7 @@ def _answered(context: grpc.ServicerContext, method: str) -> Iterator[None]:
     except Exception:
         request = uuid.uuid4().hex
         LOG.exception("%s failed, request %s", method, request)
-        # What went wrong may name files, addresses or secrets of the server: it stays in the log.
-        abort(context, Failure("INTERNAL", f"internal error; the service's log has it under request {request}"))
+        # The error may contain files, addresses or secrets of the server, so it is only logged.
+        abort(
+            context, Failure("INTERNAL", f"internal error; the service's log has the details under request {request}")
+        )

@@ -1,4 +1,6 @@
-"""The workers, seen from the service: one channel, and calls handed on with their deadline, cancellation and errors."""
+"""The service's connection to the workers: one channel, and calls forwarded with their deadline, cancellation and
+errors.
+"""
 
 import logging
 import threading
@@ -16,24 +18,24 @@ from actstore_service.settings import Limits, is_loopback
 from actstore_storage.errors import ActstoreError
 
 LOG = logging.getLogger(__name__)
-# The name of the Ray Serve application, which its proxy routes by.
+# The name of the Ray Serve application, by which its proxy routes calls.
 APPLICATION = "actstore"
-# Read here and not by grpc_status, which refuses a status whose message is not the details to the letter.
+# Read here and not by grpc_status, which refuses a status whose message differs from the details in any way.
 STATUS_KEY = "grpc-status-details-bin"
-# The caller's own doing, which says nothing about the workers.
+# Caused by the caller, so they say nothing about the workers.
 _CALLERS = frozenset({grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED})
 
 
 class Gateway:
-    """Without an address every call is refused with WORKERS_UNAVAILABLE, as it is while nothing answers there."""
+    """Forwards calls. Without an address, or while nothing answers there, every call fails with WORKERS_UNAVAILABLE."""
 
     def __init__(self, address: str | None, token: str | None, limits: Limits) -> None:
         options = [
-            # A proxy that the environment names is never for this machine itself.
+            # A proxy of the environment is never used for this machine itself.
             ("grpc.enable_http_proxy", int(address is None or not is_loopback(address))),
             ("grpc.max_receive_message_length", limits.response_bytes),
             ("grpc.max_send_message_length", limits.request_bytes),
-            # Else workers that come back are found only after gRPC's own two minutes.
+            # Otherwise workers that come back are found only after gRPC's own two minutes.
             ("grpc.max_reconnect_backoff_ms", int(1000 * limits.reconnect_seconds)),
         ]
         self._channel = grpc.insecure_channel(address, options) if address else None
@@ -46,7 +48,7 @@ class Gateway:
         return self._channel is not None
 
     def answer(self, path: str, request: bytes, context: grpc.ServicerContext) -> Any:
-        """One message for one message, as bytes. `path` is gRPC's name of the verb."""
+        """Forwards a call with one answer message, as bytes. `path` is gRPC's name of the method."""
         with self._place():
             method = self._open().unary_unary(path)
             call = method.future(request, timeout=_seconds_left(context), metadata=self._metadata)
@@ -57,7 +59,9 @@ class Gateway:
                 _hand_on(call)
 
     def stream(self, path: str, request: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
-        """The messages of a stream, as bytes. One that nobody takes any more is cancelled."""
+        """Forwards a call with a stream of messages, as bytes. The call is cancelled if nobody reads the stream any
+        more.
+        """
         with self._place():
             method = self._open().unary_stream(path)
             call = method(request, timeout=_seconds_left(context), metadata=self._metadata)
@@ -70,7 +74,7 @@ class Gateway:
                 call.cancel()
 
     def capture_totals(self) -> capture_pb2.GetCaptureTotalsResponse | None:
-        """For dashboards; None while the workers do not answer."""
+        """Totals for dashboards; None while the workers do not answer."""
         if self._channel is None:
             return None
         try:
@@ -91,10 +95,10 @@ class Gateway:
 
     @contextmanager
     def _place(self) -> Iterator[None]:
-        """One of the threads that calls to the workers may hold; the others answer from the bucket."""
+        """Reserves one of the threads that calls to the workers may use; the others answer from the bucket."""
         if not self._places.acquire(blocking=False):
             raise ActstoreError(
-                f"{self._limits.forwarded_calls} calls to the workers are open, the most that this service holds",
+                f"{self._limits.forwarded_calls} calls to the workers are open, which is the limit of this service",
                 reason="LIMIT_EXCEEDED",
                 field="forwarded_calls",
                 value=self._limits.forwarded_calls + 1,
@@ -112,7 +116,7 @@ class Gateway:
 
 
 def _seconds_left(context: grpc.ServicerContext) -> float | None:
-    """None for a call without a deadline, whose remaining time gRPC gives as centuries."""
+    """None for a call without a deadline, for which gRPC returns centuries."""
     seconds = context.time_remaining()
     return None if seconds > threading.TIMEOUT_MAX else seconds
 
@@ -123,8 +127,8 @@ def _cancel_with(context: grpc.ServicerContext, call: Any) -> None:
 
 
 def _hand_on(call: Any) -> NoReturn:
-    """Raise what the workers' status says. Only their own table of reasons passes unchanged: a bare status is of Ray
-    Serve or of the network, and its code would mislead (NOT_FOUND: the application is not deployed).
+    """Raises the error of the workers' status. Only reasons of our table pass unchanged: other statuses come from Ray
+    Serve or from the network, and their codes would mislead (NOT_FOUND: the application is not deployed).
     """
     code, details = call.code(), call.details()
     written = dict(call.trailing_metadata() or ()).get(STATUS_KEY)
@@ -134,10 +138,10 @@ def _hand_on(call: Any) -> NoReturn:
         raise ForwardedError(status_pb2.Status(code=code.value[0], message=details))
     LOG.error("the workers' gateway answered %s: %s", code, details)
     if code is grpc.StatusCode.UNAUTHENTICATED:
-        raise _unavailable("the workers refuse this service's token (ACTSTORE_GATEWAY_TOKEN)")
+        raise _unavailable("the workers refuse this service's token: ACTSTORE_GATEWAY_TOKEN must be the same for both")
     if code in (grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL):
-        raise ActstoreError("the workers failed; the service's log has what they said")
-    raise _unavailable("the workers do not answer now; try again later")
+        raise ActstoreError("the workers failed; the service's log has the details")
+    raise _unavailable("the workers do not answer at the moment; try again later")
 
 
 def _unavailable(message: str) -> ActstoreError:

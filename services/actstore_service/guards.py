@@ -1,4 +1,4 @@
-"""Server interceptors, each written once as a context manager around a call, whether it answers once or streams."""
+"""Server interceptors written as context managers around a call, for single answers and for streams."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -10,10 +10,10 @@ Guard = Callable[[grpc.ServicerContext], AbstractContextManager[None]]
 
 
 def guarded(handler: grpc.RpcMethodHandler, guard: Guard) -> grpc.RpcMethodHandler:
-    """The same handler, with `guard(context)` entered before it runs and left once its answer is complete."""
+    """Returns the same handler, with `guard(context)` entered before it runs and left once its answer is complete."""
     inner = getattr(handler, _kind(handler))
     if getattr(inner, "experimental_non_blocking", False):
-        # The standard health service's Watch: it calls back instead of holding a thread, and shows its own errors only.
+        # The standard health service's Watch: it uses callbacks instead of a thread, and reports only its own errors.
         return handler
 
     def answer(request: Any, context: grpc.ServicerContext) -> Any:

@@ -1,4 +1,6 @@
-"""Every verb of the contract as a gRPC handler, read from its descriptors: the bucket answers it, or the workers do."""
+"""Creates a gRPC handler for every method of the contract from its descriptors: the bucket answers it, or the workers
+do.
+"""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -16,12 +18,12 @@ from actstore_storage.answers import Store, answer, rows
 from actstore_storage.errors import BadRequest
 
 SERVICES = tuple(service.full_name for service in service_pb2.DESCRIPTOR.services_by_name.values())
-# What is done to the messages of a stream of the workers, by the name of its verb.
+# Functions applied to the messages of a stream from the workers, by method name.
 Watch = Callable[[Iterator[bytes]], Iterator[bytes]]
 
 
 class Stored:
-    """Handlers of the verbs that the bucket answers. Rows come in messages of about `batch_bytes`."""
+    """Handlers of methods that are answered from the bucket. Rows are sent in messages of about `batch_bytes`."""
 
     def __init__(self, store: Store, batch_bytes: int) -> None:
         self._store, self._batch_bytes = store, batch_bytes
@@ -49,7 +51,7 @@ class Stored:
 
 
 class Forwarded:
-    """Handlers of the verbs that the workers answer. Messages pass as the bytes that they are."""
+    """Handlers of methods that the workers answer. Messages are forwarded as bytes."""
 
     def __init__(self, gateway: Gateway, watches: Mapping[str, Watch]) -> None:
         self._gateway, self._watches = gateway, watches
@@ -68,7 +70,7 @@ class Forwarded:
 
 
 def generic_handlers(stored: Stored, forwarded: Forwarded) -> list[grpc.GenericRpcHandler]:
-    """One for each service of the contract."""
+    """One handler for each service of the contract."""
     by_service: dict[str, dict[str, grpc.RpcMethodHandler]] = {name: {} for name in SERVICES}
     for verb in VERBS.values():
         by_service[verb.service][verb.name] = (forwarded if verb.forwarded else stored).handler(verb)
@@ -76,7 +78,7 @@ def generic_handlers(stored: Stored, forwarded: Forwarded) -> list[grpc.GenericR
 
 
 def forwarded_services() -> frozenset[str]:
-    """Those that need workers."""
+    """The services that need workers."""
     return frozenset(verb.service for verb in VERBS.values() if verb.forwarded)
 
 

@@ -1,4 +1,4 @@
-"""The one file that touches Prometheus: what the service counts, and the workers' capture totals at each scrape.
+"""Prometheus metrics of the service, and the workers' capture totals at each scrape. Only this file uses Prometheus.
 
 Labels are bounded: methods are those that the server has, all others count as `unknown`; codes are gRPC's.
 """
@@ -20,7 +20,7 @@ from actstore_service.gateway import Gateway
 from actstore_service.guards import guarded
 
 UNKNOWN_METHOD = "unknown"
-# Of a sweep's answer, as of another version of the workers.
+# The kernel label for a sweep from another version of the workers.
 OTHER_KERNEL = "other"
 KERNELS: Mapping[int, str] = {
     number: name.removeprefix("SWEEP_KERNEL_").lower() for name, number in patching_pb2.SweepKernel.items() if number
@@ -31,13 +31,13 @@ LATENCY_BUCKETS_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0
 
 
 class Metrics:
-    """One process's counters, in a registry of their own."""
+    """The metrics of one process, in their own registry."""
 
     def __init__(self, gateway: Gateway) -> None:
         self._registry = CollectorRegistry()
         self._calls = Counter(
             "actstore_calls",
-            "Finished gRPC calls by method and status code.",
+            "gRPC calls that have finished, by method and status code.",
             ("method", "code"),
             registry=self._registry,
         )
@@ -48,7 +48,7 @@ class Metrics:
             buckets=LATENCY_BUCKETS_SECONDS,
             registry=self._registry,
         )
-        self._in_flight = Gauge("actstore_calls_in_flight", "gRPC calls that run now.", registry=self._registry)
+        self._in_flight = Gauge("actstore_calls_in_flight", "gRPC calls in progress.", registry=self._registry)
         self.sweeps = SweepMetrics(self._registry)
         ProcessCollector(registry=self._registry)
         self._registry.register(_CaptureTotals(gateway))
@@ -71,40 +71,52 @@ class Metrics:
 
 
 class SweepMetrics:
-    """What sweeps said of themselves as they ended. A kept answer's check is of before, and counts no more."""
+    """Metrics of finished sweeps. A cached answer's audit was counted when it was computed, so it is not
+    counted again.
+    """
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._ended = Counter(
             "actstore_sweeps",
-            "Sweeps that ended with an answer: `answer` is computed or kept, `kernel` resumed, or full where a model's "
-            "layers cannot be called by themselves.",
+            "Patching sweeps that returned an answer. answer: computed, or kept (read from the store's cache). kernel: "
+            "resumed (partial forward passes), or full (full forward passes, if the model's layers do not support "
+            "partial ones).",
             ("answer", "kernel"),
             registry=registry,
         )
-        self._failed = Counter("actstore_sweep_audits_failed", "Sweeps that their own check ended.", registry=registry)
+        self._failed = Counter(
+            "actstore_sweep_audits_failed",
+            "Sweeps aborted because the audit error exceeded the tolerance.",
+            registry=registry,
+        )
         self._cells = Counter(
             "actstore_sweep_cells",
-            "Cells of the answers of sweeps, by where they are from.",
+            "Cells in the answers of sweeps, computed or kept (read from the store's cache).",
             ("answer",),
             registry=registry,
         )
         self._token_layers = Counter(
             "actstore_sweep_token_layers",
-            "Tokens times layers: computed, and full, what patched prompts would take from the start.",
+            "Work of sweeps in tokens times layers. way: computed (what was run), or full (what full forward passes of "
+            "all patched prompts would take).",
             ("way",),
             registry=registry,
         )
         self._errors = Histogram(
             "actstore_sweep_error_of_tolerance",
-            "Largest error of a sweep's audited cells, as a share of what is tolerated.",
+            "Largest error among a sweep's audited cells, divided by the tolerance; above 1 the sweep is aborted.",
             buckets=ERROR_BUCKETS,
             registry=registry,
         )
         self._largest_error = Gauge(
-            "actstore_sweep_largest_error", "In a logit, of all audited cells since the start.", registry=registry
+            "actstore_sweep_largest_error",
+            "Largest absolute logit error among all audited cells since the service started.",
+            registry=registry,
         )
         self._noise_floor = Gauge(
-            "actstore_sweep_noise_floor", "In a logit, the largest of all sweeps since the start.", registry=registry
+            "actstore_sweep_noise_floor",
+            "Largest absolute logit difference between two runs with nothing patched, since the service started.",
+            registry=registry,
         )
         self._lock = threading.Lock()
         self._largest = {self._largest_error: 0.0, self._noise_floor: 0.0}
@@ -132,7 +144,7 @@ class SweepMetrics:
 
 
 class MetricsInterceptor(grpc.ServerInterceptor):
-    """The outermost one, so that refusals count too."""
+    """The outermost interceptor, so that refused calls are counted too."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
@@ -150,25 +162,27 @@ class MetricsInterceptor(grpc.ServerInterceptor):
 
 
 class _CaptureTotals(Collector):
-    """Asks the workers while Prometheus waits: the service holds no state, and the workers know."""
+    """Asks the workers during each scrape, because the service holds no state."""
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
 
     def describe(self) -> list[Metric]:
-        # Without this, registering would already ask the workers.
+        # Without this, registration would already call the workers.
         return []
 
     def collect(self) -> Iterator[Metric]:
         totals = self._gateway.capture_totals()
         yield GaugeMetricFamily(
-            "actstore_workers_up", "1 while the workers answer, else 0.", value=int(totals is not None)
+            "actstore_workers_up", "1 if the workers answer, else 0.", value=int(totals is not None)
         )
         if totals is None:
             return
-        yield GaugeMetricFamily("actstore_captures_running", "Captures that run now.", value=totals.captures_running)
+        yield GaugeMetricFamily("actstore_captures_running", "Captures in progress.", value=totals.captures_running)
         ended = CounterMetricFamily(
-            "actstore_captures_ended", "Captures that ended, since the workers started, by state.", labels=("state",)
+            "actstore_captures_ended",
+            "Captures that have ended since the workers started, by final state.",
+            labels=("state",),
         )
         for state in ("complete", "failed", "cancelled"):
             ended.add_metric((state,), getattr(totals, f"captures_{state}"))
@@ -176,7 +190,7 @@ class _CaptureTotals(Collector):
         for noun in ("shards", "tokens", "bytes"):
             yield CounterMetricFamily(
                 f"actstore_{noun}_committed",
-                f"Captured {noun} in committed shards, since the workers started.",
+                f"{noun.capitalize()} in shards that were committed since the workers started.",
                 value=getattr(totals, f"{noun}_committed"),
             )
 

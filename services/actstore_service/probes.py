@@ -1,4 +1,4 @@
-"""HTTP beside gRPC, for Prometheus and for probes: /metrics, /healthz (alive), /readyz (takes calls)."""
+"""An HTTP server for Prometheus and probes: /metrics, /healthz (alive), /readyz (accepts calls)."""
 
 import socket
 import threading
@@ -9,7 +9,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from actstore_service.settings import cannot_listen, split_address
 
-# How soon `close` is noticed.
+# How soon `close` takes effect.
 POLL_SECONDS = 0.1
 
 
@@ -54,10 +54,10 @@ class _Server6(_Server):
 
 
 class _QuietHandler(WSGIRequestHandler):
-    timeout = 10.0  # seconds that a connection may stay silent
+    timeout = 10.0  # seconds that a connection may be silent
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-        """A probe every few seconds is no news."""
+        """Probes every few seconds are not logged."""
 
 
 def _server_for(host: str) -> type[_Server]:

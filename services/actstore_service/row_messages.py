@@ -1,4 +1,4 @@
-"""Stored rows on their way out, in messages of bounded size that are made ahead of the caller."""
+"""Sends stored rows in messages of bounded size, which are prepared ahead of the caller."""
 
 import queue
 import threading
@@ -10,27 +10,29 @@ import pyarrow as pa
 from actstore_api.records.terms import Provenance
 from actstore_api.rows import encode_rows
 
-# Messages that are made while one is on its way.
+# Messages that are prepared while one is sent.
 _AHEAD = 8
 
 Item = TypeVar("Item")
 
 
 def row_messages(provenance: Provenance, batches: Iterable[pa.RecordBatch], batch_bytes: int) -> Iterator[bytes]:
-    """Messages of about `batch_bytes` at most. The first has the provenance; its rows may be none, for their schema."""
+    """Yields messages of at most about `batch_bytes`. The first has the provenance, and may have no rows but their
+    schema.
+    """
     parts = (part for batch in batches for part in slices(batch, batch_bytes))
     return ahead(encode_rows(part, None if number else provenance) for number, part in enumerate(parts))
 
 
 def slices(batch: pa.RecordBatch, bytes_max: int) -> Iterator[pa.RecordBatch]:
-    """The same rows in batches of about `bytes_max` bytes at most; one batch at least, for the schema's sake."""
+    """Yields the same rows in batches of at most about `bytes_max` bytes; at least one batch, for the schema."""
     rows_max = max(1, batch.num_rows * bytes_max // max(1, batch.nbytes))
     for first in range(0, max(1, batch.num_rows), rows_max):
         yield batch.slice(first, rows_max)
 
 
 def ahead(items: Iterator[Item]) -> Iterator[Item]:
-    """The same items, made by a thread of their own while the caller is busy with those before."""
+    """Yields the same items, produced by a separate thread while the caller handles earlier ones."""
     made: queue.Queue[tuple[bool, Any]] = queue.Queue(_AHEAD)
     left = threading.Event()
 

@@ -1,4 +1,4 @@
-"""One service process: every servicer behind its interceptors, health, reflection, probes, and an orderly end."""
+"""One service process: all services behind their interceptors, health, reflection, probes, and an orderly shutdown."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +21,7 @@ from actstore_storage.parquet.row_cache import RowCache
 
 
 class Service:
-    """Takes calls from the moment it is built until `stop`."""
+    """Accepts calls from its construction until `stop`."""
 
     def __init__(self, bucket: Bucket, settings: Settings) -> None:
         self._limits = settings.limits
@@ -39,7 +39,9 @@ class Service:
         self._ready.set()
 
     def stop(self) -> None:
-        """Not ready at once; then no new calls, and the running ones get the grace period. Blocks until the end."""
+        """Stops: readiness ends at once, no new calls are accepted, and running ones get the grace period. Blocks until
+        the end.
+        """
         self._ready.clear()
         self._health.enter_graceful_shutdown()
         self._server.stop(self._limits.grace_seconds).wait()
@@ -58,7 +60,7 @@ def _grpc_server(settings: Settings, metrics: Metrics) -> grpc.Server:
             ("grpc.max_receive_message_length", limits.request_bytes),
             ("grpc.max_send_message_length", limits.response_bytes),
             ("grpc.max_concurrent_streams", limits.concurrent_streams),
-            ("grpc.so_reuseport", 0),  # a second process on the same port is a mistake that must show
+            ("grpc.so_reuseport", 0),  # A second process on the same port is a mistake that must be reported.
         ],
     )
 
@@ -79,7 +81,7 @@ def _add_standard_services(server: grpc.Server, servicer: health.HealthServicer,
 
 
 def _bind(server: grpc.Server, listen: str) -> str:
-    """The address that clients connect to, with the real port."""
+    """Returns the address that clients connect to, with the actual port."""
     host, _ = split_address(listen, "ACTSTORE_LISTEN")
     try:
         port = server.add_insecure_port(listen)

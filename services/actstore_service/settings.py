@@ -1,4 +1,4 @@
-"""What one service process needs to know. The environment is read in `__main__` only."""
+"""The settings of one service process. Only `__main__` reads the environment."""
 
 import ipaddress
 import re
@@ -7,52 +7,52 @@ from dataclasses import dataclass, field
 from actstore_storage.errors import BadRequest
 
 MEBIBYTE = 1 << 20
-# A host's name, an IPv4 address or an IPv6 address in its brackets, and a port.
+# A host name, an IPv4 address or an IPv6 address in brackets, and a port.
 _ADDRESS = re.compile(r"([\w.-]+|\[[\da-fA-F:.]+\]):(\d{1,5})", re.ASCII)
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Everything of which there could be too much."""
+    """Limits on what one service process accepts and holds."""
 
     worker_threads: int = 64
-    """Calls that run at once; a server stream holds a thread for as long as it is open."""
+    """Calls that run at the same time. A server stream occupies a thread for as long as it is open."""
     concurrent_calls: int = 256
-    """Calls that run or wait for a thread; gRPC refuses the next with RESOURCE_EXHAUSTED at once."""
+    """Calls that run or wait for a thread. gRPC refuses further ones at once, with RESOURCE_EXHAUSTED."""
     concurrent_streams: int = 256
-    """HTTP/2 streams of one connection; the next waits in the client."""
+    """HTTP/2 streams of one connection. Further ones wait in the client."""
     forwarded_calls: int = 32
-    """Open calls to the workers (captures, watches, sweeps), so that they leave threads for the bucket's answers."""
+    """Open calls to the workers (captures, watches, sweeps). The rest of the threads stay free for stored answers."""
     request_bytes: int = 1 * MEBIBYTE
-    """Prompts and specifications are small."""
+    """Largest request message. Prompts and specifications are small."""
     response_bytes: int = 64 * MEBIBYTE
-    """One message of an answer, the workers' included."""
+    """Largest message of an answer, including answers from the workers."""
     batch_bytes: int = 3 * MEBIBYTE
-    """Rows in one message of a stream; below the 4 MiB that any gRPC client accepts without being told."""
+    """Rows in one message of a stream, below the 4 MiB that gRPC clients accept by default."""
     grace_seconds: float = 20.0
-    """What running calls get to finish after SIGTERM."""
+    """Time that running calls have to finish after SIGTERM."""
     reconnect_seconds: float = 1.0
-    """At most this long between two tries to reach workers that are away."""
+    """Longest pause between two attempts to reach workers that do not answer."""
     totals_seconds: float = 1.0
     """How long a scrape of /metrics waits for the workers' capture totals."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Addresses are host:port; port 0 takes a free one."""
+    """Configuration of one service process. Addresses are host:port; port 0 takes a free port."""
 
     listen: str = "127.0.0.1:7433"
     """Address on which clients connect. Without a token it must be a loopback address."""
     metrics_listen: str = "127.0.0.1:9433"
     """Address on which Prometheus scrapes `/metrics`."""
     token: str | None = field(default=None, repr=False)
-    """What clients present as `authorization: Bearer <token>`. None: everyone is let in, on loopback only."""
+    """The token that clients send as `authorization: Bearer <token>`. None: no token is needed, on loopback only."""
     gateway: str | None = None
-    """Where the workers answer. None: capture and patching are refused with WORKERS_UNAVAILABLE."""
+    """The workers' address. None: captures and live questions are refused with WORKERS_UNAVAILABLE."""
     gateway_token: str | None = field(default=None, repr=False)
     """Token that the service presents to the workers. Required where there is a gateway; the same on both sides."""
     held_row_bytes: int = 256 * MEBIBYTE
-    """Rows of activations that are kept decoded for who asks for them again, and again."""
+    """Bytes of decoded activation rows that are cached in memory."""
     limits: Limits = Limits()
 
     def __post_init__(self) -> None:
@@ -69,7 +69,7 @@ class Settings:
             )
         for variable, token in (("ACTSTORE_TOKEN", self.token), ("ACTSTORE_GATEWAY_TOKEN", self.gateway_token)):
             if token is not None and not (token.isascii() and token.isprintable()):
-                message = f"{variable} holds a character that cannot be presented, as the end of a line"
+                message = f"{variable} contains a character that cannot be sent in a header, such as a line break"
                 raise BadRequest(message, field=variable, allowed="printable ASCII characters")
         if self.held_row_bytes < 0:
             raise BadRequest(
@@ -93,7 +93,9 @@ def split_address(address: str, field: str) -> tuple[str, int]:
 
 
 def cannot_listen(address: str, field: str, error: Exception) -> BadRequest:
-    return BadRequest(f"cannot listen on {address}: {error}", field=field, value=address, allowed="a free address here")
+    return BadRequest(
+        f"cannot listen on {address}: {error}", field=field, value=address, allowed="a free address of this machine"
+    )
 
 
 def is_loopback(address: str) -> bool:

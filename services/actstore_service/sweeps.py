@@ -1,4 +1,4 @@
-"""What sweeps say of themselves on their way through: the one stream of the workers that the service looks into."""
+"""Counts sweeps for the metrics: the only stream of the workers that the service looks into."""
 
 from collections.abc import Iterator
 
@@ -9,7 +9,7 @@ from actstore_service.metrics import SweepMetrics
 
 
 def counted(updates: Iterator[bytes], metrics: SweepMetrics) -> Iterator[bytes]:
-    """The same messages of RunSweep, once the metrics know of them."""
+    """Yields the same messages of RunSweep, and counts them in the metrics."""
     cells = 0
     try:
         for message in updates:

@@ -1,1 +1,3 @@
-"""What lies in the bucket, how to read and write it, and the answers read off it. Knows neither gRPC, Ray nor torch."""
+"""The layout of a bucket, reading and writing it, and answers to questions about it. It uses neither gRPC, Ray nor
+torch.
+"""

@@ -13,7 +13,9 @@ from collections.abc import Iterable
 
 
 class ActstoreError(Exception):
-    """`reason` is a key of actstore_api.reasons.REASONS; the details name the field, its value and what is allowed."""
+    """Base of all errors. `reason` is a key of actstore_api.reasons.REASONS; the details name the field, its value and
+    what is allowed.
+    """
 
     default_reason = "INTERNAL"
 
@@ -33,7 +35,7 @@ class ActstoreError(Exception):
         self.details = {key: _in_words(detail) for key, detail in known.items() if detail is not None}
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Errors cross Ray's process boundaries by pickle, which would forget the keyword arguments."""
+        """Errors cross Ray's process boundaries by pickle, which would lose the keyword arguments."""
         return _rebuild, (type(self), self.message, self.reason, self.details)
 
 
@@ -62,25 +64,29 @@ class CorruptObject(ActstoreError):
 
 
 def corrupt_object(key: str, message: str) -> CorruptObject:
-    """Makes the error of an object that is another one than its place in the bucket says."""
+    """Makes the error for an object that belongs elsewhere in the bucket."""
     return CorruptObject(message, field="object", value=key)
 
 
 def damaged(key: str, what: object, *, kind: str = "object", owner: str = "") -> CorruptObject:
-    """Makes the error of an object whose bytes are not those that were written; `owner`: whose it is, in words."""
+    """Makes the error for an object whose bytes are not those that were written; `owner` describes what it
+    belongs to.
+    """
     of = f" of {owner}" if owner else ""
     return corrupt_object(key, f"{kind} {key}{of} is damaged: {str(what).strip()}")
 
 
 def check_limit(value: int, limit: int, field: str, least: int = 1, because: str = "") -> None:
-    """Refuses a number below `least` as wrong, and one above `limit` as too much, with both numbers; `because` is what
-    the caller can say of why the limit counts here.
+    """Refuses a number below `least` as invalid, and one above `limit` as exceeding it, with both numbers. `because`
+    explains why the limit applies.
     """
     allowed = f"{least} to {limit}"
     if value < least:
-        raise BadRequest(f"{field} is {value}, the least is {least}", field=field, value=value, allowed=allowed)
+        raise BadRequest(
+            f"{field} is {value}; the smallest allowed value is {least}", field=field, value=value, allowed=allowed
+        )
     if value > limit:
-        message = f"{field} is {value}, the limit is {limit}" + (f": {because}" if because else "")
+        message = f"{field} is {value}; the limit is {limit}" + (f": {because}" if because else "")
         raise BadRequest(message, reason="LIMIT_EXCEEDED", field=field, value=value, allowed=allowed)
 
 

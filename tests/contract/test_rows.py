@@ -64,7 +64,7 @@ def test_fields_of_later_versions_are_skipped() -> None:
 
 
 def test_a_stream_without_a_message_is_no_answer() -> None:
-    with pytest.raises(Unreadable, match="ended without a first message"):
+    with pytest.raises(Unreadable, match="ended before its first message"):
         decode_rows([])
 
 

@@ -69,7 +69,7 @@ def test_a_key_that_the_store_finds_too_long_fails_at_once(s3_bucket: Bucket) ->
 def _refused_for_good(ask: Callable[[], object], bucket: Bucket, code: str) -> None:
     refused = _refused(ask, "STORE_UNSAFE", bucket)
     assert not isinstance(refused, StoreUnreachable)
-    assert f"refuses what it is asked, and would again ({code.lower()})" in refused.message
+    assert f"rejected the request, and retrying would not help ({code.lower()})" in refused.message
 
 
 @pytest.mark.parametrize("write", [lambda bucket: bucket.put("a/b", b"1"), lambda bucket: _streamed(bucket, "a/b")])

@@ -177,7 +177,7 @@ def test_a_listing_that_does_not_go_on(repeated: int, monkeypatch: pytest.Monkey
         bucket = open_bucket("s3://bucket", S3Access(endpoint, "key", "secret", secure=False))
         for ask in (lambda: bucket.keys("runs"), lambda: bucket.folders("runs"), bucket.top):
             heard.clear()
-            with pytest.raises(StoreError, match="does not go on in its listing"):
+            with pytest.raises(StoreError, match="repeats the same keys in its listing"):
                 ask()
             assert len(heard) == 4
 
@@ -194,7 +194,7 @@ def test_a_listing_between_two_keys_asks_for_no_page_before_or_behind_them() -> 
 def test_a_clock_that_is_not_the_stores() -> None:
     with answering(s3_refusal("RequestTimeTooSkewed")) as endpoint:
         bucket = open_bucket("s3://bucket", S3Access(endpoint, "key", "secret", secure=False))
-        with pytest.raises(StoreError, match="whose clock is not the store's") as caught:
+        with pytest.raises(StoreError, match="its clock differs from the store's") as caught:
             bucket.get("a/b")
     assert caught.value.reason == "STORE_CREDENTIALS"
 
@@ -210,13 +210,13 @@ def test_tls_to_a_store_without_it(s3_address: str, s3_access: S3Access) -> None
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
-        (None, "no such host is known"),
-        (http_answer("404 Not Found"), "what answers there is no S3 store"),
-        (b"", "it hangs up.*ACTSTORE_S3_SECURE=1"),
-        (http_answer("200 OK", b"<html><br>log in</b>"), "what answers there is no S3 store"),
-        (http_answer("200 OK"), "what answers there is no S3 store"),
-        (http_answer("200 OK", b"<a/>"), "what answers there is no S3 store"),
-        (http_answer("307 Go", Location="http://other.invalid/"), "sends its callers elsewhere"),
+        (None, "the host name is unknown"),
+        (http_answer("404 Not Found"), "the server there is not an S3 store"),
+        (b"", "it closed the connection.*ACTSTORE_S3_SECURE=1"),
+        (http_answer("200 OK", b"<html><br>log in</b>"), "the server there is not an S3 store"),
+        (http_answer("200 OK"), "the server there is not an S3 store"),
+        (http_answer("200 OK", b"<a/>"), "the server there is not an S3 store"),
+        (http_answer("307 Go", Location="http://other.invalid/"), "redirects requests to another address"),
     ],
 )
 def test_a_wrong_endpoint_is_named(answer: bytes | None, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,7 +224,7 @@ def test_a_wrong_endpoint_is_named(answer: bytes | None, said: str, monkeypatch:
     with answering(answer or b"") as address:
         endpoint = "nowhere.invalid:80" if answer is None else address
         bucket = open_bucket("s3://bucket", S3Access(endpoint, "key", "secret", secure=False))
-        with pytest.raises(StoreUnreachable, match=f"{endpoint}, its ACTSTORE_S3_ENDPOINT .*{said}"):
+        with pytest.raises(StoreUnreachable, match=f"{endpoint}, from ACTSTORE_S3_ENDPOINT .*{said}"):
             bucket.keys("runs")
 
 
@@ -245,7 +245,7 @@ def test_a_store_elsewhere_is_reached_through_the_proxy_of_the_environment(
     assert {b"GET", b"PUT"} <= set(verbs)
     assert all(address.startswith(b"http://store.invalid:9000/bucket") for address in addresses)
     monkeypatch.setenv("no_proxy", "store.invalid")
-    with pytest.raises(StoreUnreachable, match="no such host"):
+    with pytest.raises(StoreUnreachable, match="the host name is unknown"):
         open_bucket("s3://bucket", S3Access("store.invalid:80", "key", "secret", secure=False)).keys("runs")
 
 
@@ -255,11 +255,13 @@ def test_a_proxy_that_leads_nowhere_is_named_without_its_password(
     monkeypatch.setattr("actstore_storage.bucket.s3.BACKOFF_SECONDS", 0.01)
     access = S3Access("store.invalid:80", "key", "secret", secure=False)
     monkeypatch.setenv("http_proxy", f"http://name:password@127.0.0.1:{free_port}")
-    with pytest.raises(StoreUnreachable, match=f"the proxy http://127.0.0.1:{free_port} does not lead there") as caught:
+    with pytest.raises(
+        StoreUnreachable, match=f"the proxy http://127.0.0.1:{free_port} could not connect to it"
+    ) as caught:
         open_bucket("s3://bucket", access).keys("runs")
     assert "password" not in str(caught.value)
     monkeypatch.setenv("http_proxy", "socks5://name:password@127.0.0.1:1")
-    with pytest.raises(BadRequest, match=r"socks5://127.0.0.1:1, and only HTTP proxies") as refused:
+    with pytest.raises(BadRequest, match=r"socks5://127.0.0.1:1, but only HTTP proxies") as refused:
         open_bucket("s3://bucket", access)
     assert "password" not in f"{refused.value} {refused.value.details}"
 

@@ -80,7 +80,7 @@ def test_refuses_to_start_without_what_it_needs(tmp_path: Path) -> None:
         assert f"ACTSTORE_GATEWAY '{gateway}' is not host:port" in refused_start(ACTSTORE_STORE=str(tmp_path), **told)
     for variable in ("ACTSTORE_TOKEN", "ACTSTORE_GATEWAY_TOKEN"):
         refused = refused_start(ACTSTORE_STORE=str(tmp_path), **{variable: "hidden\n"})
-        assert f"{variable} holds a character" in refused
+        assert f"{variable} contains a character" in refused
         assert "hidden" not in refused
     for bytes_held in ("-1", "much"):
         refused = refused_start(ACTSTORE_STORE=str(tmp_path), ACTSTORE_HELD_ROW_BYTES=bytes_held)

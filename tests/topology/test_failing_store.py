@@ -85,7 +85,7 @@ def test_a_full_disk_fails_the_capture_and_keeps_what_is_committed(
     assert error is not None
     assert error.reason == "STORE_FULL"
     assert (error.field, error.value) == ("store", str(store))
-    assert "what is committed is kept" in str(error)
+    assert "committed shards are kept" in str(error)
     for door in (lab, actstore.connect(store)):
         run = door.run(started.run)
         assert not run.complete

@@ -1,7 +1,8 @@
-"""`python -m actstore_worker`: the workers of one store, until SIGTERM or SIGINT. The environment is read here alone.
+"""`python -m actstore_worker`: the workers of one store, until SIGTERM or SIGINT. Only this module reads the
+environment.
 
-Prints a line of JSON on standard output for each part that it waits for, and one once it is ready; everything else goes
-to standard error.
+It prints a line of JSON on standard output for each part that it waits for, and one when it is ready; everything else
+goes to standard error.
 """
 
 import json
@@ -19,7 +20,7 @@ from actstore_worker.settings import WorkerSettings, read_environment
 
 
 def main() -> int:
-    """Exit code 0 after a signal, 2 where a setting or the store forbids to start."""
+    """Returns exit code 0 after a signal, 2 if a setting or the store prevents the start."""
     ready_line = reserve_standard_output()
     prepare_ray(os.environ)
     _stop_on_signals()
@@ -41,7 +42,9 @@ def _serve(settings: WorkerSettings, ready_line: int) -> None:
 
         tell(starting="the store")
         probe(open_bucket(settings.store, settings.s3))
-        from actstore_worker.cluster.running import running  # not sooner: a store that is refused is told at once
+        from actstore_worker.cluster.running import (
+            running,
+        )  # Not sooner: errors of the store are reported before Ray starts.
 
         with running(settings, _stop_on_signals, waits=lambda part: tell(starting=part)) as address:
             tell(ready="workers", address=address)
@@ -51,9 +54,9 @@ def _serve(settings: WorkerSettings, ready_line: int) -> None:
 
 
 def _stop_on_signals() -> None:
-    """The first signal unwinds everything, from whatever it is at; further ones do not disturb that.
+    """The first signal unwinds the whole program; further ones do not disturb that.
 
-    Called again once Ray is there: Ray puts handlers in place that end the process where it stands.
+    It is called again after Ray has started, because Ray installs handlers that end the process at once.
     """
 
     def stop(_number: int, _frame: FrameType | None) -> None:

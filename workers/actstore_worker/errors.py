@@ -1,4 +1,4 @@
-"""What keeps the workers from starting."""
+"""Errors that prevent the workers from starting."""
 
 
 class SettingsError(ValueError):

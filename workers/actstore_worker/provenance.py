@@ -1,4 +1,4 @@
-"""Where a live answer comes from. Where nothing stored was read there is no run, snapshot or shard."""
+"""The provenance of live answers. If nothing stored was read, there is no run, snapshot or shard."""
 
 from dataclasses import replace
 from functools import cache
@@ -13,15 +13,16 @@ from actstore_worker.sae.autoencoder import SparseAutoencoder
 
 @cache
 def versions() -> dict[str, str]:
-    """The versions of what computes: actstore, and the libraries whose kernels and models it runs. Looked up once, for
-    each time takes milliseconds, and a process keeps the code that it imported.
+    """The versions of actstore and of the libraries that compute.
+
+    They are looked up once, because each time takes milliseconds, and a process keeps the code that it imported.
     """
     return {name: version(name) for name in ("actstore", "torch", "transformers")}
 
 
 def code_version() -> str:
-    """Names the versions of what computes. They are no part of a run's identity: a new library may round otherwise, and
-    a capture that is under way goes on with it; its commits say which versions made them.
+    """The versions of actstore and of the libraries that compute, as text. They are not part of a run's identity: a new
+    library may round differently, and a running capture continues with it; its commits record the versions.
     """
     actstore, *libraries = versions().items()
     return f"{actstore[1]} ({', '.join(' '.join(library) for library in libraries)})"
@@ -30,8 +31,8 @@ def code_version() -> str:
 def live_provenance(
     model: LanguageModel | None, sae: SparseAutoencoder | None = None, attention: str = ""
 ) -> Provenance:
-    """Without a model: of an answer that an SAE's weights alone give, in the float32 that they are read in. `attention`
-    is what ran, where that is not what the model usually runs with.
+    """The provenance of a live answer. Without a model: of an answer from an SAE's weights only, in the float32 that
+    they are read in. `attention` is the implementation, if it was not the model's default one.
     """
     return Provenance(
         model=model.name if model else "",
@@ -53,7 +54,7 @@ def live_provenance(
 
 
 def with_snapshot(live: Provenance, snapshot: Snapshot) -> Provenance:
-    """Of an answer that stored text was read for: from that run, computed as the live answer was."""
+    """The provenance of an answer that read stored text: from that run, computed like the live answer."""
     names = ("dtype", "attention_implementation", "device", "code_version", "config_sha256")
     how = {name: getattr(live, name) for name in names}
     return replace(snapshot.provenance(), sae_sha256=live.sae_sha256, **how)

@@ -1,4 +1,4 @@
-"""What one model replica does: it answers questions and runs sweeps on the models that it has loaded, in turns."""
+"""A model replica: answers questions and runs sweeps on the models that it has loaded, in turns."""
 
 import threading
 from collections.abc import Callable
@@ -21,7 +21,7 @@ from actstore_worker.patching.serving.sweeps import Served, Sweeps
 
 
 class Replica:
-    """`live` and `sweeps` are for any number of threads, with what `open` gives."""
+    """A replica. Any number of threads may use `live` and `sweeps`, with models that `open` returns."""
 
     def __init__(
         self,
@@ -32,13 +32,13 @@ class Replica:
         patching: PatchingLimits,
     ) -> None:
         self._catalog, self._device = catalog, device
-        # One for all models: two that run side by side would only wait for the same cores.
+        # One for all models: two models that run at the same time would only compete for the same cores.
         self._turns = Turns()
         self.live = LiveAnswers(catalog, bucket, device, live)
         self.sweeps = Sweeps(patching, Supplies(bucket, self.live.find_sae))
 
     def open(self, name: str, revision: str) -> "OpenModel":
-        """Errors: as `OpenModel.get`."""
+        """Returns a loaded model. Errors: as `OpenModel.get`."""
         found = OpenModel(partial(self._catalog.find_model, name, revision), self._load)
         found.get()
         return found
@@ -52,25 +52,27 @@ class _Find(Protocol):
 
 
 class OpenModel:
-    """A model by its name, as its files are by now. Who got it before they were written again goes on with that one."""
+    """A model by its name, with its current files. A user who got it before they changed continues with the old
+    weights.
+    """
 
     def __init__(self, find: _Find, load: Callable[[ModelSource], Served]) -> None:
         self._find, self._load = find, load
         self._read: tuple[Stamp, Served] | None = None
-        # Held while it is read, so that two questions do not read it twice.
+        # Held during loading, so that two questions do not load it twice.
         self._lock = threading.Lock()
 
     def get(self) -> Served:
-        """The model as its files are now. Where they are as they were, this costs a look at their sizes and times.
+        """Returns the model with its current files. If they have not changed, this only reads their sizes and times.
 
         Errors: as `ModelCatalog.find_model` and `load_model`.
         """
         with self._lock:
-            read, self._read = self._read, None  # nothing is kept of a model that is not there, or not whole
+            read, self._read = self._read, None  # A model that is missing or incomplete is dropped.
             source = self._find(asks_hub=read is None)
             stamp = source.stamp()
             if read is None or read[0] != stamp:
-                read = None  # the old one is gone, but for who still uses it, when the new one comes
+                read = None  # The old one is released before the new one is loaded, unless it is still in use.
                 read = stamp, self._load(source)
             self._read = read
             return read[1]

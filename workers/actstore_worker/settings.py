@@ -1,4 +1,4 @@
-"""How the workers run: one frozen object, built by `__main__` from the environment or by a test by hand."""
+"""The settings of the workers: one frozen object, built by `__main__` from the environment or by a test."""
 
 import os
 from collections.abc import Mapping
@@ -15,17 +15,18 @@ from actstore_worker.sae.stored import SAE_CACHE
 
 @dataclass(frozen=True)
 class RayLimits:
-    # Shared memory for what actors hand each other: sequences of shards, tables of sweeps.
+    # Shared memory for data that actors exchange: sequences of shards, tables of sweeps.
     object_store_bytes: int = 256 * 2**20
-    # Model replicas for sweeps and questions: one always, more under load, never more than GPUs where there are any.
+    # The largest number of model replicas for sweeps and questions. There is at least one; more start under load, but
+    # never more than there are GPUs, if there are any.
     model_replicas: int = 2
     # Models that one replica keeps loaded.
     models_per_replica: int = 2
-    # Sweeps and questions that one replica takes turns at; one more waits in the queue, then in the gateway.
+    # Sweeps and questions that one replica interleaves; further ones wait in the queue, then in the gateway.
     sweeps_per_replica: int = 16
-    # Calls that the gateway holds open at once, watches included.
+    # Calls that the gateway holds open at once, including watches.
     gateway_calls: int = 200
-    # On a GPU cluster each capture worker and each model replica takes this share of one GPU: one of each fits.
+    # On a GPU cluster each capture worker and each model replica takes this share of one GPU, so that one of each fits.
     worker_gpus: float = 0.75
     replica_gpus: float = 0.25
     # How long the gateway may take to answer its first call.
@@ -50,15 +51,15 @@ class WorkerSettings:
     model_folders: tuple[Path, ...] = ()
     # Folders below which requests may name datasets.
     dataset_folders: tuple[Path, ...] = ()
-    # s3://bucket/prefix, below which requests may name datasets; reached with the credentials of the store.
+    # s3://bucket/prefix, below which requests may name datasets; accessed with the credentials of the store.
     dataset_stores: tuple[str, ...] = ()
     # Whether names that no folder has are looked up on the Hugging Face hub.
     allow_hub: bool = False
-    # Where SAEs that were trained from the store are kept once they were fetched, one folder each, on each machine.
+    # On each machine, the folder for copies of SAEs that were trained from the store, one folder each.
     sae_cache: Path = SAE_CACHE
-    # None: one for each GPU, or one on a machine without.
+    # None: one per GPU, or one on a machine without GPUs.
     capture_workers: int | None = None
-    # None: start a Ray of our own, and stop it in the end.
+    # None: start a new Ray, and stop it at the end.
     ray_address: str | None = None
     patching: PatchingLimits = field(default_factory=PatchingLimits)
     live: LiveLimits = field(default_factory=LiveLimits)
@@ -71,7 +72,7 @@ class WorkerSettings:
             raise SettingsError("ACTSTORE_GATEWAY_TOKEN is required: the service and the workers share it")
         if not (self.gateway_token.isascii() and self.gateway_token.isprintable()):
             raise SettingsError(
-                "ACTSTORE_GATEWAY_TOKEN holds a character that the service cannot present, as the end of a line"
+                "ACTSTORE_GATEWAY_TOKEN contains a character that cannot be sent in a header, such as a line break"
             )
         if self.store.startswith("s3://") and self.s3 is None:
             raise SettingsError(
@@ -83,8 +84,9 @@ class WorkerSettings:
         for address in self.dataset_stores:
             if not address.startswith("s3://") or self.s3 is None:
                 raise SettingsError(
-                    f"ACTSTORE_DATASET_STORES names {address}; it takes s3://bucket/prefix, separated by spaces, and "
-                    "needs ACTSTORE_S3_ENDPOINT; a folder is one of ACTSTORE_DATASET_FOLDERS"
+                    f"ACTSTORE_DATASET_STORES names {address}; it takes s3://bucket/prefix addresses, separated by "
+                    "spaces, and "
+                    "needs ACTSTORE_S3_ENDPOINT; folders belong in ACTSTORE_DATASET_FOLDERS"
                 )
         if self.capture_workers is not None and self.capture_workers < 1:
             raise SettingsError(f"ACTSTORE_CAPTURE_WORKERS must be at least 1, not {self.capture_workers}")
@@ -93,7 +95,7 @@ class WorkerSettings:
 
 
 def read_environment(environment: Mapping[str, str]) -> WorkerSettings:
-    """Errors: SettingsError naming the variable."""
+    """Reads the settings. Errors: SettingsError with the name of the variable."""
     workers, parts = environment.get("ACTSTORE_CAPTURE_WORKERS"), environment.get("ACTSTORE_MERGE_PARTS")
     return WorkerSettings(
         store=_store(environment),
@@ -112,7 +114,7 @@ def read_environment(environment: Mapping[str, str]) -> WorkerSettings:
 
 
 def read_store(environment: Mapping[str, str]) -> tuple[str, S3Access | None]:
-    """Where the store is, and how an S3 store is reached. Errors: as `read_environment`."""
+    """Returns the address of the store, and the access to an S3 store. Errors: as `read_environment`."""
     return _store(environment), _s3_access(environment)
 
 
@@ -135,7 +137,7 @@ def _s3_access(environment: Mapping[str, str]) -> S3Access | None:
 
 
 def _s3_keys(environment: Mapping[str, str]) -> dict[str, str]:
-    """A file that may be renewed while the workers run, or the keys themselves."""
+    """A credentials file, which may be renewed while the workers run, or the keys themselves."""
     if file := environment.get("ACTSTORE_S3_CREDENTIALS_FILE"):
         return {"credentials_file": str(Path(file).resolve())}
     return {
@@ -168,9 +170,9 @@ def _switch(environment: Mapping[str, str], name: str, *, default: bool) -> bool
 
 
 def _folders(environment: Mapping[str, str], name: str) -> tuple[Path, ...]:
-    """Absolute, as the store. Errors: SettingsError for one that is not there."""
+    """Absolute paths, as for the store. Errors: SettingsError for a folder that does not exist."""
     folders = tuple(Path(text).resolve() for text in environment.get(name, "").split(os.pathsep) if text)
     for folder in folders:
         if not folder.is_dir():
-            raise SettingsError(f"{name} names {folder}, which is no folder")
+            raise SettingsError(f"{name} names {folder}, which is not a folder")
     return folders

@@ -1,4 +1,4 @@
-"""Stored rows as they lie in the bucket."""
+"""Reading stored rows: activation vectors and tokens."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -13,11 +13,11 @@ ROW_COLUMNS: tuple[RowColumn, ...] = ("sequence", "position", "document", "token
 
 @dataclass(frozen=True)
 class TokenSelection:
-    """Which tokens of a run are looked at: those that pass every part that is given.
+    """Which tokens of a run are used: those that meet every condition that is set.
 
-    Of `sequences`, those that no committed shard holds are left out; a range in which the run has no sequence is
-    refused, and one that goes past the last sequence ends there. `positions` are those in their sequence. `documents`
-    and `tokens` are ids; empty: all.
+    - `sequences`: those whose shard is not committed yet are left out. A range without any sequence of the run is
+      refused; a range that goes past the last sequence is cut there.
+    - `positions`: within a sequence. `documents` and `tokens` are ids; empty: all.
     """
 
     sequences: Range | None = None
@@ -28,10 +28,10 @@ class TokenSelection:
 
 @dataclass(frozen=True)
 class ReadActivations:
-    """Asks for vectors of one dense site or several of a run, row by row.
+    """Asks for the activation vectors of one or several dense sites of a run, row by row.
 
-    `sites` have short names or TransformerLens's long ones. `columns` come beside the vectors. `where` None: every row.
-    No class of tokens is left out unless it is named, for rows come as they are stored.
+    `sites` have short names or TransformerLens's long ones. `columns` are returned along with the vectors. `where`
+    None: every row. No token class is left out by default: rows are returned as they are stored.
     """
 
     run: str
@@ -43,11 +43,12 @@ class ReadActivations:
 
 @dataclass(frozen=True)
 class ReadActivationsAnswer:
-    """Some of the rows, in order of (sequence, position); of a run that stores some positions only, those.
+    """Some of the rows, in order of (sequence, position). If the run stores only some positions, only those have rows.
 
-    `rows` has the columns that were asked for, in the order of ROW_COLUMNS, and `activation`: fixed_size_binary of
-    d_model little-endian elements, whose field metadata has `dtype` (float32, bfloat16, float16) and `d_model`, the
-    elements of a row. Of several sites, a column a site under its short name instead. `provenance` comes first only.
+    `rows` has the requested columns, in the order of ROW_COLUMNS, and `activation`: fixed_size_binary of d_model
+    little-endian elements, whose field metadata has `dtype` (float32, bfloat16, float16) and `d_model`, the number of
+    elements in a row. For several sites, there is one column per site, under its short name, instead of `activation`.
+    Only the first message of the stream has a `provenance`.
     """
 
     rows: pa.Table
@@ -56,7 +57,7 @@ class ReadActivationsAnswer:
 
 @dataclass(frozen=True)
 class ReadTokens:
-    """Asks for the tokens of a run and their texts, row by row; `where` and `exclude` as of ReadActivations."""
+    """Asks for the tokens of a run and their texts, row by row. `where` and `exclude` are as in ReadActivations."""
 
     run: str
     where: TokenSelection | None = None
@@ -67,8 +68,8 @@ class ReadTokens:
 class ReadTokensAnswer:
     """Some of the rows, in order of (sequence, position).
 
-    Columns sequence, position, document, token, flags, and `text`: the token's own text; then source and row of its
-    document, as of SampleExamplesAnswer. `provenance` comes with the first only.
+    Columns: sequence, position, document, token, flags, text (of this token alone), source and row (of the token's
+    document; see SampleExamplesAnswer). Only the first message of the stream has a `provenance`.
     """
 
     rows: pa.Table

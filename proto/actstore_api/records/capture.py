@@ -1,6 +1,8 @@
-"""Running a model over text and storing what it shows.
+"""Captures: running a model over text and storing its activations.
 
-A field with a `help` is an option of the command by its own name, and this is what the command says of it.
+A field with a `help` becomes an option of the command, with the field's name and this help text. Fields that callers
+pass as keywords are repeated in the `...Keywords` class after the record: editors and type checkers need them there,
+because they cannot derive keywords from a record.
 """
 
 from collections.abc import Mapping
@@ -10,19 +12,19 @@ from typing import Literal
 from actstore_api.records.terms import Dtype, Failure, ModelReference, Name, one_line
 
 Comparison = Literal["==", "!=", "<", "<=", ">", ">=", "in", "not in"]
-# paused: the store is not there, or refuses its credentials; it goes on by itself once that is mended. failed: ended,
-# with shards that failed each time they were tried; all others are committed. cancelled: committed shards stay
-# readable.
+# paused: the store cannot be reached or refuses its credentials; the capture continues automatically once that is
+# fixed. failed: the capture has ended, and some shards failed in every attempt; all others are committed. cancelled:
+# committed shards stay readable.
 CaptureState = Literal["running", "complete", "cancelled", "failed", "paused"]
-# Of the tokens whose vectors are stored; see Positions.
+# How the tokens whose vectors are stored are selected; see Positions.
 PositionsKind = Literal["all", "last", "stride", "fraction", "feature"]
 
 
 @dataclass(frozen=True)
 class RowFilter:
-    """Keeps the rows of a table dataset whose `column` compares so with `values`, as pyarrow's filters do.
+    """Keeps the rows of a table dataset whose `column` meets a condition, like pyarrow's filters.
 
-    `values` is one; of `in` and `not in` any number.
+    `values` has one value, or any number of them for `in` and `not in`.
     """
 
     column: Name
@@ -32,35 +34,48 @@ class RowFilter:
 
 @dataclass(frozen=True)
 class DatasetReference:
-    """A dataset and what of it is read.
+    """A dataset, and which part of it is read.
 
-    `name` is a file or a folder below one of the workers' dataset folders or dataset stores: tables (JSON lines, JSON
-    arrays, Parquet, Arrow, CSV), or plain text; or `hf:OWNER/NAME[:CONFIG]:SPLIT`, a dataset of the Hugging Face hub,
-    where the workers allow the hub. Of a table, `text_field` is the column that holds the text (empty: `text`);
-    `tokens_field` the one that holds lists of token ids, of a dataset that is tokenized already (empty: text is
-    tokenized); `source_field` the one that says where a document comes from, a URL or an identifier (empty: its file
-    and row do). Rows that do not pass all `row_filters` are left out, and keep their document ids. Reading stops after
-    `max_documents` that pass them, and after the last whole sequence within `max_tokens`, BOS included; None: it does
-    not.
+    - `name`: a file or a folder below one of the workers' dataset folders or dataset stores, with tables (JSON lines,
+      JSON arrays, Parquet, Arrow, CSV) or plain text; or `hf:OWNER/NAME[:CONFIG]:SPLIT`, a dataset of the Hugging Face
+      hub, if the workers allow the hub.
+    - `text_field`: the column of a table that holds the text. Empty: `text`.
+    - `tokens_field`: the column that holds lists of token ids, if the dataset is already tokenized. Empty: the text is
+      tokenized.
+    - `source_field`: the column that identifies each document's origin, such as a URL. Empty: the file and row identify
+      it.
+    - `row_filters`: rows that do not pass all filters are left out. Document ids count all rows, so the others keep
+      theirs.
+    - `max_documents`: stops after this many documents that pass the filters. None: the whole dataset.
+    - `max_tokens`: stops after the last whole sequence that fits into this many tokens, BOS included. None: the whole
+      dataset.
     """
 
     name: Name
-    text_field: str = field(default="", metadata={"help": "the column of a dataset of tables (default: text)"})
-    tokens_field: str = field(default="", metadata={"help": "the column of token ids, where the dataset has them"})
+    text_field: str = field(
+        default="", metadata={"help": "the column that holds the text, in a dataset of tables (default: text)"}
+    )
+    tokens_field: str = field(
+        default="", metadata={"help": "the column that holds lists of token ids, if the dataset is tokenized"}
+    )
     source_field: str = field(
-        default="", metadata={"help": "the column that says where a document comes from, as a URL"}
+        default="", metadata={"help": "the column that names each document's origin, for example a URL"}
     )
     row_filters: tuple[RowFilter, ...] = ()
-    max_documents: int | None = field(default=None, metadata={"help": "documents in all (default: the whole dataset)"})
-    max_tokens: int | None = field(default=None, metadata={"help": "tokens in all (default: the whole dataset)"})
+    max_documents: int | None = field(
+        default=None, metadata={"help": "stop after this many documents (default: the whole dataset)"}
+    )
+    max_tokens: int | None = field(
+        default=None, metadata={"help": "stop after this many tokens (default: the whole dataset)"}
+    )
 
 
 @dataclass(frozen=True)
 class DatasetFiles:
-    """Which files of a folder that is a dataset are read; all 0 for a dataset of the hub, and for rows of another run.
+    """Which files of a dataset folder are read. All are 0 for a dataset from the hub and for rows of another run.
 
-    `not_read` are hidden files and those of unfinished writes, files that describe the dataset, and what is neither
-    table nor text; a hidden folder counts as one. `first_not_read` has at most 20 of them, by their paths in the
+    `not_read` counts skipped files: hidden ones, unfinished writes, files that describe the dataset, and files that are
+    neither tables nor text. A hidden folder counts as one. `first_not_read` has at most 20 of them, as paths in the
     folder.
     """
 
@@ -70,21 +85,21 @@ class DatasetFiles:
 
     @property
     def note(self) -> str:
-        """One line for people; empty where all are read."""
+        """One line for people; empty if all files are read."""
         if not self.not_read:
             return ""
         more = ", ..." if self.not_read > len(self.first_not_read) else ""
         names = one_line(", ".join(self.first_not_read))
-        return f"not read, beside {self.read:,} files: {self.not_read:,} ({names}{more})"
+        return f"{self.read:,} files were read; {self.not_read:,} were not ({names}{more})"
 
 
 @dataclass(frozen=True)
 class Positions:
-    """Which tokens' vectors a capture stores; tokens, norms and features are of every token. Made by the methods below.
+    """The tokens whose vectors a capture stores. Token ids, norms and features are stored for every token.
 
-    `kind`: all; last (of each sequence); stride (positions divisible by `stride`); fraction (each token with this
-    probability, above 0, by a hash of seed, sequence and position); feature (tokens on which that feature of that SAE,
-    one of the capture's, is active).
+    Use the methods below to make one. `kind`: all; last (of each sequence); stride (positions divisible by `stride`);
+    fraction (each token with this probability, above 0, by a hash of seed, sequence and position); feature (tokens on
+    which this feature of this SAE, one of the capture's, is active).
     """
 
     kind: PositionsKind = "all"
@@ -96,22 +111,22 @@ class Positions:
 
     @classmethod
     def last(cls) -> "Positions":
-        """The last token of each sequence."""
+        """Selects the last token of each sequence."""
         return cls("last")
 
     @classmethod
     def every(cls, stride: int) -> "Positions":
-        """Positions divisible by `stride`."""
+        """Selects positions divisible by `stride`."""
         return cls("stride", stride=stride)
 
     @classmethod
     def random(cls, fraction: float, seed: int = 0) -> "Positions":
-        """Each token with this probability; the same ones for the same seed."""
+        """Selects each token with this probability. The same seed selects the same tokens."""
         return cls("fraction", fraction=fraction, seed=seed)
 
     @classmethod
     def active(cls, sae: str, feature: int) -> "Positions":
-        """Tokens on which the feature is active; `sae` is one of the capture's."""
+        """Selects tokens on which the feature is active. `sae` must be one of the capture's SAEs."""
         return cls("feature", sae=sae, feature=feature)
 
 
@@ -119,58 +134,70 @@ class Positions:
 class CaptureSpecification:
     """Everything that decides what a run stores. Two equal specifications are the same run.
 
-    In a request, None and empty mean the default; of a run that is there, every default is filled in.
+    In a request, None and empty mean the default. In an existing run, every default is filled in.
 
     - `run`: letters, digits, `.`, `_` and `-`. Empty: made from model, dataset and the specification's hash.
-    - `model` and `dataset`: needed unless there is `rows_of`, a complete run over whose stored rows `saes` are encoded
-      without its model: the new run has that run's tokens, norms, sites and features, and those of these SAEs, whose
-      sites it must store of every token. All other fields but `run` may be left out then; what is given must be as in
-      that run.
-    - `context_length`: tokens in a sequence, BOS included; None is the model's n_ctx. A longer document is cut into
-      several sequences; sequences never span documents.
-    - `prepend_bos`: a BOS at position 0 of every sequence; the tokenizer must have one. A document that begins with
-      one, as a chat template writes it, keeps that one alone. None: where the tokenizer has a BOS token, but never of
-      token ids.
-    - `packing` puts several sequences side by side into a row of the batch. They do not attend to each other, and each
-      counts its positions from 0.
-    - `dense_sites` are stored as whole vectors, of the tokens of `positions`: `resid_post.2`, or `resid_post` for that
-      site of every layer. Of sites with heads (z, q, k, v, pattern) `z.2` has all heads of a layer side by side, and
-      `z.2.5` one. Of `norm_sites` L2 norms are stored; empty: of every site of every layer. Of `saes`, the nonzero
-      features.
-    - `sink_ratio`: a token whose norm at some resid_post exceeds the median of its sequence this many times is flagged
-      as a sink. None: 10; 0: none is flagged.
-    - `dtype`: what the model computes in; None: float32. `storage_dtype`: what dense sites are stored in; None: as
-      `dtype`. Where that cannot hold a value, `widen_on_overflow` stores that site of that shard in float32; else the
-      shard is refused.
-    - `sequences_per_shard`: the unit of work and of commit; None: chosen by the coordinator from the bytes of a
-      sequence. `sequences_per_batch`: those read at once; a CPU worker splits them over its cores; None: the workers'
-      setting.
+    - `model` and `dataset`: required, unless there is `rows_of`.
+    - `rows_of`: a complete run whose stored rows `saes` encode; the model is not run. The new run has the tokens,
+      norms, sites and features of that run, and the features of `saes`. That run must store the SAEs' sites for every
+      token. All other fields except `run` may be left out; those that are set must match that run.
+    - `context_length`: tokens in a sequence, BOS included. None: the model's n_ctx. Longer documents are cut into
+      several sequences. A sequence never contains parts of two documents.
+    - `prepend_bos`: whether every sequence gets a BOS token at position 0; the tokenizer must have one. A document that
+      already begins with a BOS, for example from a chat template, does not get a second one. None: true for texts if
+      the tokenizer has a BOS token, false for token ids.
+    - `packing`: several sequences share one row of a batch. They do not attend to each other, and positions of each
+      start at 0.
+    - `dense_sites`: sites that are stored as whole vectors, for the tokens of `positions`. `resid_post.2` is one site,
+      `resid_post` stands for that site in every layer. At sites with heads (z, q, k, v, pattern), `z.2` is the
+      concatenation of all heads in layer 2, and `z.2.5` is one head.
+    - `norm_sites`: sites whose L2 norms are stored. Empty: every site of every layer.
+    - `saes`: SAEs whose nonzero features are stored.
+    - `sink_ratio`: a token is flagged as a sink if its norm at any resid_post exceeds this many times the median of its
+      sequence. None: 10. 0: no token is flagged.
+    - `dtype`: the data type in which the model computes. None: float32. `storage_dtype`: the data type in which dense
+      sites are stored. None: as `dtype`.
+    - `widen_on_overflow`: if the storage dtype cannot hold a value, the site is stored as float32 in that shard. False:
+      the shard fails.
+    - `sequences_per_shard`: the size of a shard, which is the unit of work, retry and commit. None: chosen from the
+      bytes that a sequence takes.
+    - `sequences_per_batch`: sequences in one batch of the forward pass; a CPU worker splits them over its cores. None:
+      the workers' setting.
     """
 
     run: str = ""
     model: ModelReference | None = None
     dataset: DatasetReference | None = None
     rows_of: str = ""
-    context_length: int | None = field(default=None, metadata={"help": "tokens in a sequence (default: the model's)"})
+    context_length: int | None = field(
+        default=None, metadata={"help": "tokens in a sequence, BOS included (default: the model's n_ctx)"}
+    )
     prepend_bos: bool | None = None
-    packing: bool = field(default=False, metadata={"help": "several sequences to a row of a batch"})
+    packing: bool = field(default=False, metadata={"help": "put several short sequences into one row of a batch"})
     dense_sites: tuple[str, ...] = ()
     positions: Positions = field(default_factory=Positions)
     norm_sites: tuple[str, ...] = ()
     saes: tuple[str, ...] = field(default=(), metadata={"help": "SAEs whose features are stored"})
     sink_ratio: float | None = field(
-        default=None, metadata={"help": "norm of a sink over its sequence's median (default: 10)"}
+        default=None,
+        metadata={
+            "help": "a token is a sink if its norm exceeds this many times its sequence's median (default: 10; 0: none)"
+        },
     )
     dtype: Dtype | None = None
-    storage_dtype: Dtype | None = field(default=None, metadata={"help": "of vectors (default: as dtype)"})
-    widen_on_overflow: bool = field(default=False, metadata={"help": "store what does not fit as float32"})
+    storage_dtype: Dtype | None = field(
+        default=None, metadata={"help": "dtype in which vectors are stored (default: as --dtype)"}
+    )
+    widen_on_overflow: bool = field(
+        default=False, metadata={"help": "store a site as float32 where the storage dtype cannot hold its values"}
+    )
     sequences_per_shard: int | None = None
     sequences_per_batch: int | None = None
 
 
 @dataclass(frozen=True)
 class ShardFailure:
-    """A shard that failed each time it was tried, and why."""
+    """A shard that failed in every attempt, and the cause."""
 
     shard: int
     failure: Failure
@@ -178,10 +205,10 @@ class ShardFailure:
 
 @dataclass(frozen=True)
 class CaptureProgress:
-    """How far a capture is.
+    """The progress of a capture.
 
-    `elapsed_seconds` are since it was started. `failure` says why it failed or paused, and is None in other states;
-    `failed_shards` has at most 100 of those that failed each time they were tried.
+    `elapsed_seconds` are since the start of the capture. `failure` is the cause in the states failed and paused,
+    otherwise None. `failed_shards` has at most 100 of the shards that failed in every attempt.
     """
 
     run: str
@@ -197,17 +224,17 @@ class CaptureProgress:
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more will be committed."""
+        """Whether the capture has ended, so that nothing more will be committed."""
         return self.state in ("complete", "cancelled", "failed")
 
 
 @dataclass(frozen=True)
 class CaptureEstimate:
-    """What a capture would take, found without running the model.
+    """The size and duration of a planned capture, computed without running the model.
 
-    `tokens` are with BOS. `bytes_by_product`: of tokens, norms, a site, features-SAE and so on. `seconds` are of the
-    forward pass on the workers that there are now, at half of their measured matrix-product speed.
-    `documents_with_bos` begin with a BOS of their own, as a chat template writes it, and get no second one.
+    `tokens` include BOS. `bytes_by_product` has the bytes for each kind of object: tokens, norms, each site,
+    features-SAE and so on. `seconds` is the duration of the forward passes on the current workers, at half of their
+    measured speed of matrix products. `documents_with_bos` already begin with a BOS token and do not get a second one.
     """
 
     documents: int
@@ -225,7 +252,7 @@ class CaptureEstimate:
 
     def _counts(self) -> list[str]:
         counts = f"{self.tokens:,} tokens in {self.sequences:,} sequences of {self.documents:,} documents"
-        own = f"  {self.documents_with_bos:,} documents begin with a BOS of their own: none is put in front of it"
+        own = f"  {self.documents_with_bos:,} documents already begin with a BOS token: no second one is added"
         return [f"{counts}, {self.shards:,} shards", *([own] if self.documents_with_bos else [])]
 
     def _sizes(self) -> list[str]:
@@ -240,14 +267,14 @@ class CaptureEstimate:
 
 @dataclass(frozen=True)
 class EstimateCapture:
-    """Asks what a capture would take, by all that StartCapture checks."""
+    """Asks for the size and duration of a capture, with all checks of StartCapture."""
 
     specification: CaptureSpecification
 
 
 @dataclass(frozen=True)
 class EstimateCaptureAnswer:
-    """What a capture would take."""
+    """The answer to EstimateCapture."""
 
     estimate: CaptureEstimate
 
@@ -261,21 +288,22 @@ class StartCapture:
 
 @dataclass(frozen=True)
 class StartCaptureAnswer:
-    """The name of the run, given or made."""
+    """The name of the run, as given or as generated."""
 
     run: str
 
 
 @dataclass(frozen=True)
 class ListSources:
-    """Asks what a capture can name."""
+    """Asks which models, SAEs and datasets a capture can use."""
 
 
 @dataclass(frozen=True)
 class FoundModel:
-    """A model folder of the workers, or a revision in one, with weights of a supported family. It was not loaded.
+    """A model folder of the workers, or a revision in one, with weights of a supported family. The model was not
+    loaded.
 
-    `family` is transformers' model_type.
+    `family` is the model_type of transformers.
     """
 
     name: str
@@ -285,12 +313,13 @@ class FoundModel:
 
 @dataclass(frozen=True)
 class ListSourcesAnswer:
-    """What a capture can name, in order of name, as the workers find it at this moment.
+    """What a capture can use, in order of name, as the workers find it at the moment of the call.
 
-    `saes` are those in the workers' model folders; those that were trained from the store are in its catalog.
-    `datasets` are files and folders of documents, each at the top of a dataset folder or store; a capture can also name
-    what lies below. `hub_allowed`: names of the Hugging Face hub can be given, too; they are not listed. `truncated`:
-    some were left out of the lists, of which each has at most 1000.
+    - `saes`: those in the workers' model folders. SAEs that were trained from the store are in its catalog.
+    - `datasets`: files and folders at the top level of the dataset folders and stores. A capture can also use files and
+      folders below.
+    - `hub_allowed`: a capture can also use names on the Hugging Face hub, which are not listed.
+    - `truncated`: a list was cut off, because each has at most 1000 entries.
     """
 
     models: tuple[FoundModel, ...]
@@ -302,14 +331,14 @@ class ListSourcesAnswer:
 
 @dataclass(frozen=True)
 class WatchCapture:
-    """Asks how far a capture is, until it ends."""
+    """Asks for the progress of a capture until it ends."""
 
     run: str
 
 
 @dataclass(frozen=True)
 class WatchCaptureAnswer:
-    """How far a capture is: sent at each commit and at least every few seconds; the last one has an end state."""
+    """The progress of a capture, sent at each commit and at least every few seconds. The last one has a final state."""
 
     progress: CaptureProgress
 
@@ -323,19 +352,19 @@ class CancelCapture:
 
 @dataclass(frozen=True)
 class CancelCaptureAnswer:
-    """How far a capture was when it was stopped."""
+    """The progress of a capture when it was stopped."""
 
     progress: CaptureProgress
 
 
 @dataclass(frozen=True)
 class GetCaptureTotals:
-    """Asks what the workers have captured since they started."""
+    """Asks for totals over all captures since the workers started."""
 
 
 @dataclass(frozen=True)
 class GetCaptureTotalsAnswer:
-    """Counts since the workers' coordinator started, for dashboards."""
+    """Totals since the workers' coordinator started, for dashboards."""
 
     captures_running: int = 0
     captures_complete: int = 0

@@ -1,4 +1,4 @@
-"""What lies in the bucket: runs, models and SAEs."""
+"""The contents of a store: runs, models and SAEs."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from actstore_api.records.terms import BlockWiring, Provenance
 
 @dataclass(frozen=True)
 class SaeAttachment:
-    """An SAE whose features a run stores, and the site that it reads, by its short name."""
+    """An SAE whose feature activations a run stores. `site` is the short name of the site that it reads."""
 
     name: str
     site: str
@@ -17,10 +17,10 @@ class SaeAttachment:
 
 @dataclass(frozen=True)
 class Run:
-    """A run as a reader finds it at one moment.
+    """A run as it is at the moment of the call. During a capture, more shards may be committed later.
 
-    `sequences_total` and `tokens_total` (with BOS) are of the finished run, `tokens_committed` those in committed
-    shards. Sites have short names, in layer order: resid_post.0, resid_post.1.
+    `sequences_total` and `tokens_total` (including BOS) are those of the complete run; `tokens_committed` counts
+    committed shards only. Sites have short names, in layer order: resid_post.0, resid_post.1.
     """
 
     name: str
@@ -43,10 +43,10 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """A model that a capture into the store has loaded. Its sizes have TransformerLens's names.
+    """A model that was used in a capture into the store. Sizes are named as in TransformerLens.
 
-    An empty `revision` is the one that the name stands for by itself. `family` is transformers' model_type: gpt_neox,
-    gpt2, llama. `block` None and `config_sha256` empty: the record does not tell; the latter as in Provenance.
+    `revision` empty: the model itself. `family` is the model_type of transformers: gpt_neox, gpt2, llama. `block` None
+    and `config_sha256` empty: unknown; see Provenance.
     """
 
     name: str
@@ -65,10 +65,10 @@ class Model:
 
 @dataclass(frozen=True)
 class Sae:
-    """A sparse autoencoder that a capture into the store has loaded.
+    """A sparse autoencoder that was used in a capture into the store, or trained from it.
 
-    `architecture`: standard, topk, jumprelu or gated. `site` is the one that it was trained on, by its short name;
-    `model` the model that it was trained on, as its configuration says, and empty where it does not say.
+    `architecture`: standard, topk, jumprelu or gated. `site` is the short name of the site that it was trained on.
+    `model` is the model that it was trained on, according to its configuration; empty: the configuration does not say.
     """
 
     name: str
@@ -82,49 +82,49 @@ class Sae:
 
 @dataclass(frozen=True)
 class ListRuns:
-    """Asks for every run of the store."""
+    """Asks for the list of all runs of the store."""
 
 
 @dataclass(frozen=True)
 class ListRunsAnswer:
-    """Every run of the store, in order of name."""
+    """All runs of the store, in order of name."""
 
     runs: tuple[Run, ...]
 
 
 @dataclass(frozen=True)
 class GetRun:
-    """Asks for one run, as it is at this moment."""
+    """Asks for one run, as it is at the moment of the call."""
 
     run: str
 
 
 @dataclass(frozen=True)
 class GetRunAnswer:
-    """One run."""
+    """The answer to GetRun."""
 
     run: Run
 
 
 @dataclass(frozen=True)
 class ListModels:
-    """Asks for every model that a capture into the store has loaded."""
+    """Asks for all models that were used in captures into the store."""
 
 
 @dataclass(frozen=True)
 class ListModelsAnswer:
-    """Every such model, in order of name, then revision."""
+    """All these models, in order of name, then revision."""
 
     models: tuple[Model, ...]
 
 
 @dataclass(frozen=True)
 class ListSaes:
-    """Asks for every SAE that a capture into the store has loaded."""
+    """Asks for all SAEs that were used in captures into the store, or trained from it."""
 
 
 @dataclass(frozen=True)
 class ListSaesAnswer:
-    """Every such SAE, in order of name."""
+    """All these SAEs, in order of name."""
 
     saes: tuple[Sae, ...]

@@ -1,5 +1,7 @@
-"""What makes a feature fire, and how often. `feature` is an index from 0 to d_sae - 1 of an SAE whose features a run
-stores; `exclude` names classes of tokens that do not count, and `where` None is every token.
+"""Questions about SAE features that a run stores.
+
+`feature` is an index from 0 to d_sae - 1. `exclude` names classes of tokens that are left out. `where` selects tokens;
+None: every token.
 """
 
 from dataclasses import dataclass
@@ -10,26 +12,30 @@ import pyarrow as pa
 from actstore_api.records.activation import TokenSelection
 from actstore_api.records.terms import DEFAULT_EXCLUSION, Provenance, TokenClass
 
-# How examples are chosen among the activations above 0 of the tokens that count:
+# How examples are chosen among a feature's activations above 0, on tokens that are not excluded:
 # - top: the k strongest, at most one from a sequence;
-# - range: k bins of equal width between 0 and the maximum; one at random from each that holds any, strongest bin first;
-# - rank: those at k evenly spaced ranks, from the strongest to the weakest;
-# - quantile: `bins` stretches of ranks of equal length, strongest first; from each, k at random without repeats;
-# - activating: k at random without repeats among those above `threshold`, in order of strength;
-# - positions: k tokens at random among all that count, in order of (sequence, position); it is 0 on most of them.
+# - range: one activation from each of k bins of equal width between 0 and the maximum, if the bin has any; strongest
+#   bin first;
+# - rank: the activations at k evenly spaced ranks, from the strongest to the weakest;
+# - quantile: k activations, drawn without replacement, from each of `bins` quantile bins, strongest first;
+# - activating: k activations, drawn without replacement among those above `threshold`, strongest first;
+# - positions: k tokens drawn among all that are not excluded, in order of (sequence, position). The feature is 0 on
+#   most of them.
 SampleMethod = Literal["top", "range", "rank", "quantile", "activating", "positions"]
-# Over the tokens that count. density: the share of them on which the feature is above 0; token_r2: the share of the
-# feature's variance over tokens that the token alone explains, corrected for the number of tokens: 1 - (1 - r2) (N - 1)
-# / (N - K).
+# Statistics over the tokens that are not excluded. density: the fraction on which the feature is above 0. token_r2: the
+# fraction of the feature's variance that the current token id explains; feature.proto (FeatureStatistic) has the
+# formula.
 FeatureStatistic = Literal["density", "active_tokens", "maximum", "mean_when_active", "token_r2"]
-# mean and maximum are over all of the chosen tokens; lift: the share of chosen tokens on which the feature fires, over
-# its density in the run.
+# mean and maximum are over all chosen tokens, including those where the feature is 0. lift: the fraction of chosen
+# tokens on which the feature fires, divided by its density in the run.
 ActiveFeatureOrder = Literal["mean", "maximum", "active_tokens", "lift"]
 
 
 @dataclass(frozen=True)
 class GetFeatureStatistics:
-    """Asks how often a feature fires, and how strongly; `bins` of equal width lie between 0 and the maximum."""
+    """Asks how often a feature fires, and how strongly. The histogram has `bins` of equal width between 0 and the
+    maximum.
+    """
 
     run: str
     sae: str
@@ -42,9 +48,10 @@ class GetFeatureStatistics:
 class GetFeatureStatisticsAnswer:
     """How often a feature fires, and how strongly.
 
-    Of `tokens` that count it is above 0 on `active_tokens`; `density` is their ratio, 0 for an empty snapshot.
-    `maximum` and `mean_when_active` are over active tokens, 0 where there is none. `histogram`: low, high, count; a bin
-    holds low < activation <= high; no rows for a feature that never fires.
+    - `tokens`: tokens that are not excluded. `active_tokens`: those on which the feature is above 0.
+    - `density`: active_tokens / tokens; 0 for an empty snapshot.
+    - `maximum` and `mean_when_active`: over active tokens; 0 if there are none.
+    - `histogram`: low, high, count. A bin holds low < activation <= high. No rows for a feature that never fires.
     """
 
     tokens: int
@@ -59,11 +66,13 @@ class GetFeatureStatisticsAnswer:
 
 @dataclass(frozen=True)
 class SampleExamples:
-    """Asks for examples of one to 256 features in their context, in the order of `features`.
+    """Asks for examples of 1 to 256 features in their context, in the order of `features`.
 
-    `k` examples of a feature at most, of quantile from each of `bins`; `threshold` is of activating. The same `seed`
-    and snapshot give the same examples. `tokens_before` and `tokens_after` the example's own are shown, whether they
-    count or not.
+    - `k`: the largest number of examples for each feature; with the method quantile, from each of `bins`.
+    - `threshold`: with the method activating only.
+    - `seed`: the same seed and snapshot give the same examples.
+    - `tokens_before`, `tokens_after`: how many context tokens are shown around an example. Excluded tokens still appear
+      as context.
     """
 
     run: str
@@ -82,12 +91,17 @@ class SampleExamples:
 
 @dataclass(frozen=True)
 class SampleExamplesAnswer:
-    """Examples of features, a row each; of top strongest first, ties by sequence, then position.
+    """Examples of features, one row each. With the method top, the strongest come first, ties by sequence, then
+    position.
 
-    Columns: feature, rank (from 1 for each feature), activation, sequence, position, document, source and row (of the
-    dataset: the document's file and its row there, or what its source column says; null where the run does not know,
-    and row where the source is all there is), first_position (of the window), tokens (list of ids), texts (list of
-    strings), activations (list of float32: the feature on each token of the window).
+    Columns:
+
+    - feature, rank (from 1 for each feature), activation, sequence, position, document.
+    - source, row: the document's file in the dataset and its row there, or the value of the source column, and then no
+      row. Null if the run does not know them.
+    - first_position: where the context window begins.
+    - tokens (list of ids), texts (list of strings), activations (list of float32): the tokens of the window, and the
+      feature's activation on each.
     """
 
     examples: pa.Table
@@ -97,7 +111,7 @@ class SampleExamplesAnswer:
 
 @dataclass(frozen=True)
 class ReadFeature:
-    """Asks for every activation of a feature above a threshold, which is 0 at least."""
+    """Asks for every activation of a feature above a threshold, which must be at least 0."""
 
     run: str
     sae: str
@@ -109,9 +123,9 @@ class ReadFeature:
 
 @dataclass(frozen=True)
 class ReadFeatureAnswer:
-    """Some of the activations of a feature, strongest first: activation, sequence, position, document, token, flags.
+    """Some of a feature's activations, strongest first: activation, sequence, position, document, token, flags.
 
-    `provenance` comes with the first only.
+    Only the first message of the stream has a `provenance`.
     """
 
     rows: pa.Table
@@ -120,7 +134,7 @@ class ReadFeatureAnswer:
 
 @dataclass(frozen=True)
 class StatisticBound:
-    """Keeps features whose statistic is from `low` to `high`, both included; None is no bound."""
+    """Keeps features whose statistic is from `low` to `high`, both included. None: no bound."""
 
     statistic: FeatureStatistic
     low: float | None = None
@@ -129,10 +143,10 @@ class StatisticBound:
 
 @dataclass(frozen=True)
 class FindFeatures:
-    """Asks for the `k` features at most that are within all bounds, largest (or smallest) by `order` first.
+    """Asks for at most `k` features that are within all bounds, in descending (or ascending) order of a statistic.
 
-    `features` empty: all of the SAE's. token_r2 costs a look at every activation; it comes where a bound or the order
-    asks for it, or `with_token_r2` does.
+    `features` empty: all features of the SAE. The answer has token_r2 if a bound, the order or `with_token_r2` asks for
+    it; computing it reads every activation.
     """
 
     run: str
@@ -148,8 +162,8 @@ class FindFeatures:
 
 @dataclass(frozen=True)
 class FindFeaturesAnswer:
-    """Features by their statistics: feature, active_tokens, density, maximum, mean_when_active, and token_r2 where it
-    was asked for.
+    """Features by their statistics: feature, active_tokens, density, maximum, mean_when_active and, if requested,
+    token_r2.
     """
 
     features: pa.Table
@@ -159,7 +173,7 @@ class FindFeaturesAnswer:
 
 @dataclass(frozen=True)
 class GetActiveFeatures:
-    """Asks for the `k` features at most that fire on chosen tokens, largest by `order` first."""
+    """Asks for at most `k` features that fire on chosen tokens, in descending order."""
 
     run: str
     sae: str
@@ -171,8 +185,10 @@ class GetActiveFeatures:
 
 @dataclass(frozen=True)
 class GetActiveFeaturesAnswer:
-    """Features that fire on chosen tokens: feature, active_tokens, mean and maximum over all of them, density (over the
-    run), lift: the share of chosen tokens on which the feature fires, over its density.
+    """Features that fire on chosen tokens.
+
+    Columns: feature, active_tokens, mean and maximum (over all chosen tokens, including those where it is 0), density
+    (over the whole run), lift.
     """
 
     features: pa.Table
@@ -182,7 +198,7 @@ class GetActiveFeaturesAnswer:
 
 @dataclass(frozen=True)
 class GetCofiringFeatures:
-    """Asks for the `k` other features at most that fire where this one does, on `least_tokens` tokens or more."""
+    """Asks for at most `k` other features that fire together with this one, on at least `least_tokens` tokens."""
 
     run: str
     sae: str
@@ -194,8 +210,9 @@ class GetCofiringFeatures:
 
 @dataclass(frozen=True)
 class GetCofiringFeaturesAnswer:
-    """Features that fire where another one does, by lift: feature, both_tokens, share (P(other | this)), density
-    (P(other)), lift (share / density).
+    """Features that fire on the same tokens as a given one, in descending order of lift.
+
+    Columns: feature, both_tokens, share (P(other | this)), density (P(other)), lift (share / density).
     """
 
     features: pa.Table

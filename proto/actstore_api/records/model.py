@@ -1,7 +1,7 @@
-"""What a language model does with a text given now, and how large its weights are.
+"""Questions that are answered by running a language model on a text, or by reading its weights.
 
-Of a question: empty layers and heads are all that there are. `prepend_bos` None: a text gets a BOS where the tokenizer
-has one, token ids get none.
+In every question, empty layers or heads mean all of them. `prepend_bos` None: a text gets a BOS if the tokenizer has
+one, token ids get none.
 """
 
 from dataclasses import dataclass
@@ -11,26 +11,27 @@ import pyarrow as pa
 
 from actstore_api.records.terms import ModelReference, Prompt, Provenance, SaeFeature, StoredSample, TokenReference
 
-# What is done along a direction:
-# - add: the strength is added along it;
-# - set: what is there along it becomes the strength: of a vector the projection, of a feature what it writes;
-# - project_out: the projection onto it is taken away, without any strength.
+# How activations are changed along a direction:
+# - add: adds `strength` times the unit direction;
+# - set: sets the component along the direction to `strength`: for a vector the projection onto it, for a feature what
+#   the feature writes;
+# - project_out: removes the projection onto the direction, without a strength.
 SteeringMode = Literal["add", "set", "project_out"]
-# mean_norm: the mean L2 norm at the site over the prompt's tokens, special ones apart; absolute: those of the site's
-# own vectors.
+# mean_norm: multiples of the site's mean L2 norm over the prompt's tokens, without special ones. absolute: the units of
+# the site's activations.
 StrengthUnit = Literal["mean_norm", "absolute"]
-# Special tokens of the prompt, BOS among them, are steered nowhere.
+# The tokens at which the model is steered. Special tokens of the prompt, BOS included, are never steered.
 SteeredPositions = Literal["all", "prompt", "generated"]
-# What takes the place of a part's activations, at every token that is not special: zero; the mean over the texts'
-# tokens, or over those of a stored sample; what is there in another of the texts.
+# What replaces the activations of an ablated site or head, at every token that is not special: zero; the mean over the
+# texts' tokens, or over the tokens of a stored sample; the activation from another of the texts.
 SiteAblation = Literal["zero", "mean", "resample"]
 
 
 @dataclass(frozen=True)
 class TokenizeText:
-    """Asks for the tokens that the model reads of a text; of token ids, for what they stand for.
+    """Asks for the tokens of a text as the model reads it, or for the texts of token ids.
 
-    `one_token`: asks for the one token that has this text, as answers show it or as the tokenizer makes one of it.
+    `one_token`: finds the single token with this text, either as answers show it or as the tokenizer encodes it.
     """
 
     model: ModelReference
@@ -41,7 +42,7 @@ class TokenizeText:
 
 @dataclass(frozen=True)
 class TokenizeTextAnswer:
-    """Tokens and how the model shows them: position, token, text, special."""
+    """Tokens and their texts: position, token, text, special."""
 
     tokens: pa.Table
     provenance: Provenance
@@ -49,7 +50,7 @@ class TokenizeTextAnswer:
 
 @dataclass(frozen=True)
 class GetAttention:
-    """Asks where each head attends in a text; with `patterns`, for every weight, too."""
+    """Asks where each head attends in a text. `patterns`: every attention weight is returned too."""
 
     model: ModelReference
     text: Prompt
@@ -63,10 +64,12 @@ class GetAttention:
 class GetAttentionAnswer:
     """Where each head attends in a text.
 
-    `heads`, a row a head: layer, head; means over queries: entropy (nats), distance (tokens between query and key);
-    shares of all the head's attention: previous_token, first_token, current_token, duplicate_token (earlier occurrences
-    of the query's token), induction (tokens after those). `patterns`: layer, head, query, key, weight; where attention
-    is causal, keys up to the query; None unless asked for. `tokens`: position, token, text, special.
+    - `heads`, one row per head: layer, head; averages over queries: entropy (nats), distance (tokens between query and
+      key); fractions of the head's attention: previous_token, first_token, current_token, duplicate_token (earlier
+      occurrences of the query's token), induction (the tokens after those).
+    - `patterns`: layer, head, query, key, weight. With causal attention, keys go up to the query. None unless
+      requested.
+    - `tokens`: position, token, text, special.
     """
 
     heads: pa.Table
@@ -77,9 +80,10 @@ class GetAttentionAnswer:
 
 @dataclass(frozen=True)
 class GetInductionScores:
-    """Asks how much each head attends as induction heads do, on `tokens` random ones that then come a second time.
+    """Asks how strongly each head behaves as an induction head, on random tokens that are repeated once.
 
-    `tokens` None: 48 different ones, or as many as fit. Scores are means over `texts` such texts.
+    `tokens`: the number of different tokens before the repetition. None: 48, or as many as fit. Scores are averaged
+    over `texts` such texts.
     """
 
     model: ModelReference
@@ -93,12 +97,13 @@ class GetInductionScores:
 
 @dataclass(frozen=True)
 class GetInductionScoresAnswer:
-    """How much each head attends as induction heads do.
+    """How strongly each head behaves as an induction head.
 
-    `heads`, a row a head: layer, head, and mean weights of the second time's queries: induction (on the token after the
-    first occurrence of their own), duplicate_token (on that occurrence), previous_token. `loss_first` and `loss_second`
-    are mean cross-entropies in nats of the `tokens` but the first: the first time, when they cannot be known, and the
-    second.
+    - `heads`, one row per head: layer, head, and mean attention weights of queries in the second half: induction (to
+      the token after the first occurrence of the query's token), duplicate_token (to that first occurrence),
+      previous_token.
+    - `loss_first`, `loss_second`: mean cross-entropy, in nats, of all tokens except the first, in each half. In the
+      first half they are unpredictable.
     """
 
     heads: pa.Table
@@ -112,8 +117,10 @@ class GetInductionScoresAnswer:
 class GetTextLens:
     """Asks what the residual stream would predict at each layer and position of a text: the logit lens.
 
-    `site` is a kind: resid_pre, resid_mid or resid_post. `k` tokens of each prediction are told. `target` is looked for
-    at every position; None: each position's true next token.
+    - `site`: a kind: resid_pre, resid_mid or resid_post.
+    - `k`: the number of top tokens of each prediction.
+    - `target`: the token whose rank and probability are returned at every position. None: each position's true next
+      token.
     """
 
     model: ModelReference
@@ -129,10 +136,11 @@ class GetTextLens:
 class GetTextLensAnswer:
     """What the residual stream would predict.
 
-    `tops`, a row a layer, position and rank: layer, position, rank (from 1), token, text, logit, probability.
-    `positions`, a row a layer and position: layer, position, target, target_text, target_rank (1 + tokens with larger
-    logits), target_log_probability (natural; these four are null where nothing follows), entropy (nats), kl (nats, of
-    the model's output from the layer's prediction). `tokens`: position, token, text, special.
+    - `tops`, one row per layer, position and rank: layer, position, rank (from 1), token, text, logit, probability.
+    - `positions`, one row per layer and position: layer, position, target, target_text, target_rank (1 + number of
+      tokens with larger logits), target_log_probability (natural; these four are null if there is no next token),
+      entropy (nats), kl (D(model's output || layer's prediction), nats).
+    - `tokens`: position, token, text, special.
     """
 
     tops: pa.Table
@@ -143,12 +151,14 @@ class GetTextLensAnswer:
 
 @dataclass(frozen=True)
 class SteerText:
-    """Asks how a text goes on when the model is steered along a direction.
+    """Asks how the model continues a text when it is steered along a direction.
 
-    `direction` is a vector, of as many numbers as `site` has, of which the length counts nowhere; or a feature, along
-    whose decoder direction its SAE's site is steered. `site` is KIND.LAYER of the residual stream, of a vector only.
-    `strength` is needed but for project_out, and refused there. `max_new_tokens` are generated; the model's end token
-    ends a text. At `temperature` 0 each is the likeliest.
+    - `direction`: a vector with as many numbers as `site` has dimensions, whose length is ignored; or an SAE feature,
+      whose decoder direction is used at the SAE's output site.
+    - `site`: KIND.LAYER of the residual stream. Required with a vector, refused with a feature.
+    - `strength`: required, except with project_out, where it is refused.
+    - `max_new_tokens`: the model's end token ends a text earlier.
+    - `temperature`: 0 always chooses the most likely token.
     """
 
     model: ModelReference
@@ -167,13 +177,14 @@ class SteerText:
 
 @dataclass(frozen=True)
 class SteerTextAnswer:
-    """How a text goes on with steering, and without.
+    """How the model continues a text with and without steering.
 
-    `tokens`, a row a generated token: generated (steered, unsteered: which model wrote it), position, token, text, and,
-    whatever the temperature, the natural log-probability that each model gives it: steered, unsteered; kl (nats, of the
-    steered model's prediction there from the unsteered one's). `prompt`: position, token, text, special, steered
-    (whether it was). `mean_norm` is of the site over the prompt's tokens, special ones apart; `strength` in the units
-    of the site's vectors, None of project_out.
+    - `tokens`, one row per generated token: generated (steered or unsteered: which of the two generated it), position,
+      token, text; steered, unsteered (the natural log-probability of the token with and without steering, at
+      temperature 1); kl (in nats, of the steered prediction from the unsteered one).
+    - `prompt`: position, token, text, special, steered (whether the token was steered).
+    - `mean_norm`: the site's mean L2 norm over the prompt's tokens, without special ones.
+    - `strength`: in units of the site's activations; None with project_out.
     """
 
     tokens: pa.Table
@@ -188,13 +199,15 @@ class SteerTextAnswer:
 
 @dataclass(frozen=True)
 class AblateSites:
-    """Asks what the loss becomes without each of the model's parts. `texts` are all texts, or all token ids.
+    """Asks for the model's loss after ablating each site or head separately. `texts` must be all texts, or all token
+    ids.
 
-    Of `sites`, a kind stands for it in each layer, and for each head of it; KIND.LAYER is a whole site, z.LAYER.HEAD a
-    head; empty: attn_out, mlp_out and z. `layers` are of kinds, `heads` of kinds with heads. The mean of mean is over
-    the `stored` sample of a run of this model, or over the texts. For resample, `seed` says which text gives to which,
-    and which of its positions: the same one where `same_position`, of texts of as many tokens each; else a random one
-    that is not special.
+    - `sites`: a kind stands for that site in every layer, or for each of its heads. KIND.LAYER is a whole site,
+      z.LAYER.HEAD is one head. Empty: attn_out, mlp_out and z. `layers` apply to kinds, `heads` to kinds with heads.
+    - `stored`: with the ablation mean, the mean is taken over this sample of a run of this model. None: over the texts.
+    - `seed`: with resample, it assigns to each text another one, and positions of it.
+    - `same_position`: with resample, activations come from the same position, and all texts must have the same number
+      of tokens. False: they come from a random position that is not special.
     """
 
     model: ModelReference
@@ -211,11 +224,12 @@ class AblateSites:
 
 @dataclass(frozen=True)
 class AblateSitesAnswer:
-    """What the loss becomes without each of the model's parts; it is the mean cross-entropy in nats over `tokens`.
+    """The model's loss after ablating each site or head separately.
 
-    Those follow tokens that are not special. `effects`, a row a part, taken away alone: site, kind, layer, head (null
-    for a whole site), loss, change (loss less that of the whole model). `texts`, a row a text, nothing taken away: text
-    (its number), tokens (that count), loss (null where none counts).
+    Losses are mean cross-entropies, in nats, of the tokens that follow non-special tokens; `tokens` is their number.
+    `effects`, one row per ablated site or head: site, kind, layer, head (null for a whole site), loss, change (loss
+    minus that of the unablated model). `texts`, one row per text, without ablation: text (its index), tokens, loss
+    (null if there are no tokens).
     """
 
     effects: pa.Table
@@ -227,11 +241,12 @@ class AblateSitesAnswer:
 
 @dataclass(frozen=True)
 class CompareTokens:
-    """Asks which replaced tokens of corrupt prompts the model treats unlike other tokens.
+    """Asks whether the model treats the replaced tokens of corrupt prompts differently from ordinary tokens.
 
-    Each corrupt prompt has as many tokens as the clean one, and is different from it. Heads of `layers` are looked at;
-    empty: of the first third, at least layer 0. `draws` ordinary tokens, none of them in the prompts, are drawn at
-    random to stand for what is usual; None: 128, or as many as there are.
+    - `corrupt`: each must have as many tokens as `clean` and differ from it.
+    - `layers`: the layers whose heads are compared. Empty: the first third, at least layer 0.
+    - `draws`: the number of ordinary tokens for comparison. They are drawn at random among those that are not in the
+      prompts. None: 128, or as many as there are.
     """
 
     model: ModelReference
@@ -245,20 +260,26 @@ class CompareTokens:
 
 @dataclass(frozen=True)
 class CompareTokensAnswer:
-    """How a model treats replaced tokens of corrupt prompts.
+    """How the model treats the replaced tokens of corrupt prompts.
 
-    `tokens`, a row a corrupt prompt, a position where it differs, and a prompt of the two: corrupt (its number, from
-    0), position, prompt (clean, corrupt), token, text; of the token's row of the embedding: norm (L2), cosine_to_mean
-    (the mean embedding of the tokenizer's ordinary tokens), norm_z and cosine_z (deviations of the ordinary tokens from
-    their mean; null where they do not differ), norm_below (share of the ordinary tokens with smaller norms),
-    cosine_to_clean (null for the clean prompt's).
+    `tokens` has two rows, clean and corrupt, for each corrupt prompt and each position where it differs:
 
-    `heads`, the same, and a row a head of the layers: corrupt, position, prompt, layer, head; attention (weight that
-    later queries put on the position, in the mean), usual_attention and attention_deviation (mean and standard
-    deviation of that over the same prompt with the token replaced, wherever it is, by each drawn one), shift (attention
-    less the clean prompt's; null for the clean prompt's own), these four null at the last position; moved (share of the
-    position's own attention that goes elsewhere than in the mean over the drawn tokens), usual_moved and
-    moved_deviation (the same of the drawn tokens themselves).
+    - corrupt (index of the corrupt prompt, from 0), position, prompt (clean, corrupt), token, text.
+    - About the token's embedding: norm (L2); cosine_to_mean (cosine to the mean embedding of the tokenizer's ordinary
+      tokens); norm_z and cosine_z (z-scores of these two among the ordinary tokens; null if those do not vary);
+      norm_below (the fraction of ordinary tokens with smaller norms); cosine_to_clean (null for the clean prompt).
+
+    `heads` has the same rows for each head of the layers:
+
+    - corrupt, position, prompt, layer, head.
+    - attention: the mean attention weight that later queries put on the position.
+    - usual_attention, attention_deviation: mean and standard deviation of that weight when every occurrence of the
+      token in the prompt is replaced by each drawn token.
+    - shift: attention minus that in the clean prompt; null for the clean prompt. These four are null at the last
+      position.
+    - moved: the fraction of the position's own attention that goes to other keys than in the mean over the drawn
+      tokens.
+    - usual_moved, moved_deviation: mean and standard deviation of the same for the drawn tokens.
     """
 
     tokens: pa.Table
@@ -268,11 +289,11 @@ class CompareTokensAnswer:
 
 @dataclass(frozen=True)
 class GetWeightNorms:
-    """Asks how large a model's weights are, and what its layers write on random input and on real.
+    """Asks for the norms of a model's weights, and of what its layers write on random and on real input.
 
-    Embeddings and unembedding come whatever the `layers`. There are 2 to 65,536 `samples` of random input of each
-    layer. A `text`, and a `stored` sample of a run of these weights, of at most 131,072 tokens, are read to compare;
-    None: none is.
+    Embeddings and unembedding are always included, whatever the `layers`. `samples` is the number of random inputs to
+    each layer, 2 to 65,536. `text`, and `stored`, a sample of a run with the same weights of at most 131,072 tokens,
+    are real inputs for comparison; None: none.
     """
 
     model: ModelReference
@@ -286,23 +307,33 @@ class GetWeightNorms:
 
 @dataclass(frozen=True)
 class GetWeightNormsAnswer:
-    """How large a model's weights are, and what its layers write.
+    """The norms of a model's weights, and of what its layers write.
 
-    `weights`: layer (null: of the whole model), component, head (null: of all; of W_K and W_V, a key and value head),
-    rows, columns, frobenius, spectral, and the same two folded: with the gain of the norm that the matrix reads
-    through, and where that is a LayerNorm, centered; of a bias, with what the norm's own bias adds (null: nothing is
-    read through a norm). Components are TransformerLens's: W_Q, W_K, W_V, W_O, W_OV, W_QK, W_in, W_gate, W_out, their
-    biases b_Q and so on (b_O folded: with what the values' biases write), ln1.w, ln1.b, ln2.w, ln2.b, ln_final.w,
-    ln_final.b, W_E, W_pos (of models that learn positions), W_U. W_QK is before what turns or norms queries and keys:
-    with rotary embeddings it is the form between tokens at one position, and another at each distance.
+    `weights` has one row per weight matrix or bias:
 
-    `sublayers`, what attention and MLP write, a row a layer, sublayer (attn, mlp) and input: gaussian (in place of what
-    the norm gives), normalized (Gaussian, through the norm), text, and run (a sample of the run's tokens). Columns
-    layer, sublayer, input, expected (root mean square of the written norm, by formula; of attention with every head
-    attending to one token; null where there is no formula: text, run, gated MLPs, writes that are normed, more than
-    8,192 units), sampled (the same over the samples, or the tokens of text or run but BOS and special ones),
-    standard_error (of sampled), active_expected and active_sampled (share of MLP units whose pre-activation, of gated
-    MLPs the gate's, is above 0; null for attention).
+    - layer: null for weights of the whole model.
+    - component: named as in TransformerLens: W_Q, W_K, W_V, W_O, W_OV, W_QK, W_in, W_gate, W_out, their biases b_Q and
+      so on, ln1.w, ln1.b, ln2.w, ln2.b, ln_final.w, ln_final.b, W_E, W_pos (of models with learned positions), W_U.
+      W_QK is taken before rotary embeddings and before norms of queries and keys; with rotary embeddings it applies to
+      tokens at the same position, and differs at each distance.
+    - head: null for all heads together; for W_K and W_V, a key-value head.
+    - rows, columns.
+    - frobenius, spectral: norms of the matrix.
+    - frobenius and spectral folded: with the gain of the norm that precedes the matrix, and centered if that is a
+      LayerNorm. For a bias, with the contribution of that norm's bias; for b_O, with what the value biases write. Null
+      if no norm precedes the weight.
+
+    `sublayers` has the norms of what attention and MLP write, one row per layer, sublayer and input:
+
+    - layer, sublayer (attn, mlp).
+    - input: gaussian (random, instead of the norm's output), normalized (random, passed through the norm), text, or run
+      (a sample of the run's tokens).
+    - expected: the root mean square of the output's norm, by formula. For attention, every head attends to one token.
+      Null if there is no formula: for text, run, gated MLPs, outputs that are normed, and more than 8,192 units.
+    - sampled: the same, measured over the random inputs, or over tokens without BOS and special ones.
+    - standard_error: of sampled.
+    - active_expected, active_sampled: the fraction of MLP units whose pre-activation (in gated MLPs the gate's) is
+      above 0. Null for attention.
     """
 
     weights: pa.Table

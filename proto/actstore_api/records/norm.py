@@ -1,8 +1,8 @@
-"""How large stored activations are, and how they grow.
+"""Questions about the norms of stored activations, and how norms grow.
 
-A question is of runs: of one, or of several that are revisions of one model over the same tokens. `steps` say where
-each run stands in training; empty: the numbers at the ends of the revisions' names. `exclude` names classes of tokens
-that do not count, and `exclude_position_0` leaves out each sequence's first token, of whatever class.
+A question names one run, or several runs that are revisions of one model over the same tokens. `steps` are the runs'
+training steps; empty: the numbers at the ends of the revisions' names. `exclude` names classes of tokens that are left
+out, and `exclude_position_0` leaves out each sequence's first token, whatever its class.
 """
 
 from dataclasses import dataclass
@@ -12,15 +12,15 @@ import pyarrow as pa
 
 from actstore_api.records.terms import DEFAULT_EXCLUSION, BlockWiring, Provenance, Range, TokenClass
 
-# What is told of each token's activation at a site; a run need not have stored more than l2:
-# - rms: L2 over sqrt(d_model);
-# - standard_deviation: over d_model, of the population: centered L2 over sqrt(d_model);
-# - centred_l2: L2 norm of the vector less its mean over d_model;
-# - cosine_to_stream, of attn_out and mlp_out: to the residual that they are added to: resid_pre, of mlp_out in
-#   sequential blocks resid_mid;
-# - cosine_to_next, of resid_pre: to what the next layer reads;
-# - share_of_stream, of attn_out and mlp_out: L2 norm over that of the residual that they are added to;
-# - relative_increase, of the same: what adding them alone adds to that residual's L2 norm, over that norm.
+# A quantity of each token's activation at a site. Runs captured by early versions have l2 only.
+# - rms: the L2 norm divided by sqrt(d_model);
+# - standard_deviation: the population standard deviation over d_model, which is centred_l2 divided by sqrt(d_model);
+# - centred_l2: the L2 norm of the vector after subtracting its mean over d_model;
+# - cosine_to_stream (attn_out and mlp_out): the cosine to the residual that they are added to, which is resid_pre, or
+#   resid_mid for mlp_out in sequential blocks;
+# - cosine_to_next (resid_pre): the cosine to the next layer's input;
+# - share_of_stream (attn_out and mlp_out): the L2 norm divided by that of the residual that they are added to;
+# - relative_increase (attn_out and mlp_out): the relative increase of that residual's L2 norm when only this is added.
 NormQuantity = Literal[
     "l2",
     "rms",
@@ -31,37 +31,45 @@ NormQuantity = Literal[
     "share_of_stream",
     "relative_increase",
 ]
-# What a row of a profile is of:
-# - layer: a site;
-# - site: a site kind, the chosen ones of its layers together;
-# - position, document: read norms of single tokens, of at most 20 million;
-# - token: single tokens of `sequences`, of at most 250,000 values (tokens times sites) in one answer; of one run, and
-#   without histogram or quantiles, whatever is asked;
-# - checkpoint: a site in one run, with the run's place in training beside it, of a single run as well.
+# How tokens are grouped into the rows of a profile:
+# - layer: one row per site;
+# - site: one row per site kind, over its chosen layers together;
+# - position, document: these read the norms of single tokens, at most 20 million;
+# - token: one row per token of `sequences`, for one run, with at most 250,000 values (tokens times sites) in an answer.
+#   `quantiles` is ignored, and there is no histogram;
+# - checkpoint: one row per site and run, and columns with the run's revision and step, also for a single run.
 NormGrouping = Literal["layer", "site", "token_class", "position", "document", "token", "checkpoint"]
-# What a step of growth is.
+# The axis along which growth is fitted: a step goes from layer to layer, or from checkpoint to checkpoint.
 GrowthAxis = Literal["layer", "checkpoint"]
-# How a norm grows. faster, slower: than any exponential, the rate itself grows or falls; irregular: it grows, but
-# neither at one rate nor at one that only rises or only falls; none: it does not grow, or these steps do not tell an
-# exponential from less.
+# How a norm grows (docs/explanation/norms.md has the exact criteria):
+# - exponential: at a constant rate;
+# - faster, slower: faster or slower than exponential, because the rate itself grows or falls;
+# - irregular: it grows, but neither at a constant rate nor at one that only rises or only falls;
+# - none: it does not grow, or so little that an exponential cannot be distinguished from other shapes.
 GrowthVerdict = Literal["exponential", "faster", "slower", "irregular", "none"]
-# Whether a norm is a factor of the layer times one of the checkpoint. separable: that is typically off by less than 5
-# percent; partly: by more, and leaves less than a quarter of the squares that the lesser axis explains; inseparable: by
-# more, and leaves a quarter or more: growth along one axis depends on the place on the other.
+# Whether a norm is the product of a factor per layer and a factor per checkpoint:
+# - separable: the product is typically off by less than 5 percent;
+# - partly: it is off by more, but the interaction is less than a quarter of the sum of squares of the weaker axis;
+# - inseparable: it is off by more, and the interaction is a quarter or more of it, so growth along one axis depends on
+#   the position on the other.
 SeparabilityVerdict = Literal["separable", "partly", "inseparable"]
 DEFAULT_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 @dataclass(frozen=True)
 class GetNormProfile:
-    """Asks how large norms are: by layer, or what else rows are `by`. Of several runs, at most 256, each by itself.
+    """Asks for statistics of norms in one run, or in several (at most 256), which are not pooled.
 
-    `sites` are kinds (resid_post) or single ones (resid_post.3); empty: all that the run has norms of. `sequences`, by
-    token and only then, are those whose tokens are rows. Without any `quantiles`, between 0 and 1, what the commits'
-    statistics tell reads nothing else. A histogram, by layer only, has `bins` (1 to 1000) of equal ratio between the
-    site's least and largest value, of equal width where one is not above 0; or the ascending `edges` in their place,
-    beyond which values are in none. `exact`: quantiles and histograms are of the stored norms of tokens, at most 100
-    million a site, whatever sketches there are, in a time that grows with their number.
+    - `sites`: kinds (resid_post) or single sites (resid_post.3). Empty: all sites whose norms the run has.
+    - `by`: how tokens are grouped into rows.
+    - `sequences`: required with `by` token, whose rows are the tokens of these sequences; refused otherwise.
+    - `quantiles`: between 0 and 1. Empty: none are computed; an answer that then needs only the commits' statistics
+      reads nothing else.
+    - `bins` and `edges`: the histogram, with `by` layer only. It has `bins` (1 to 1000) of equal ratio between the
+      site's minimum and maximum, or of equal width if one of these is not above 0; or it has the given ascending
+      `edges`, and values beyond them are not counted.
+    - `exact`: quantiles and histograms are computed from the stored norm of every token, at most 100 million per site,
+      instead of from sketches. The time grows with the number of tokens.
     """
 
     runs: tuple[str, ...]
@@ -80,29 +88,34 @@ class GetNormProfile:
 
 @dataclass(frozen=True)
 class GetNormProfileAnswer:
-    """How large norms are, a row a site, by site kind then layer, or a row for each of its groups.
+    """Statistics of norms: one row per site, by site kind then layer, or one row per group of each site.
 
-    Columns of `profile`: site (kind), layer (not by site), token_class, position or document where rows are by it (with
-    a document its source and row, as of SampleExamplesAnswer), tokens, non_finite (by layer and site), mean,
-    standard_deviation (over tokens, population), geometric_mean (null for cosines and relative increase), minimum,
-    maximum, bound (of relative increase: the mean share of the stream, which no increase exceeds, by the triangle
-    inequality), q<quantile> for each quantile (linear interpolation), and with these rank_error: by how much the rank
-    of a quantile may be off, 0 to 1, in 99 of 100 sketches; 0 where quantiles are exact, of the stored norms: where
-    `exact` asks for it, by position and document, without position 0, and where a shard has no sketches. non_finite
-    counts tokens of every class, excluded or not, whose L2 norm is infinite or no number; the other columns leave out
-    values that are. Of several runs, and by checkpoint, revision and step come before these columns, and rows of a
-    place are by step.
+    Columns of `profile`:
 
-    By token, a row a token that counts, in order of (sequence, position): sequence, position, document, token (its id),
-    text (its own), token_class (text, bos, special, sink), and under each site's short name the quantity: float32;
-    infinite, or no number, where the activation was.
+    - revision, step: for several runs, and by checkpoint. Rows of the same site and group are then in order of step.
+    - site (the kind), layer (not by site).
+    - token_class, position or document, if rows are by it; by document also the document's source and row (see
+      SampleExamplesAnswer).
+    - tokens.
+    - non_finite (by layer and site): tokens of every class, excluded ones too, whose L2 norm is infinite or NaN. All
+      other columns leave out such values.
+    - mean, standard_deviation (population, over tokens), geometric_mean (null for cosines and relative increase),
+      minimum, maximum.
+    - bound (for relative increase): the mean share of the stream. By the triangle inequality no increase exceeds it.
+    - q<quantile> for each quantile (linear interpolation).
+    - rank_error: how far the rank of a quantile may be off, 0 to 1, in 99 of 100 sketches. 0 if quantiles are exact:
+      with `exact`, by position or document, without position 0, or if a shard has no sketches.
 
-    `histogram`: site, layer, low, high, count, rank_error (as above, of the share of a bin); a bin holds its low end,
-    the last one both; None where none was asked for. `from_statistics`: all of this comes from the commits' statistics;
-    neither sketches nor any token's own norm was read. `warnings` are sentences on what the numbers of several runs
-    differ by beside training: how they were computed and, of sinks that are left out, how these were told; and, of one
-    run as well, on sketches that are gone from the bucket, so that quantiles and histograms had to be of the stored
-    norms. `provenance` is of the first run.
+    By token, `profile` has one row per token that is not excluded, in order of (sequence, position): sequence,
+    position, document, token (the id), text, token_class (text, bos, special, sink), and one column per site, under its
+    short name, with the quantity as float32. It is infinite or NaN if the activation was.
+
+    `histogram`: site, layer, low, high, count, rank_error (of the share of a bin). A bin includes its low edge; the
+    last one includes both. None if no histogram was requested. `from_statistics`: everything comes from the commits'
+    statistics, so neither sketches nor norms of single tokens were read. `warnings`: sentences about differences
+    between runs other than training (how they were computed and, if sinks are left out, how sinks were defined), and
+    about sketches that are missing from the bucket, so that stored norms were read instead. `provenance` is the first
+    run's.
     """
 
     profile: pa.Table
@@ -116,12 +129,14 @@ class GetNormProfileAnswer:
 
 @dataclass(frozen=True)
 class FitGrowth:
-    """Asks for the rate at which norms grow with the layer, in one run, or with training, in three at least.
+    """Asks for the rate at which norms grow over the layers of one run, or over training in at least three runs.
 
-    `site` is a kind, or with the checkpoint axis a single one; empty: resid_post, of the last layer. `layers` None:
-    every layer; there are none with the checkpoint axis. `quantity` is l2, rms, standard_deviation or centred_l2. Of
-    the bootstrap over sequences there are at most 10,000 `resamples`; 0: no intervals. Without position 0, norms of at
-    most 100 million tokens are read.
+    - `site`: a site kind, or by checkpoint a single site. Empty: resid_post, by checkpoint in the last layer.
+    - `layers`: None for every layer. Refused by checkpoint.
+    - `quantity`: l2, rms, standard_deviation or centred_l2.
+    - `resamples`: of the bootstrap over sequences, at most 10,000. 0: no confidence intervals.
+
+    Without position 0, the norms of single tokens are read, at most 100 million.
     """
 
     runs: tuple[str, ...]
@@ -138,7 +153,7 @@ class FitGrowth:
 
 @dataclass(frozen=True)
 class Interval:
-    """The middle 95 percent of what the resamples give."""
+    """A 95 percent confidence interval: the middle 95 percent of the resampled values."""
 
     low: float
     high: float
@@ -146,29 +161,34 @@ class Interval:
 
 @dataclass(frozen=True)
 class FitGrowthAnswer:
-    """How norms grow: a least-squares line through log(mean norm) over the step, the layer or that of training.
+    """The fit of growth: a least-squares line through log(mean norm) over steps, which are layers or training steps.
 
-    `layers`: with the checkpoint axis, the site's own. `block` is how the model's layers are wired; None: not known.
-    `rate` is the factor by which the mean norm grows in a step: exp(slope of the line). `r_squared` is the share of the
-    variance of log(mean norm) that the line explains; 1 where the norms do not vary. `curvature` is the second-order
-    coefficient of the least-squares parabola through it, per squared step; `bend` the change of the parabola's slope
-    from the first step to the last, over the line's slope, 0 where that is 0. The intervals of rate and curvature are
-    None with fewer than two sequences, or without resamples. `median_ratio` is the factor of the median step, from
-    which steps depart.
+    - `layers`: by checkpoint, the layer of the site. `block`: how the model's layers are connected; None: unknown.
+    - `rate`: the factor by which the mean norm grows per step: exp(slope of the line).
+    - `r_squared`: the fraction of the variance of log(mean norm) that the line explains; 1 if the norms do not vary.
+    - `curvature`: the second-order coefficient of the least-squares parabola through log(mean norm), per squared step.
+    - `bend`: the change of the parabola's slope from the first step to the last, divided by the line's slope; 0 if that
+      is 0.
+    - `rate_interval` and `curvature_interval`: None with fewer than two sequences, or without resamples.
+    - `median_ratio`: the factor of the median step. Departures are measured from it.
 
-    `points`: layer (with the checkpoint axis revision and step), mean, fitted, and of the step that ends at the point
-    (null for the first one): ratio (the factor of one step since the point before); ratio_low, ratio_high (its
-    interval; null without one); departure_low, departure_high (the interval of ratio over median_ratio, for all steps
-    at once: where all steps have one factor, 95 percent of samples have no step whose interval leaves out 1; null
-    without intervals); departs (whether that interval leaves out 1 and the difference is not small: it is where the log
-    ratio is off by less than a quarter of the median's, or the mean at the step's end by less than 0.5 percent; without
-    intervals, the difference alone decides).
+    `points` has one row per step: layer (by checkpoint: revision, step), mean, fitted, and for the step that ends at
+    the point (null for the first one):
 
-    `shapes`, a row a shape, best first: shape (exponential, square_root, linear, power_law: a (1 + r s)^p), parameters,
-    exponent (p; null for an exponential), r_squared (of log(mean norm)), aic (Akaike's criterion; less is better).
+    - ratio: the factor from the point before to this one, per unit step; ratio_low, ratio_high: its confidence
+      interval; null without intervals.
+    - departure_low, departure_high: the simultaneous confidence interval of ratio divided by median_ratio. If all steps
+      have the same factor, then in 95 percent of samples every interval contains 1. Null without intervals.
+    - departs: whether that interval excludes 1 and the difference is not small. It is small if the log ratio differs by
+      less than a quarter of the median's, or the mean at the step's end by less than 0.5 percent. Without intervals,
+      only the size of the difference decides.
 
-    `sequences` were resampled; 0 without intervals. `warnings` are sentences on what the numbers of several runs differ
-    by beside training. `provenance` is of the first run.
+    `shapes` has one row per fitted shape, best first: shape (exponential, square_root, linear, power_law: a (1 + r
+    s)^p), parameters, exponent (p; null for an exponential), r_squared (of log(mean norm)), aic (Akaike's information
+    criterion; smaller is better).
+
+    `sequences` is how many were resampled; 0 without intervals. `warnings` are sentences about differences between runs
+    other than training. `provenance` is the first run's.
     """
 
     axis: GrowthAxis
@@ -197,10 +217,10 @@ class FitGrowthAnswer:
 
 @dataclass(frozen=True)
 class GetSeparability:
-    """Asks whether layer and step of training change the norm apart from each other, in two runs at least.
+    """Asks whether layer and training step affect the norm independently, in at least two runs.
 
-    `site` is a kind that all runs have norms of. `layers` are two at least; None: every layer. `quantity` is l2, rms,
-    standard_deviation or centred_l2. Without position 0, norms of at most 100 million tokens are read.
+    `site` is a kind whose norms all runs have. `layers` are at least two; None: every layer. `quantity` is l2, rms,
+    standard_deviation or centred_l2. Without position 0, the norms of single tokens are read, at most 100 million.
     """
 
     runs: tuple[str, ...]
@@ -214,14 +234,18 @@ class GetSeparability:
 
 @dataclass(frozen=True)
 class GetSeparabilityAnswer:
-    """A two-way analysis of variance of log(mean norm), without repeats: mean + layer + checkpoint + what is left.
+    """A two-way analysis of variance of log(mean norm) without replication: mean + layer + checkpoint + residual.
 
-    The shares of layer, checkpoint and interaction are of the squares about the mean and add up to 1; all are 0 where
-    the norms do not vary. `explained` is the share that the product of the two factors explains, `rank_one` that of the
-    first singular value in the sum of squared singular values of the mean norms, `miss` the factor by which the product
-    is typically off, exp of the root mean square of what is left; these three are 1 for a product. `cells`, a row a
-    layer and checkpoint, in this order: layer, revision, step, mean, fitted (the product), factor (mean over fitted).
-    `warnings` are sentences on what the numbers of the runs differ by beside training. `provenance` is of the first.
+    - `layer_share`, `checkpoint_share`, `interaction_share`: fractions of the sum of squares about the mean. They add
+      up to 1; all are 0 if the norms do not vary.
+    - `explained`: the fraction that the product of the two factors explains.
+    - `rank_one`: the first squared singular value of the matrix of mean norms, divided by the sum of all.
+    - `miss`: the factor by which the product is typically off: exp of the root mean square residual. The last three are
+      1 for an exact product.
+    - `cells`: one row per layer and checkpoint, in this order: layer, revision, step, mean, fitted (the product),
+      factor (mean divided by fitted).
+
+    `warnings` are sentences about differences between runs other than training. `provenance` is the first run's.
     """
 
     site: str

@@ -1,4 +1,4 @@
-"""What changes when one activation is replaced."""
+"""Activation patching: replaces activations of one run by those of another, and measures the effect."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -16,31 +16,38 @@ from actstore_api.records.terms import (
     TokenReference,
 )
 
-# denoise: a clean activation into the corrupt run; noise: a corrupt one into the clean run.
+# denoise: clean activations are patched into the corrupt run. noise: corrupt activations are patched into the clean
+# run. The patched run is called the base run below, the other one the source run.
 PatchDirection = Literal["denoise", "noise"]
-# What a patched activation is replaced with: the other prompt's at the same place; zero; the mean of rows of a stored
-# run; such rows drawn at random, one for each position. Of the last three only the base run differs from cell to cell:
-# denoise patches the corrupt run, noise the clean one.
+# What replaces a patched activation:
+# - prompt: the other prompt's activation at the same site and position;
+# - zero: zeros;
+# - mean: the mean over rows of a stored run;
+# - resample: rows of a stored run that are drawn at random, one for each position.
+# With the last three, the direction only selects the base run: denoise patches the corrupt run, noise the clean one.
 PatchSource = Literal["prompt", "zero", "mean", "resample"]
-# What happens to what an SAE leaves unexplained, when features are patched: the site less the SAE's reconstruction.
-# kept: the base run's stays, so that only the features differ; dropped: none, the site becomes the reconstruction;
-# patched: the source's takes its place, with every feature that is patched.
+# What happens to the SAE's error (the site's activation minus the SAE's reconstruction) when features are patched:
+# - kept: the error of the base run is kept, so only the features change;
+# - dropped: the site is set to the reconstruction;
+# - patched: the error of the source run is patched in, together with each patched feature.
 SaeError = Literal["kept", "dropped", "patched"]
-# Where the grid has cells: a cell a position; one cell, of all positions at once; one cell, at the last position.
+# The positions of the grid's cells: one cell per position; one cell that patches all positions together; one cell at
+# the last position.
 PatchPositions = Literal["each", "all", "last"]
-# What MLPs do between senders and receivers. recomputed: what they make of what has been sent, so that a path may go
-# through them; frozen: what they do in the base run, so that only the direct path is left.
+# What happens, in path patching, to MLPs between senders and receivers. recomputed: paths through them count. frozen:
+# they keep their outputs of the base run, so only the direct path counts.
 PathMlps = Literal["recomputed", "frozen"]
-# How patched runs are computed. resumed: what the patch can change, and nothing else; full: from the start, where a
-# model's layers cannot be called by themselves.
+# How patched runs are computed. resumed: partial forward passes, over only the layers and positions that a patch can
+# change. full: full forward passes, if the model's layers do not support partial ones.
 SweepKernel = Literal["resumed", "full"]
-# A part of a prompt: positions, BOS counted, with an end; or the tokens that hold this text, which is once in it.
+# A part of a prompt: a range of positions, counting BOS, with an end; or the tokens that contain this text, which must
+# occur exactly once.
 PromptRange = Range | str
 
 
 @dataclass(frozen=True)
 class PromptPair:
-    """Two prompts, of the same length in tokens unless spans are named, and the answer to each."""
+    """Two prompts and the answer to each. Without spans, both prompts must have the same number of tokens."""
 
     clean: Prompt
     corrupt: Prompt
@@ -50,7 +57,7 @@ class PromptPair:
 
 @dataclass(frozen=True)
 class CellReference:
-    """A place that is patched. `site` is KIND and LAYER, and of one head where one is meant: z.3.2, attn_out.1."""
+    """A site and position to patch. `site` is KIND.LAYER (attn_out.1), or KIND.LAYER.HEAD for one head (z.3.2)."""
 
     site: str
     position: int
@@ -58,9 +65,10 @@ class CellReference:
 
 @dataclass(frozen=True)
 class PatchSpan:
-    """Tokens that play the same part in both prompts, as many in one as in the other.
+    """Tokens that have the same role in both prompts, with the same number of tokens in each.
 
-    They are replaced together, first by first. `name` is what the row of the answer is called.
+    They are patched together: the first by the first, the second by the second, and so on. `name` appears in the
+    answer's column of that name.
     """
 
     name: str
@@ -70,7 +78,7 @@ class PatchSpan:
 
 @dataclass(frozen=True)
 class JointCells:
-    """Cells that are replaced together, and count as one. `name` is what the row of the answer is called."""
+    """Several cells that are patched together, as one cell. `name` appears in the answer's column of that name."""
 
     name: str
     cells: tuple[CellReference, ...]
@@ -78,15 +86,16 @@ class JointCells:
 
 @dataclass(frozen=True)
 class Screen:
-    """Estimates every cell by a gradient, and computes only the most promising ones.
+    """Attribution patching: gradients estimate every cell, and only the cells with the largest estimates are computed.
 
     Args:
-        exact_cells: How many cells of each direction are computed: those with the largest estimates, by absolute value,
-            mean over pairs.
-        qk_correction: Of q and k: whether attention's softmax is computed with the replaced one, so that only what
-            follows it is taken as linear.
-        grad_drop: Whether the estimate is the mean over layers of its absolute value with the gradient through that
-            layer left out. Direct and indirect effects that cancel are then seen, and estimates have no sign.
+        exact_cells: How many cells are computed exactly for each direction. They are those with the largest mean
+            absolute estimate over pairs.
+        qk_correction: Estimates for q and k compute the attention softmax exactly with the patched query or key, and
+            linearize only what follows (AtP*, Kramár et al. 2024).
+        grad_drop: An estimate is the mean, over layers, of the absolute estimate with the gradient through that layer
+            dropped (GradDrop of AtP*). It also finds direct and indirect effects that cancel. Estimates then have no
+            sign.
     """
 
     exact_cells: int
@@ -96,9 +105,10 @@ class Screen:
 
 @dataclass(frozen=True)
 class StoredSource:
-    """Rows of a stored run that are put into the prompts' runs, but for those of the classes that are excluded.
+    """Rows of a stored run that are patched into the prompts' runs, except rows of the excluded token classes.
 
-    `run` is of the model's weights and stores the sites' vectors. The same `seed` draws the same rows for resample.
+    `run` must be from this model, with the same weights, and store the vectors of the patched sites. With the source
+    resample, the same `seed` draws the same rows.
     """
 
     run: Name
@@ -108,28 +118,30 @@ class StoredSource:
 
 @dataclass(frozen=True)
 class RunSweep:
-    """Asks what becomes of the answer when activations are replaced, one by one.
+    """Asks for the effect on the answer of patching activations, one cell at a time.
 
-    - `pairs`: one at least; all of their prompts are of one length in tokens unless `spans` are named. `prepend_bos`
-      None: texts get a BOS where the tokenizer has one, token ids get none.
-    - `sites` are kinds: resid_pre, attn_out, resid_mid, mlp_out, resid_post, and by head q, k, v, pattern and z;
-      `embedding`, the token's own without its position's, before the first layer; and `features`, of `sae`. Empty:
-      resid_pre, attn_out, mlp_out and z, or of these none where `joint` has cells or there is an `sae`. A pattern cell
-      is the weights with which its position attends. Empty `layers`, and `heads` of kinds with heads, are all of them.
-      `window_layers` side by side are replaced together, as one cell.
-    - `only_positions`, of each: these alone; empty: all. `spans` in place of positions: a cell a span; prompts may then
-      have other lengths than each other. `joint` cells come beside the sites'.
-    - Of the site `features`: the `sae`, and `features` of it alone; empty: at each place all that are active there in
-      either run of any pair.
-    - `directions` empty: both. `stored` is needed for the sources mean and resample, and of no others.
-    - `receivers`, path patching: each cell sends, at its position, and only these take what then reaches them, while
-      all attention stays the base run's; what follows them is recomputed. q.LAYER, k.LAYER and v.LAYER (of one head:
-      q.9.6), mlp_in.LAYER, all of them at once; or `logits` alone. At most 128. Cells are then of resid_pre, attn_out,
-      resid_mid, mlp_out, resid_post, pattern, z, embedding or features, in layers before a receiver; neither joint, nor
-      of several layers, nor with a screen. Empty: the cells themselves are patched. `path_mlps` frozen is refused
-      without any.
-    - `screen` None: every cell is computed. With one there can be neither joint cells nor a window of several layers.
-    - `fresh` computes every cell again, even where the answer to the same request is kept.
+    - `pairs`: at least one. Without `spans`, all prompts must have the same number of tokens. `prepend_bos` None: texts
+      get a BOS if the tokenizer has one, token ids get none.
+    - `sites`: kinds to patch. They are resid_pre, attn_out, resid_mid, mlp_out, resid_post; per head q, k, v, pattern
+      (the attention weights of the query at the cell's position) and z; `embedding` (the token embedding, without the
+      position embedding, before the first layer); and `features` of `sae`. Empty: resid_pre, attn_out, mlp_out and z;
+      or none, if there are `joint` cells or an `sae`.
+    - `layers`, and `heads` for kinds with heads: empty for all. `window_layers`: how many consecutive layers are
+      patched together, as one cell.
+    - `only_positions`: with positions "each", the positions that get cells; empty: all. `spans`: one cell per span,
+      instead of positions; prompts may then have different lengths. `joint` adds joint cells to those of the sites.
+    - `sae` and `features`: for the site kind `features`. No features given: at each position all that are active there
+      in either run of any pair.
+    - `directions`: empty for both. `stored`: required with the sources mean and resample, refused otherwise.
+    - `receivers`: path patching (Wang et al. 2022). Each cell is a sender: its effect is passed on to the receivers
+      only, while all attention between is frozen to the base run; everything after the receivers is recomputed.
+      Receivers are q.LAYER, k.LAYER, v.LAYER (one head: q.9.6) and mlp_in.LAYER, which are patched together, or
+      `logits` alone. At most 128. Senders can be resid_pre, attn_out, resid_mid, mlp_out, resid_post, pattern, z,
+      embedding and features, in layers before a receiver. `joint`, `window_layers` above 1 and `screen` are refused.
+      Empty: plain activation patching.
+    - `path_mlps`: what happens to MLPs between senders and receivers. "frozen" is refused without receivers.
+    - `screen`: None computes every cell. With a screen, `joint` and `window_layers` above 1 are refused.
+    - `fresh`: computes every cell again, even if the answer to the same request is cached.
     """
 
     model: ModelReference
@@ -157,7 +169,7 @@ class RunSweep:
 
 @dataclass(frozen=True)
 class SweepProgress:
-    """How many cells of a sweep are done."""
+    """The progress of a sweep, in cells."""
 
     cells_done: int
     cells_total: int
@@ -165,20 +177,34 @@ class SweepProgress:
 
 @dataclass(frozen=True)
 class SweepCells:
-    """Rows of the answer, in order: a row a cell, by pair, direction, then in order of the grid.
+    """Rows of the answer, one per cell, in order of pair, direction and grid.
 
-    Columns: pair (from 0), direction (denoise, noise), site (`joint` for cells that are replaced together), layer (the
-    first of a window; null for joint and embedding), position (null: all, joint, or a span), head (null unless the site
-    has heads), feature (null unless it is one of an SAE), name (of joint cells; the span's; of features `together` for
-    those named, or else all of the SAE's, at once, and `error` for its error alone, behind the span's name and a colon
-    where there is one), token (the base run's text there), unchanged (the prompts do not differ up to there, or nothing
-    that is sent reaches a receiver, so that nothing can change: the row is the base run's), and at the last position:
-    logit_difference (clean answer less corrupt answer), log_probability and probability (natural; of the clean answer),
-    loss (-log_probability), rank (of the clean answer, from 0), kl (D(source run || patched run), nats). `normalized`
-    is of the logit difference: (value - base) / (source - base), so that 0 is the unpatched base run and 1 the source
-    run; normalized_log_probability, normalized_probability, normalized_loss and normalized_kl likewise, null where
-    source and base do not differ. Of a screen there is also `estimate`, of `normalized` and of all cells, and the
-    metrics are null where they were not computed.
+    Columns that identify the cell:
+
+    - pair (from 0), direction (denoise, noise).
+    - site: the kind; `joint` for joint cells.
+    - layer: the first of a window. Null for joint cells and embedding.
+    - position: null for all positions, joint cells and spans.
+    - head: null unless the kind has heads.
+    - feature: null unless the cell is one SAE feature.
+    - name: the name of joint cells or of the span. For SAE features, `together` is the cell that patches all requested
+      features at once (all of the SAE's, if none were requested), and `error` the cell that patches the SAE's error
+      only; with spans, these follow the span's name and a colon.
+    - token: the base run's text at the position.
+    - unchanged: true if the patch cannot change anything, because the prompts are equal up to the position or no path
+      leads to a receiver. The row then has the base run's values.
+
+    Metrics at the last position:
+
+    - logit_difference: clean answer minus corrupt answer.
+    - log_probability (natural), probability, rank (from 0): of the clean answer.
+    - loss: -log_probability.
+    - kl: D(source run || patched run), in nats.
+    - normalized: (value - base) / (source - base) of the logit difference, so 0 is the unpatched base run and 1 the
+      source run. normalized_log_probability, normalized_probability, normalized_loss and normalized_kl are defined in
+      the same way. All are null if source and base are equal.
+    - estimate: with a screen only, for all cells: the estimate of `normalized`. The other metrics are null for cells
+      that were not computed.
     """
 
     rows: pa.Table
@@ -186,10 +212,10 @@ class SweepCells:
 
 @dataclass(frozen=True)
 class TakenRows:
-    """What of a stored run was put into the prompts' runs: the mean of `used` rows, or as many that were drawn.
+    """Which rows of a stored run were patched into the prompts' runs.
 
-    Of `stored` rows that the run has of tokens that are not excluded, `read` were looked at to that end. `sink_ratio`
-    as in Provenance, of the run.
+    `used` rows were averaged or drawn. `read` rows were read for that. `stored` is how many rows the run has of tokens
+    that are not excluded. `sink_ratio` is the stored run's; see Provenance.
     """
 
     run: str
@@ -202,16 +228,19 @@ class TakenRows:
 
 @dataclass(frozen=True)
 class SweepAudit:
-    """How a sweep has checked itself. Errors are in a logit, over all of the vocabulary.
+    """The result of a sweep's audit of itself.
 
-    `audited_cells` were computed again by the whole model over the whole prompt, with the `largest_error`; a sweep with
-    one above `tolerance` fails with AUDIT_FAILED. `noise_floor` is that of runs in which nothing is replaced, one in
-    every batch: what is below it says nothing. `token_layers` are tokens times layers that were computed,
-    `token_layers_full` those of running every patched prompt from the start; what the check itself runs is in neither.
-    `rank_agreement`, of a screen: Spearman's rank correlation of |estimate| with |effect on the logit difference| over
-    the cells that were computed, mean over pairs and directions; None without a screen, or with fewer than two cells
-    that differ. `cached`: the answer was kept from an earlier request for the same, by the same version of the code; so
-    was all of this.
+    - `audited_cells`: cells that were computed again by full forward passes. `largest_error`: their largest absolute
+      logit difference, over the whole vocabulary. A sweep with an error above `tolerance` fails with AUDIT_FAILED.
+    - `noise_floor`: the largest absolute logit difference between runs with nothing patched, of which every batch
+      contains one, and the base run. Effects below it are noise.
+    - `token_layers`: the work in tokens times layers. `token_layers_full`: what full forward passes of every patched
+      prompt would take. Neither includes the audit.
+    - `rank_agreement`: with a screen, Spearman's rank correlation between |estimate| and |effect on the logit
+      difference| over the computed cells, averaged over pairs and directions. None without a screen, or if fewer than
+      two cells differ.
+    - `cached`: the answer was cached from an earlier identical request, by the same version of actstore. All other
+      fields then describe that earlier sweep.
     """
 
     audited_cells: int
@@ -227,18 +256,20 @@ class SweepAudit:
 
 @dataclass(frozen=True)
 class SweepResult:
-    """What a sweep ends with, beside its rows.
+    """The final message of a sweep: everything except its rows.
 
-    `tokens`: position, clean, corrupt: the texts of the first pair's tokens, null past the end of the shorter prompt;
-    the answers are texts of the first pair's, as `tokens` would show them. The logit differences are logit(clean
-    answer) - logit(corrupt answer) at the last position of each unpatched prompt of the first pair.
-
-    `baselines`, a row a pair and unpatched prompt: pair, prompt (clean, corrupt), logit_difference, log_probability,
-    probability, loss, rank. `direct`, direct logit attribution: what each component of an unpatched prompt writes
-    straight into its logit difference, past all later layers, the final norm's scale held at what it is there: pair,
-    prompt (clean, corrupt), part (embedding: what goes into layer 0; attn_out; mlp_out; z: a head of attn_out; bias: of
-    final norm and unembedding), layer, head, share. The shares but those of z add up to the logit difference, before a
-    soft cap of logits. `stored_rows` are of the sources mean and resample.
+    - `tokens`: position, clean, corrupt. The last two have the texts of the first pair's tokens, null past the end of
+      the shorter prompt. `clean_answer` and `corrupt_answer` are the texts of the first pair's answers in the same
+      form.
+    - `clean_logit_difference`, `corrupt_logit_difference`: logit(clean answer) - logit(corrupt answer) at the last
+      position of each unpatched prompt of the first pair.
+    - `baselines`: one row per pair and unpatched prompt: pair, prompt (clean, corrupt), logit_difference,
+      log_probability, probability, loss, rank.
+    - `direct`: direct logit attribution, the direct contribution of each component of an unpatched prompt to its logit
+      difference, with the final norm's scale held fixed. Columns: pair, prompt (clean, corrupt), part, layer, head,
+      share. Parts are embedding (layer 0's input), attn_out, mlp_out, z (one head of attn_out) and bias (of the final
+      norm and unembedding). The shares without those of z add up to the logit difference, before a soft cap of logits.
+    - `stored_rows`: with the sources mean and resample only.
     """
 
     tokens: pa.Table
@@ -255,27 +286,29 @@ class SweepResult:
 
 @dataclass(frozen=True)
 class RunSweepAnswer:
-    """What a sweep tells: progress and cells as slices finish, then one result."""
+    """One message of a sweep: progress and cells, as parts of the sweep finish, and finally one result."""
 
     update: SweepProgress | SweepCells | SweepResult
 
 
 @dataclass(frozen=True)
 class EstimateSweep:
-    """Asks what a sweep would take, by the same checks, without running a cell of it."""
+    """Asks for the size and duration of a sweep, with the same checks, without running any cell."""
 
     sweep: RunSweep
 
 
 @dataclass(frozen=True)
 class SweepEstimate:
-    """What a sweep would take.
+    """The size and duration of a planned sweep.
 
-    `cells` are of all pairs and directions; of a screen, those that are computed exactly. `token_layers` are tokens
-    times layers that will be computed for them, of a screen at most, and without gradients; `token_layers_full` those
-    of running every patched prompt from the start. `bytes` are about those of the answer's rows, `seconds` of computing
-    on the machine that was asked, as fast as it went last, without waiting for others. `cached`: the answer to this
-    request is kept, and nothing will be computed.
+    - `cells`: over all pairs and directions. With a screen: cells that are computed exactly.
+    - `token_layers`: the work in tokens times layers; with a screen an upper bound, without the gradients.
+      `token_layers_full`: what full forward passes of every patched prompt would take.
+    - `bytes`: the approximate size of the answer's rows.
+    - `seconds`: the computing time on the machine that answers, at its most recent speed, without waiting for other
+      work.
+    - `cached`: the answer to this request is cached, so nothing will be computed.
     """
 
     cells: int
@@ -287,12 +320,12 @@ class SweepEstimate:
 
     def __repr__(self) -> str:
         reused = f"{self.token_layers:,.0f} token-layers of {self.token_layers_full:,.0f}"
-        time = "kept from before" if self.cached else f"about {self.seconds:,.1f} s of computing"
+        time = "cached" if self.cached else f"about {self.seconds:,.1f} s of computation"
         return f"{self.cells:,} cells, {reused}\n  {self.bytes:,} bytes; {time}"
 
 
 @dataclass(frozen=True)
 class EstimateSweepAnswer:
-    """What a sweep would take."""
+    """The answer to EstimateSweep."""
 
     estimate: SweepEstimate

@@ -1,6 +1,6 @@
-"""What an SAE and its model say about a text given now, and about the directions in their weights.
+"""Questions that are answered by running an SAE and its model on a text, or by reading their weights.
 
-`prepend_bos` None: a text gets a BOS where the tokenizer has one, token ids get none.
+`prepend_bos` None: a text gets a BOS if the tokenizer has one, token ids get none.
 """
 
 from dataclasses import dataclass
@@ -10,13 +10,14 @@ import pyarrow as pa
 
 from actstore_api.records.terms import ModelReference, Name, Prompt, Provenance
 
-# Which of a feature's two directions. The encoder's reads, the decoder's writes.
+# One of a feature's two directions. The encoder's is read from the residual stream, the decoder's is written to it.
 FeatureSide = Literal["decoder", "encoder"]
-# What is taken away from a text to see whether a feature reads it:
-# - delete: the token is gone, the text is shorter by one;
-# - zero_embedding: what goes into the first layer at the token is zero;
-# - zero_residual: what goes into every layer up to the SAE's own is zero at the token;
-# - mean_residual: ... is the mean over the cut text's tokens there, without BOS.
+# How a token is ablated to see whether a feature depends on it:
+# - delete: the token is deleted, so the text is one token shorter;
+# - zero_embedding: the first layer's input at the token is set to zero;
+# - zero_residual: the input of every layer up to the SAE's layer is set to zero at the token;
+# - mean_residual: the input of every layer up to the SAE's layer is set, at the token, to its mean over the cut text's
+#   tokens without BOS.
 TextAblation = Literal["delete", "zero_embedding", "zero_residual", "mean_residual"]
 
 
@@ -32,8 +33,10 @@ class EncodeText:
 
 @dataclass(frozen=True)
 class EncodeTextAnswer:
-    """Features that fire on a text. `tokens`: position, token, text, special. `activations`: position, feature,
-    activation; those above 0, in order of position, then feature.
+    """Features that fire on a text.
+
+    `tokens`: position, token, text, special. `activations`: position, feature, activation; one row per activation above
+    0, in order of position, then feature.
     """
 
     tokens: pa.Table
@@ -43,11 +46,13 @@ class EncodeTextAnswer:
 
 @dataclass(frozen=True)
 class GetLogitLens:
-    """Asks which tokens the direction of each of one to 256 features makes likelier, and which less likely.
+    """Asks which tokens the direction of each of 1 to 256 features makes more likely, and which less likely.
 
-    `fold_norm` multiplies the direction with the final norm's gain, and centers it where that norm does, before it is
-    unembedded. Tokens whose unembedding vector is longer than `longest_unembedding` are left out, as rare tokens' are;
-    None: none is. `k` tokens are at the top, and as many at the bottom.
+    - `fold_norm`: the direction is multiplied by the final norm's gain, and centered if that is a LayerNorm, before it
+      is unembedded.
+    - `longest_unembedding`: tokens whose unembedding vector is longer are left out. Rare tokens often have long ones.
+      None: no token is left out.
+    - `k`: the number of tokens at the top, and as many at the bottom.
     """
 
     model: ModelReference
@@ -63,7 +68,7 @@ class GetLogitLens:
 class GetLogitLensAnswer:
     """Tokens at both ends of features' directions: feature, end (top, bottom), rank (from 1), token, text, logit.
 
-    `masked_tokens` were left out for their unembedding's length.
+    `masked_tokens` is how many were left out because of their unembedding vector's length.
     """
 
     tokens: pa.Table
@@ -73,12 +78,13 @@ class GetLogitLensAnswer:
 
 @dataclass(frozen=True)
 class AblateText:
-    """Asks what a feature becomes at `position` without each token before it; the text is cut after the position.
+    """Asks for a feature's activation at `position` after ablating each earlier token. The text is cut after the
+    position.
 
-    `position` None: where the feature is strongest, BOS and special tokens apart, or where it never fires, the last of
-    those. It is 1 at least: of a text of one token nothing is left. `pairs` takes every pair of tokens beside every
-    single one: what reads "either of two" shows in pairs alone. Tokens before `first_ablated` stay, and are read all
-    the same.
+    - `position`: at least 1, because position 0 has no earlier token. None: where the feature is strongest, BOS and
+      special tokens excluded; if it never fires, the last such token.
+    - `pairs`: every pair of tokens is ablated too. A feature that needs either of two tokens only reacts to pairs.
+    - `first_ablated`: tokens before it are never ablated, but the model still reads them.
     """
 
     model: ModelReference
@@ -94,11 +100,13 @@ class AblateText:
 
 @dataclass(frozen=True)
 class AblateTextAnswer:
-    """What a feature becomes without tokens of a text.
+    """A feature's activation after ablating tokens of a text.
 
-    `effects`: first, second (positions; second is null for a single token), first_text, second_text, activation (of the
-    feature at the text's last token then), change (activation less that of the whole text). `tokens`, of the text as it
-    is: position, token, text, special, activation. `activation` is that of the whole text at `position`.
+    - `effects`: one row per ablated token or pair: first, second (positions; second is null for a single token),
+      first_text, second_text, activation (of the feature at the cut text's last token after the ablation), change
+      (activation minus that of the unablated text).
+    - `tokens`: the unablated text: position, token, text, special, activation.
+    - `activation`: the feature's activation at `position` in the unablated text.
     """
 
     effects: pa.Table
@@ -110,7 +118,7 @@ class AblateTextAnswer:
 
 @dataclass(frozen=True)
 class AblateDirection:
-    """Asks what the model predicts of a text without what a feature writes."""
+    """Asks for the model's predictions on a text after ablating what a feature writes."""
 
     model: ModelReference
     sae: Name
@@ -121,10 +129,10 @@ class AblateDirection:
 
 @dataclass(frozen=True)
 class AblateDirectionAnswer:
-    """What the model predicts without what a feature writes, a row a token but the last.
+    """The model's predictions after ablating what a feature writes, one row per token except the last.
 
-    Columns position, token, text, special, activation, next_text, log_probability (natural, of the true next token),
-    ablated (the same without the feature's contribution), change (ablated less log_probability).
+    Columns: position, token, text, special, activation, next_text, log_probability (natural, of the true next token),
+    ablated (the same without the feature's contribution), change (ablated minus log_probability).
     """
 
     tokens: pa.Table
@@ -133,9 +141,10 @@ class AblateDirectionAnswer:
 
 @dataclass(frozen=True)
 class FindNeighbors:
-    """Asks for the `k` features at most whose directions are nearest to that of a feature, or to d_model numbers.
+    """Asks for at most `k` features whose directions are nearest to that of a feature, or to a vector of d_model
+    numbers.
 
-    Vectors of `side` are compared: with a feature, both its own and the others'.
+    `side` says which directions are compared. With a feature, both its own and the others' are of this side.
     """
 
     sae: Name
@@ -146,7 +155,7 @@ class FindNeighbors:
 
 @dataclass(frozen=True)
 class FindNeighborsAnswer:
-    """Features by nearness, largest first: feature, cosine. A feature is not among its own neighbors."""
+    """The nearest features: feature, cosine, in descending order. A feature is not its own neighbor."""
 
     features: pa.Table
     provenance: Provenance
@@ -154,9 +163,9 @@ class FindNeighborsAnswer:
 
 @dataclass(frozen=True)
 class CheckSae:
-    """Asks whether an SAE is right for a run's model, on so many of its stored tokens.
+    """Asks whether an SAE fits a run's model, on a sample of the run's stored tokens.
 
-    Whole sequences are looked at, spread evenly over the run.
+    `tokens` is the approximate number of tokens. The sample consists of whole sequences, spread evenly over the run.
     """
 
     run: Name
@@ -166,14 +175,20 @@ class CheckSae:
 
 @dataclass(frozen=True)
 class CheckSaeAnswer:
-    """Whether an SAE is right for a run's model. `warnings` say what looks wrong; empty where nothing does.
+    """Whether an SAE fits a run's model. `warnings` are sentences about what looks wrong.
 
-    `quantities`: quantity, value (null where it is no number), claimed (null where the SAE's files claim nothing). They
-    are tokens (those counted: BOS and special ones are not), l0, fvu (variance unexplained over variance about the
-    mean), dead_share (features that fire on none of the tokens), loss (mean cross-entropy in nats of the token after
-    each of them), loss_reconstructed (with the SAE's reconstruction in place of what is there; at BOS and special
-    tokens it is left as it is), loss_zeroed (with zeros in its place), loss_recovered ((zeroed - reconstructed) /
-    (zeroed - loss)). An encoder predicts no next token, so its SAEs have no losses.
+    `quantities`: quantity, value (null if it is not a number), claimed (null if the SAE's files claim nothing). They
+    are:
+
+    - tokens: the tokens used. BOS and special tokens are not counted.
+    - l0: the mean number of active features per token.
+    - fvu: the fraction of variance unexplained, about the mean.
+    - dead_share: the fraction of features that fire on none of the tokens.
+    - loss: the mean cross-entropy, in nats, of the token after each of them. Encoders predict no next token, so their
+      SAEs have no losses.
+    - loss_reconstructed: the loss with the site replaced by the SAE's reconstruction, except at BOS and special tokens.
+    - loss_zeroed: the loss with the site replaced by zeros in the same places.
+    - loss_recovered: (zeroed - reconstructed) / (zeroed - loss).
     """
 
     quantities: pa.Table

@@ -1,4 +1,4 @@
-"""What questions and answers about different things have in common."""
+"""Types that several questions and answers share."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,27 +8,26 @@ from typing import Annotated, Literal
 NOT_EMPTY = "not empty"
 Name = Annotated[str, NOT_EMPTY]
 
-# A text, or the ids of the tokens that a model reads in its place, with a BOS where there is to be one.
+# A text, or token ids, which must include a BOS if the model is to read one.
 Prompt = str | tuple[int, ...]
 # One token of a model's vocabulary: its text, with a leading space if it has one, or its id.
 TokenReference = str | int
-# What numbers are computed or stored in, in PyTorch's words.
+# The data type in which numbers are computed or stored, named as in PyTorch.
 Dtype = Literal["float32", "bfloat16", "float16"]
-# How attention and MLP of a layer are wired to its norms.
+# How a layer's attention, MLP and norms are connected.
 BlockWiring = Literal["pre_ln", "post_ln", "parallel"]
 # Classes of tokens that an answer can leave out. bos: the beginning-of-sequence token at position 0, an attention sink
-# with a massive norm; special: every other token that the tokenizer calls special; sink: a token of neither class whose
-# norm is far above the median of its sequence, where the run looked for such. Padding is never stored.
+# with a massive norm. special: every other token that the tokenizer calls special. sink: a token of neither class whose
+# norm is far above the median of its sequence, if the run looked for sinks. Padding is never stored.
 TokenClass = Literal["bos", "special", "sink"]
 DEFAULT_EXCLUSION: frozenset[TokenClass] = frozenset({"bos"})
 
 
 @dataclass(frozen=True)
 class ModelReference:
-    """A language model: a folder below one of the workers' model folders, or a hub id where the workers allow the hub.
+    """A language model: a folder below one of the workers' model folders, or a hub id if the workers allow the hub.
 
-    `revision` is one of the hub's, or the name of a folder below the model's `revisions` folder. Empty: the model
-    itself.
+    `revision` is a hub revision, or the name of a folder below the model's `revisions` folder. Empty: the model itself.
     """
 
     name: Name
@@ -37,7 +36,7 @@ class ModelReference:
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers side by side, half-open as Python's range: from `first` to before `end`, or all that follow.
+    """A half-open range of consecutive numbers, like Python's range. `end` None: the range has no end.
 
     Layers, positions, tokens of a prompt and sequences of a run are all counted from 0.
     """
@@ -48,7 +47,7 @@ class Range:
 
 @dataclass(frozen=True)
 class SaeFeature:
-    """One feature of an SAE, from 0 to d_sae - 1."""
+    """One feature of an SAE: an index from 0 to d_sae - 1."""
 
     sae: Name
     feature: int
@@ -56,7 +55,7 @@ class SaeFeature:
 
 @dataclass(frozen=True)
 class StoredSample:
-    """A sample of about so many stored tokens of a run: whole sequences, spread evenly over it."""
+    """A sample of about `tokens` stored tokens of a run. It consists of whole sequences, spread evenly over the run."""
 
     run: Name
     tokens: int = 8192
@@ -64,7 +63,7 @@ class StoredSample:
 
 @dataclass(frozen=True)
 class Failure:
-    """An error, in the words of actstore_api.reasons.
+    """An error. `reason` is a key of the table in actstore_api.reasons.
 
     `details` has string values under `field` (what was wrong, as the caller wrote it), `value` (what it was) and
     `allowed` (what it may be), each where it applies.
@@ -77,18 +76,21 @@ class Failure:
 
 @dataclass(frozen=True, kw_only=True)
 class Provenance:
-    """Where a number comes from: enough to compute it again. A live answer has no run, specification or snapshot.
+    """Where the numbers of an answer come from: enough to compute them again.
 
-    `model` and `model_revision` are as given to the capture or the question; an empty revision is the one that the name
-    stands for by itself. The hashes are SHA-256 in hexadecimal: of the weight files; of vocabulary and special tokens;
-    of what of the model's configuration decides numbers (empty: the run does not tell); of the configuration and
-    weights of each SAE that the answer used, by name; of the run's specification. `snapshot` is that of the names of
-    the commits that the answer saw: `shards_committed` of `shards_total`.
+    A live answer has no run, specification or snapshot.
 
-    `dtype` is what the model computed in, `attention_implementation` what it ran with in transformers' words (eager,
-    sdpa), `device` cpu or cuda, `code_version` actstore's with those of torch and transformers; the last three name
-    each value once, joined by ", ", where the run's shards differ. `sink_ratio`: how many times the median norm of its
-    sequence a token's has to exceed to be a sink; 0 where the run looked at none, None of a live answer.
+    - `model`, `model_revision`: as in the capture or the question. Empty revision: the model itself.
+    - Hashes are SHA-256 in hexadecimal: `weights_sha256` of the weight files; `tokenizer_sha256` of vocabulary and
+      special tokens; `config_sha256` of the parts of the model's configuration that affect numbers (empty: unknown, in
+      runs captured by early versions); `sae_sha256` of the configuration and weights of each SAE that the answer used,
+      by name; `specification_sha256` of the run's specification.
+    - `snapshot`: the hash of the names of the commits that the answer saw, `shards_committed` of `shards_total`.
+    - `dtype`: the data type in which the model computed. `attention_implementation`: named as in transformers (eager,
+      sdpa). `device`: cpu or cuda. `code_version`: of actstore, with those of torch and transformers. If the shards of
+      a run differ in one of the last three, the field has each value once, joined by ", ".
+    - `sink_ratio`: a token is a sink if its norm exceeds this many times the median of its sequence. 0: the run did not
+      look for sinks. None in a live answer.
     """
 
     model: str
@@ -110,7 +112,9 @@ class Provenance:
 
     @property
     def summary(self) -> str:
-        """One line for people: model, run and how much of it, hashes shortened to eight digits."""
+        """One line for people: the model, the run and how much of it is committed, and hashes shortened to eight
+        digits.
+        """
         return " · ".join([*self._computed(), *self._stored(), f"actstore {self.code_version}"])
 
     def _computed(self) -> list[str]:
@@ -129,7 +133,7 @@ class Provenance:
 
 
 def one_line(text: str) -> str:
-    """A text from elsewhere on one line of a terminal: what steers one, or hides, as its escape."""
+    """Returns a text on one line for a terminal: control and invisible characters are replaced by escapes."""
     return "".join(character if character.isprintable() else _escape(character) for character in text)
 
 

@@ -33,7 +33,7 @@ if _version_not_supported:
 
 
 class CatalogServiceStub(object):
-    """What is there.
+    """Lists the contents of a store.
     """
 
     def __init__(self, channel):
@@ -65,32 +65,32 @@ class CatalogServiceStub(object):
 
 
 class CatalogServiceServicer(object):
-    """What is there.
+    """Lists the contents of a store.
     """
 
     def ListRuns(self, request, context):
-        """Every run of the store.
+        """Lists every run of the store.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetRun(self, request, context):
-        """One run, as it is at this moment.
+        """Returns one run as it is at the moment of the call.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListModels(self, request, context):
-        """Every model that a capture into the store has loaded.
+        """Lists every model that was used in a capture into the store.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListSaes(self, request, context):
-        """Every SAE that a capture into the store has loaded.
+        """Lists every SAE that was used in a capture into the store, or trained from it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -128,7 +128,7 @@ def add_CatalogServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class CatalogService(object):
-    """What is there.
+    """Lists the contents of a store.
     """
 
     @staticmethod
@@ -241,7 +241,7 @@ class CatalogService(object):
 
 
 class CaptureServiceStub(object):
-    """Running models over text into the store.
+    """Runs models over text and stores their activations.
     """
 
     def __init__(self, channel):
@@ -283,47 +283,47 @@ class CaptureServiceStub(object):
 
 
 class CaptureServiceServicer(object):
-    """Running models over text into the store.
+    """Runs models over text and stores their activations.
     """
 
     def StartCapture(self, request, context):
-        """Starts a capture and returns as soon as the work is accepted. The same specification again is the same run, and
-        finishes it. A model is loaded and a dataset tokenized before the run has its name.
+        """Starts a capture and returns as soon as it is accepted. Starting it again with the same specification continues the
+        same run. The call may take minutes, because it loads the model and tokenizes the dataset.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def EstimateCapture(self, request, context):
-        """What a capture would take, by all that StartCapture checks. Writes nothing and runs no model.
+        """Estimates the size and duration of a capture, with all checks of StartCapture. It writes nothing and runs no model.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListSources(self, request, context):
-        """Models, SAEs and datasets that the workers find.
+        """Lists the models, SAEs and datasets that a capture can use.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchCapture(self, request, context):
-        """How far a capture is, until it ends.
+        """Reports the progress of a capture until it ends.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CancelCapture(self, request, context):
-        """Stops a capture within seconds. A run that is not being captured is refused.
+        """Stops a capture within seconds. It is an error if the run is not being captured.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetCaptureTotals(self, request, context):
-        """What the workers have captured since they started.
+        """Returns totals over all captures since the workers started.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -371,7 +371,7 @@ def add_CaptureServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class CaptureService(object):
-    """Running models over text into the store.
+    """Runs models over text and stores their activations.
     """
 
     @staticmethod
@@ -538,7 +538,7 @@ class CaptureService(object):
 
 
 class ActivationServiceStub(object):
-    """Stored rows of a run.
+    """Reads the stored rows of a run.
     """
 
     def __init__(self, channel):
@@ -560,18 +560,18 @@ class ActivationServiceStub(object):
 
 
 class ActivationServiceServicer(object):
-    """Stored rows of a run.
+    """Reads the stored rows of a run.
     """
 
     def ReadActivations(self, request, context):
-        """Vectors of one site or several, row by row.
+        """Reads activation vectors of one or several sites, row by row.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReadTokens(self, request, context):
-        """Tokens and their texts, row by row.
+        """Reads tokens and their texts, row by row.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -599,7 +599,7 @@ def add_ActivationServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ActivationService(object):
-    """Stored rows of a run.
+    """Reads the stored rows of a run.
     """
 
     @staticmethod
@@ -658,7 +658,8 @@ class ActivationService(object):
 
 
 class FeatureServiceStub(object):
-    """Stored features of a run. What looks at every activation of an SAE takes longer than another read.
+    """Answers questions about SAE features that a run stores. Methods that read every activation of an SAE take longer, so
+    their deadlines are longer.
     """
 
     def __init__(self, channel):
@@ -700,46 +701,47 @@ class FeatureServiceStub(object):
 
 
 class FeatureServiceServicer(object):
-    """Stored features of a run. What looks at every activation of an SAE takes longer than another read.
+    """Answers questions about SAE features that a run stores. Methods that read every activation of an SAE take longer, so
+    their deadlines are longer.
     """
 
     def GetFeatureStatistics(self, request, context):
-        """How often a feature fires, and how strongly.
+        """Returns how often a feature fires, and how strongly.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SampleExamples(self, request, context):
-        """Examples of features in their context: the strongest, or chosen otherwise.
+        """Returns examples of features in their context: the strongest ones, or ones chosen by another method.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReadFeature(self, request, context):
-        """Every activation of a feature above a threshold.
+        """Reads every activation of a feature above a threshold.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def FindFeatures(self, request, context):
-        """Features of an SAE by their statistics.
+        """Finds features of an SAE by their statistics.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetActiveFeatures(self, request, context):
-        """Features that fire on chosen tokens.
+        """Finds features that fire on chosen tokens.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetCofiringFeatures(self, request, context):
-        """Features that fire where another one does.
+        """Finds features that fire on the same tokens as a given feature.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -787,7 +789,8 @@ def add_FeatureServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class FeatureService(object):
-    """Stored features of a run. What looks at every activation of an SAE takes longer than another read.
+    """Answers questions about SAE features that a run stores. Methods that read every activation of an SAE take longer, so
+    their deadlines are longer.
     """
 
     @staticmethod
@@ -954,7 +957,7 @@ class FeatureService(object):
 
 
 class NormServiceStub(object):
-    """How large stored activations are, and how they grow.
+    """Answers questions about the norms of stored activations, and how norms grow.
     """
 
     def __init__(self, channel):
@@ -981,25 +984,25 @@ class NormServiceStub(object):
 
 
 class NormServiceServicer(object):
-    """How large stored activations are, and how they grow.
+    """Answers questions about the norms of stored activations, and how norms grow.
     """
 
     def GetNormProfile(self, request, context):
-        """Norms by layer, site, token, or what else rows are of.
+        """Returns statistics of norms by layer, site, token, or another grouping.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def FitGrowth(self, request, context):
-        """The rate at which norms grow with the layer, or with training.
+        """Fits the rate at which norms grow over layers or over training.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetSeparability(self, request, context):
-        """Whether norms are a factor of the layer times one of the checkpoint.
+        """Tests whether norms are the product of a factor per layer and a factor per checkpoint.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -1032,7 +1035,7 @@ def add_NormServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class NormService(object):
-    """How large stored activations are, and how they grow.
+    """Answers questions about the norms of stored activations, and how norms grow.
     """
 
     @staticmethod
@@ -1118,7 +1121,7 @@ class NormService(object):
 
 
 class SaeServiceStub(object):
-    """An SAE and its model, asked live.
+    """Answers questions about an SAE by running it and its model.
     """
 
     def __init__(self, channel):
@@ -1160,46 +1163,46 @@ class SaeServiceStub(object):
 
 
 class SaeServiceServicer(object):
-    """An SAE and its model, asked live.
+    """Answers questions about an SAE by running it and its model.
     """
 
     def EncodeText(self, request, context):
-        """Features that fire on a text.
+        """Returns the features that fire on a text.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetLogitLens(self, request, context):
-        """Tokens that a feature's direction makes likelier, and those that it makes less likely.
+        """Returns the tokens that a feature's direction makes more likely, and those that it makes less likely.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def AblateText(self, request, context):
-        """What a feature becomes without each token before it.
+        """Returns a feature's activation after ablating each earlier token.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def AblateDirection(self, request, context):
-        """What the model predicts without what a feature writes.
+        """Returns the model's predictions after ablating a feature's contribution.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def FindNeighbors(self, request, context):
-        """Features of an SAE whose directions are nearest to one.
+        """Finds the features of an SAE whose directions are nearest to a given one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CheckSae(self, request, context):
-        """Whether an SAE is right for a run's model, on a sample of the run's stored text.
+        """Checks whether an SAE fits a run's model, on a sample of the run's stored tokens.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -1247,7 +1250,7 @@ def add_SaeServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class SaeService(object):
-    """An SAE and its model, asked live.
+    """Answers questions about an SAE by running it and its model.
     """
 
     @staticmethod
@@ -1414,7 +1417,7 @@ class SaeService(object):
 
 
 class ModelServiceStub(object):
-    """A language model and what it does with a text, asked live.
+    """Answers questions about a language model by running it.
     """
 
     def __init__(self, channel):
@@ -1466,60 +1469,60 @@ class ModelServiceStub(object):
 
 
 class ModelServiceServicer(object):
-    """A language model and what it does with a text, asked live.
+    """Answers questions about a language model by running it.
     """
 
     def TokenizeText(self, request, context):
-        """The tokens that the model reads of a text, and how it shows them.
+        """Tokenizes a text as the model reads it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetAttention(self, request, context):
-        """Where each head attends in a text.
+        """Returns where each head attends in a text.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetInductionScores(self, request, context):
-        """How much each head attends as induction heads do, on random tokens that come twice.
+        """Scores each head as an induction head, on random tokens that are repeated.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetTextLens(self, request, context):
-        """The logit lens: what the residual stream would predict at each layer and position.
+        """Applies the logit lens: what the residual stream would predict at each layer and position.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SteerText(self, request, context):
-        """How a text goes on when the model is steered along a direction.
+        """Generates text while steering the model along a direction.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def AblateSites(self, request, context):
-        """What the loss becomes without each of the model's parts.
+        """Returns the model's loss after ablating each site or head separately.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CompareTokens(self, request, context):
-        """Which replaced tokens of corrupt prompts the model treats unlike other tokens.
+        """Compares how the model treats the replaced tokens of corrupt prompts with how it treats ordinary tokens.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetWeightNorms(self, request, context):
-        """How large a model's weights are, and what its layers write on random input and on real.
+        """Returns the norms of a model's weights, and of what its layers write on random and on real input.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -1577,7 +1580,7 @@ def add_ModelServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ModelService(object):
-    """A language model and what it does with a text, asked live.
+    """Answers questions about a language model by running it.
     """
 
     @staticmethod
@@ -1798,7 +1801,7 @@ class ModelService(object):
 
 
 class PatchingServiceStub(object):
-    """Activation patching.
+    """Runs activation patching.
     """
 
     def __init__(self, channel):
@@ -1820,19 +1823,19 @@ class PatchingServiceStub(object):
 
 
 class PatchingServiceServicer(object):
-    """Activation patching.
+    """Runs activation patching.
     """
 
     def EstimateSweep(self, request, context):
-        """What a sweep would take, by the same checks as RunSweep, without running a cell of it.
+        """Estimates the size and duration of a sweep, with all checks of RunSweep, without running any cell.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RunSweep(self, request, context):
-        """Replaces activations one by one, and tells what becomes of the answer. The answer is kept, and the same request
-        again is answered by it.
+        """Patches activations one cell at a time and returns the effect on the model's answer. The result is cached: the same
+        request later returns the cached result.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -1860,7 +1863,7 @@ def add_PatchingServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class PatchingService(object):
-    """Activation patching.
+    """Runs activation patching.
     """
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""Answers to the contract's questions about a bucket, for whoever asks: a service, or a client without one.
+"""Answers the contract's questions about a bucket, for a service or for a client without one.
 
 A question and its answer are records of `actstore_api`. Each noun has a table of the questions that it answers.
 """
@@ -17,15 +17,17 @@ ROWS: Mapping[type, Callable[[Store, Any], Rows]] = stored_rows.ROWS
 
 
 def is_stored(question: object) -> bool:
-    """Whether a bucket answers the question by itself; any other needs workers."""
+    """Whether a bucket can answer the question; any other needs workers."""
     return type(question) in ANSWERS or type(question) in ROWS
 
 
 def answer(store: Store, question: object) -> Any:
-    """The answer to a question that has one: of `X` an `XAnswer`. Errors: as those of what is asked."""
+    """Returns the answer to a question that has a single one: for `X` an `XAnswer`. Errors: as those of the
+    question.
+    """
     return ANSWERS[type(question)](store, question)
 
 
 def rows(store: Store, question: object) -> Rows:
-    """The answer to a question for rows: where they come from, and at least one batch of them."""
+    """Returns the answer to a question for rows: their provenance, and at least one batch of them."""
     return ROWS[type(question)](store, question)

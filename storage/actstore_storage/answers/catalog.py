@@ -1,4 +1,4 @@
-"""Answers on what a bucket has: runs, models, SAEs."""
+"""Answers questions about the contents of a bucket: runs, models, SAEs."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -30,7 +30,7 @@ from actstore_storage.runs.snapshot import Snapshot
 
 
 def list_runs(store: Store, _: ListRuns) -> ListRunsAnswer:
-    """Every run that opens, in order of name."""
+    """Every readable run, in order of name."""
     return ListRunsAnswer(runs=tuple(run_of(snapshot) for snapshot in readable_runs(store.bucket)))
 
 
@@ -40,12 +40,12 @@ def get_run(store: Store, question: GetRun) -> GetRunAnswer:
 
 
 def models(store: Store, _: ListModels) -> ListModelsAnswer:
-    """Every model that a capture into the store has loaded."""
+    """Every model that was used in a capture into the store."""
     return ListModelsAnswer(models=tuple(_model(found) for found in list_models(store.bucket)))
 
 
 def saes(store: Store, _: ListSaes) -> ListSaesAnswer:
-    """Every SAE that a capture into the store has loaded."""
+    """Every SAE that was used in a capture into the store, or trained from it."""
     return ListSaesAnswer(saes=tuple(Sae(**asdict(found)) for found in list_saes(store.bucket)))
 
 
@@ -58,7 +58,7 @@ ANSWERS: Mapping[type, Callable[[Store, Any], Any]] = {
 
 
 def run_of(snapshot: Snapshot) -> Run:
-    """The run as the contract tells of it."""
+    """The run as a record of the contract."""
     record = snapshot.record
     specification = record.specification
     return Run(
@@ -77,7 +77,7 @@ def run_of(snapshot: Snapshot) -> Run:
 
 
 def _specification(record: RunRecord) -> capture.CaptureSpecification:
-    """What the run was asked for, with every default filled in."""
+    """The run's specification, with every default filled in."""
     stored = record.specification
     own = {
         "run": record.run,

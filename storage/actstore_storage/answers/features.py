@@ -1,4 +1,4 @@
-"""Answers on features: what makes one fire, and how often."""
+"""Answers questions about features: how often and when they fire."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -41,7 +41,7 @@ def statistics(store: Store, question: GetFeatureStatistics) -> GetFeatureStatis
 
 
 def sample(store: Store, question: SampleExamples) -> SampleExamplesAnswer:
-    """Examples of features in their context, chosen as the question says."""
+    """Examples of features in their context, chosen by the question's method."""
     snapshot = store.snapshot(question.run)
     how = Sample(question.method, question.k, question.bins, question.threshold, question.seed)
     examples = sample_many(
@@ -86,7 +86,7 @@ def active(store: Store, question: GetActiveFeatures) -> GetActiveFeaturesAnswer
 
 
 def cofiring(store: Store, question: GetCofiringFeatures) -> GetCofiringFeaturesAnswer:
-    """Features that fire where another one does."""
+    """Features that fire on the same tokens as a given one."""
     snapshot = store.snapshot(question.run)
     found = cofiring_features(
         snapshot,

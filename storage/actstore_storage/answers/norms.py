@@ -1,4 +1,4 @@
-"""Answers on norms: how large activations are, and how they grow."""
+"""Answers questions about norms: how large activations are, and how they grow."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -24,7 +24,7 @@ from actstore_storage.runs.snapshot import Snapshot
 
 
 def profile(store: Store, question: GetNormProfile) -> GetNormProfileAnswer:
-    """How large norms are, of one run or of several."""
+    """Statistics of norms in one run or in several."""
     snapshots = _snapshots(store, question.runs)
     asked = ProfileQuestion(
         sites=question.sites,
@@ -45,7 +45,7 @@ def profile(store: Store, question: GetNormProfile) -> GetNormProfileAnswer:
 
 
 def growth(store: Store, question: FitGrowth) -> FitGrowthAnswer:
-    """The rate at which norms grow with the layer or with training."""
+    """The rate at which norms grow over layers or over training."""
     snapshots = _snapshots(store, question.runs)
     found = _fitted(snapshots, question)
     fit = found.fit
@@ -72,7 +72,7 @@ def growth(store: Store, question: FitGrowth) -> FitGrowthAnswer:
 
 
 def separability(store: Store, question: GetSeparability) -> GetSeparabilityAnswer:
-    """Whether layer and step of training change the norm apart from each other."""
+    """Whether layer and training step affect the norm independently."""
     snapshots = _snapshots(store, question.runs)
     found = separability_of(
         snapshots, layers=_first_and_last(question.layers), steps=question.steps, **_means(question)
@@ -103,31 +103,33 @@ ANSWERS: Mapping[type, Callable[[Store, Any], Any]] = {
 
 def _snapshots(store: Store, runs: Sequence[str]) -> list[Snapshot]:
     if not runs:
-        raise BadRequest("no run is named", field="runs", value="none", allowed="one run or more")
+        raise BadRequest("no run was given", field="runs", value="none", allowed="one run or more")
     return store.snapshots(runs)
 
 
 def _fitted(snapshots: Sequence[Snapshot], question: FitGrowth) -> Growth:
     asked = {"bootstrap": Bootstrap(question.resamples, question.seed), **_means(question)}
     if question.axis == CHECKPOINT:
-        _check_unsaid(question, "layers", "none: growth over checkpoints is of one site")
+        _check_unsaid(question, "layers", "none: growth over checkpoints is fitted at one site")
         return fit_growth_over_checkpoints(snapshots, steps=question.steps, **asked)
-    _check_unsaid(question, "steps", "none: growth over layers has the layers as its steps")
+    _check_unsaid(question, "steps", "none: growth over layers uses the layers as steps")
     if len(snapshots) > 1:
-        message = f"{len(snapshots)} runs are named, and growth over layers is of one"
-        raise BadRequest(message, field="runs", value=len(snapshots), allowed="one run, or several by checkpoint")
+        message = f"{len(snapshots)} runs were given, but growth over layers is fitted in one run"
+        raise BadRequest(
+            message, field="runs", value=len(snapshots), allowed="one run, or several with axis checkpoint"
+        )
     return fit_growth(snapshots[0], layers=_first_and_last(question.layers), **asked)
 
 
 def _check_unsaid(question: FitGrowth, field: str, allowed: str) -> None:
-    """Errors: BadRequest where the question says what an answer by its axis would not look at."""
+    """Errors: BadRequest for a field that is not used with the question's axis."""
     said = getattr(question, field)
     if said:
-        raise BadRequest(f"{field} do not go with axis {question.axis}", field=field, value=said, allowed=allowed)
+        raise BadRequest(f"{field} cannot be given with axis {question.axis}", field=field, value=said, allowed=allowed)
 
 
 def _means(question: FitGrowth | GetSeparability) -> dict[str, Any]:
-    """Which mean norms grow; an empty site is the one that the fit takes by itself."""
+    """The arguments of the fit; an empty site means its default."""
     return {
         "kept": KeptTokens.of(question),
         "quantity": question.quantity,
@@ -145,7 +147,9 @@ def _first_and_last(layers: Range | None) -> tuple[int, int] | None:
     if layers is None:
         return None
     if layers.end is None:
-        raise BadRequest("layers have no end", field="layers.end", value="none", allowed="a layer above the first")
+        raise BadRequest(
+            "the range of layers has no end", field="layers.end", value="none", allowed="a layer above the first"
+        )
     return layers.first, layers.end - 1
 
 
@@ -158,7 +162,7 @@ def _block(found: Growth) -> Any:
 
 
 def _origin(snapshots: Sequence[Snapshot], question: Any, warnings: tuple[str, ...]) -> dict[str, Any]:
-    """The provenance is of the first run."""
+    """The provenance is the first run's."""
     return {
         **KeptTokens.of(question).answered,
         "warnings": warnings,

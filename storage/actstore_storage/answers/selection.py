@@ -1,4 +1,4 @@
-"""Which tokens a question is about, in storage's words."""
+"""Turns the contract's selection of tokens into storage's filter."""
 
 from actstore_api.records.activation import TokenSelection
 from actstore_api.records.terms import Range
@@ -6,7 +6,9 @@ from actstore_storage.runs.token_filter import TokenFilter
 
 
 def token_filter(where: TokenSelection | None, exclude: frozenset[str] = frozenset()) -> TokenFilter:
-    """Rows that pass every part of the selection, less those of the excluded classes; None passes every row."""
+    """A filter for rows that meet every condition of the selection and are not of the excluded classes; None passes
+    every row.
+    """
     chosen = where or TokenSelection()
     sequences = chosen.sequences or Range()
     return TokenFilter(
@@ -21,5 +23,5 @@ def token_filter(where: TokenSelection | None, exclude: frozenset[str] = frozens
 
 
 def chosen_tokens(where: TokenSelection | None) -> TokenFilter | None:
-    """The same without an exclusion, which stands beside it there; None where all tokens are meant."""
+    """The same without an exclusion, which is a separate argument there; None if all tokens are selected."""
     return None if where is None else token_filter(where)

@@ -1,4 +1,4 @@
-"""What an answer is read from: a bucket, the snapshots of its runs, and rows that are held for who asks next."""
+"""What answers are read from: a bucket, the snapshots of its runs, and a cache of rows."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,15 +11,15 @@ from actstore_storage.runs.snapshot import Snapshot
 
 @dataclass(frozen=True)
 class Store:
-    """A bucket, and rows of it that are held in memory for who asks next."""
+    """A bucket, and a cache of its rows in memory."""
 
     bucket: Bucket
     row_cache: RowCache = NO_CACHE
 
     def snapshot(self, run: str) -> Snapshot:
-        """What is committed of a run now; each answer looks for itself."""
+        """The commits of a run at this moment; each answer opens its own."""
         return open_run(self.bucket, run)
 
     def snapshots(self, runs: Sequence[str]) -> list[Snapshot]:
-        """The same of several runs, in their order."""
+        """The same for several runs, in their order."""
         return [self.snapshot(run) for run in runs]

@@ -1,4 +1,4 @@
-"""Rows as they are stored, batch by batch: vectors, tokens, a feature's activations."""
+"""Reads stored rows batch by batch: vectors, tokens, a feature's activations."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -18,9 +18,11 @@ Rows = tuple[Provenance, Iterator[pa.RecordBatch]]
 
 
 def activations(store: Store, question: ReadActivations) -> Rows:
-    """Vectors of dense sites. One site's are in the column `activation`; of several, each is under its own name."""
+    """Vectors of dense sites. One site's are in the column `activation`; for several, each has a column under its own
+    name.
+    """
     if not question.sites:
-        raise BadRequest("no site is named", field="sites", value="none", allowed="one dense site or more")
+        raise BadRequest("no site was given", field="sites", value="none", allowed="one dense site or more")
     snapshot = store.snapshot(question.run)
     sites = question.sites[0] if len(question.sites) == 1 else question.sites
     keep = token_filter(question.where, question.exclude)

@@ -1,6 +1,6 @@
 """A bucket: named immutable objects under one root. Implementations: a local directory, S3.
 
-Every key passes `check_key`, so that no name from outside can leave its folder.
+Every key passes `check_key`, so that no name from a caller can lead outside its folder.
 """
 
 import re
@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from actstore_storage.errors import ActstoreError, BadRequest, CorruptObject, StoreError
 
-# Requests in flight: small objects on S3 are all latency.
+# Concurrent requests, because reading small objects from S3 is limited by latency.
 FETCH_THREADS = 16
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -20,59 +20,63 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 class Bucket(ABC):
     """A flat namespace of keys.
 
-    Errors: StoreError for permissions, credentials, a full disk or a missing bucket; StoreUnreachable where trying
-    again may help; KeyError for an object that is not there.
+    Errors: StoreError for permissions, credentials, a full disk or a missing bucket; StoreUnreachable if retrying may
+    help; KeyError for a missing object.
     """
 
     @abstractmethod
     def put(self, key: str, data: bytes) -> None:
-        """Write an object whole; a reader sees all of it or nothing. Replaces an object of that name."""
+        """Writes an object atomically: a reader sees all of it or nothing. It replaces an object with that name."""
 
     @abstractmethod
     def put_if_absent(self, key: str, data: bytes) -> bool:
-        """Write an object unless one of that name is there: True for the one writer that wins, False for all others."""
+        """Writes an object unless one with that name exists. True for the one writer that succeeds, False for all
+        others.
+        """
 
     @abstractmethod
     def create(self, key: str) -> AbstractContextManager[pa.NativeFile]:
-        """A stream to write a large object through; it is there once the block ends well, not after an exception."""
+        """Returns a stream for writing a large object. The object exists once the block ends without an exception."""
 
     @abstractmethod
     def get(self, key: str) -> bytes:
-        """The whole object."""
+        """Returns the whole object."""
 
     @abstractmethod
     def open(self, key: str) -> pa.NativeFile:
-        """A seekable Arrow file that reads ranges on demand; columnar readers use this."""
+        """Returns a seekable Arrow file that reads ranges on demand, for columnar readers."""
 
     @abstractmethod
     def keys(self, prefix: str, *, after: str | None = None, until: str | None = None) -> list[str]:
-        """The keys of all objects below the folder `prefix` (no trailing slash), sorted.
+        """Returns the keys of all objects below the folder `prefix` (no trailing slash), sorted.
 
-        With `after` and `until` those after the one and up to the other, which is included; neither need be there.
+        With `after` and `until`: only keys after the first, up to and including the second; neither needs to exist.
         """
 
     @abstractmethod
     def folders(self, prefix: str) -> list[str]:
-        """The names (not keys) of the folders directly below the folder `prefix`, sorted; an emptied one may linger."""
+        """Returns the names (not keys) of the folders directly below the folder `prefix`, sorted; an empty one may
+        remain for a while.
+        """
 
     @abstractmethod
     def top(self) -> tuple[list[str], list[str]]:
-        """The names of the objects, and of the folders, at the top, each sorted. Names that are no key of a bucket are
-        there, too; those with a dot in front are not.
+        """Returns the names of objects and of folders at the top level, each sorted. It includes names that are not
+        valid keys, but not those that begin with a dot.
         """
 
     @abstractmethod
     def delete(self, key: str) -> None:
-        """Remove an object; no error where it is not there."""
+        """Removes an object; no error if it does not exist."""
 
     @abstractmethod
     def store_error(self, error: OSError) -> StoreError | None:
-        """The store's own failure behind an error of an opened file; None where the bytes in it are at fault."""
+        """Returns the store's own failure that caused an error of an opened file; None if its bytes are wrong."""
 
     @property
     @abstractmethod
     def address(self) -> str:
-        """For people and errors: `/data/store` or `s3://bucket/prefix`. Never holds a secret."""
+        """The address for people and errors: `/data/store` or `s3://bucket/prefix`. It never contains a secret."""
 
     def exists(self, key: str) -> bool:
         try:
@@ -83,18 +87,17 @@ class Bucket(ABC):
 
 
 def told_apart(bucket: Bucket, error: Exception, damage: CorruptObject) -> ActstoreError:
-    """Answers the store's own failure behind an error of reading an object; where there is none, the damage."""
+    """Returns the store's own failure that caused an error while reading an object, or else the damage."""
     failure = bucket.store_error(error) if isinstance(error, OSError) else None
     return failure or damage
 
 
 def check_name(text: str, field: str) -> str:
-    """Refuses text that may not become one folder of a key: letters, digits, `.`, `_`, `-`, at most 128, no leading
-    dot.
-    """
+    """Refuses text that cannot be one folder of a key: letters, digits, `.`, `_`, `-`, at most 128, no leading dot."""
     if not _NAME.fullmatch(text):
         raise BadRequest(
-            f"{field} {text!r} is not a name: use letters, digits, '.', '_' and '-', beginning with a letter or digit, "
+            f"{field} {text!r} is not a valid name: use letters, digits, '.', '_' and '-', beginning with a letter "
+            "or digit, "
             "at most 128",
             reason="NAME_INVALID",
             field=field,
@@ -105,12 +108,12 @@ def check_name(text: str, field: str) -> str:
 
 
 def is_key(text: str) -> bool:
-    """Tells whether a foreign name found in a store could be ours."""
+    """Whether a name found in a store could be one of ours."""
     return all(_NAME.fullmatch(part) for part in text.split("/"))
 
 
 def check_key(key: str) -> str:
-    """Refuses text that is no key of a bucket: names between single slashes."""
+    """Refuses text that is not a valid key: names separated by single slashes."""
     for part in key.split("/"):
         check_name(part, "key")
     return key

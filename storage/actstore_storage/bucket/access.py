@@ -1,11 +1,11 @@
-"""How to reach an S3-compatible store."""
+"""Access to an S3-compatible store."""
 
 from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
 class S3Access:
-    """How to reach an S3-compatible store: its endpoint, and either two keys or a file that has them."""
+    """Access to an S3-compatible store: its endpoint, and either two keys or a file that has them."""
 
     endpoint: str
     """Host, or `host:port`, of the S3 endpoint. Required for a store at `s3://bucket/prefix`."""

@@ -1,4 +1,4 @@
-"""A bucket in a local directory. A key is a path below it; `.scratch` holds files that are still being written."""
+"""A bucket in a local directory. A key is a path below it; `.scratch` contains files that are being written."""
 
 import errno
 import os
@@ -15,10 +15,10 @@ from actstore_storage.errors import BadRequest, StoreError, StoreUnreachable
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR}
-# Of a link, where the file system has none: FAT and many of those that show another machine's files or a bucket's.
+# Errors of a hard link on file systems that have none: FAT, and many network or bucket file systems.
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS}
 _SCRATCH = ".scratch"
-# A folder vanishes with its last object, perhaps between our making it and our putting an object there.
+# A folder disappears with its last object, possibly between creating the folder and writing an object there.
 _PLACE_TRIES = 20
 
 
@@ -26,7 +26,7 @@ class LocalBucket(Bucket):
     """A bucket in a folder of this machine."""
 
     def __init__(self, root: Path) -> None:
-        """`root` must exist: a mistyped or unmounted path must not quietly become a new, empty store."""
+        """`root` must exist, so that a mistyped or unmounted path does not silently become a new, empty store."""
         if not root.is_dir():
             what = f"{root} is a file" if root.exists() else f"there is no directory {root}"
             raise StoreError(what, field="store", value=root, allowed="a directory")
@@ -38,7 +38,7 @@ class LocalBucket(Bucket):
 
     @property
     def written(self) -> bool:
-        """Whether something was ever put here, and be it gone by now."""
+        """Whether anything was ever written here, even if it no longer exists."""
         return (self._root / _SCRATCH).is_dir()
 
     def put(self, key: str, data: bytes) -> None:
@@ -51,7 +51,7 @@ class LocalBucket(Bucket):
         path = self._path(key)
         with self._failures(), self._scratch() as scratch:
             _write_durably(scratch, data)
-            # A hard link is the one call that makes a whole file appear, and only under a free name.
+            # A hard link is the only call that creates a complete file atomically, and only if the name is free.
             return self._place(_link_if_absent, scratch, path) is not False
 
     @contextmanager
@@ -69,14 +69,14 @@ class LocalBucket(Bucket):
 
     def open(self, key: str) -> pa.NativeFile:
         path = self._path(key)
-        if path.is_dir():  # for which pyarrow's error has no number
+        if path.is_dir():  # pyarrow's error has no number for it
             raise KeyError(key)
         with self._failures(reading=key):
             return pa.OSFile(str(path), "rb")
 
     def keys(self, prefix: str, *, after: str | None = None, until: str | None = None) -> list[str]:
         with self._failures(reading=prefix):
-            self._root.stat()  # a store that is gone is not an empty one
+            self._root.stat()  # a missing store is not an empty one
             found = sorted(self._walk(prefix))
         first = 0 if after is None else bisect_right(found, after)
         return found[first : len(found) if until is None else bisect_right(found, until)]
@@ -97,7 +97,7 @@ class LocalBucket(Bucket):
         path = self._path(key)
         with self._failures():
             path.unlink(missing_ok=True)
-            with suppress(OSError):  # not empty, or already gone
+            with suppress(OSError):  # not empty, or already removed
                 for folder in path.parents:
                     if folder == self._root:
                         break
@@ -116,12 +116,12 @@ class LocalBucket(Bucket):
         return StoreUnreachable(f"{self.address} fails: {cause}", **where)
 
     def _path(self, key: str) -> Path:
-        """Links are rare, so that whether there is one is asked first: that is a quarter of what resolving costs."""
+        """Links are rare, so this first checks whether there is one, which takes a quarter of the time of resolving."""
         path = str(self._root)
         for part in check_key(key).split("/"):
             path = f"{path}/{part}"
             if os.path.islink(path) and not Path(path).resolve().is_relative_to(self._root):  # noqa: PTH114  faster
-                message = f"{key} leaves the store through a link"
+                message = f"{key} is outside the store: its path contains a symbolic link"
                 raise BadRequest(message, reason="NAME_INVALID", field="key", value=key)
         return Path(path)
 
@@ -145,9 +145,11 @@ class LocalBucket(Bucket):
         return move(scratch, path)
 
     def _sync_folders(self, path: Path) -> None:
-        """Up to the root: each may be new, made by us or just now by another writer who has not flushed it yet."""
+        """Flushes folders up to the root: each may be new, created by us or by another writer who has not flushed it
+        yet.
+        """
         for folder in path.parents:
-            with suppress(FileNotFoundError):  # gone with an object that was deleted meanwhile
+            with suppress(FileNotFoundError):  # removed with an object that was deleted meanwhile
                 _sync(folder)
             if folder == self._root:
                 break
@@ -171,7 +173,7 @@ class LocalBucket(Bucket):
             if reading and error.errno in {errno.ENOENT, errno.ENOTDIR, errno.EISDIR} and self._root.is_dir():
                 raise KeyError(reading) from None
             if reading and error.errno in {errno.EACCES, errno.EPERM}:
-                message = f"{self.address} refuses to be read: {os.strerror(error.errno)}"
+                message = f"{self.address} cannot be read: {os.strerror(error.errno)}"
                 raise StoreError(message, reason="STORE_CREDENTIALS", field="store", value=self.address) from error
             if error.errno == errno.ENOENT and not self._root.is_dir():
                 raise StoreError(f"there is no directory {self.address}", field="store", value=self.address) from error
@@ -179,7 +181,7 @@ class LocalBucket(Bucket):
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    """What lies in a folder under names that keys can have; nothing where there is no folder."""
+    """The contents of a folder with valid names; nothing if there is no folder."""
     try:
         with os.scandir(folder) as entries:
             return [entry for entry in entries if is_key(entry.name)]
@@ -196,11 +198,12 @@ def _link_if_absent(scratch: Path, path: Path) -> bool:
         if error.errno not in _NO_LINKS:
             raise
         raise StoreError(
-            f"the file system of {scratch.parent.parent} has no hard links, by which a name is taken only once",
+            f"the file system of {scratch.parent.parent} has no hard links, which actstore needs to create a file "
+            "only if it does not exist",
             reason="STORE_UNSAFE",
             field="store",
             value=scratch.parent.parent,
-            allowed="a folder of another file system, or S3",
+            allowed="a folder on another file system, or S3",
         ) from error
     return True
 
@@ -211,7 +214,7 @@ def _write_durably(path: Path, data: bytes) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Flush a file or a folder to the disk: a commit must not survive a power cut that its data did not."""
+    """Flushes a file or a folder to the disk: a commit must not survive a power failure that its data did not."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

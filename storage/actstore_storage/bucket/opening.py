@@ -1,4 +1,4 @@
-"""From an address to a bucket: `./folder`, `/folder` or `s3://bucket/prefix`."""
+"""Opens the bucket of an address: `./folder`, `/folder` or `s3://bucket/prefix`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,17 +13,17 @@ if TYPE_CHECKING:
 
 
 def open_bucket(address: str, s3: S3Access | None = None) -> Bucket:
-    """Opens the bucket of an address. Nothing is sent to the store yet; a local folder must exist."""
+    """Opens the bucket of an address. No request is sent yet; a local folder must exist."""
     if "://" not in address:
         return LocalBucket(Path(address))
     name, prefix = _bucket_and_prefix(address)
-    from actstore_storage.bucket.s3 import S3Bucket  # a local store need not wait for it
+    from actstore_storage.bucket.s3 import S3Bucket  # a local store does not need it
 
     return S3Bucket(_access(address, s3), name, check_key(prefix) if prefix else "")
 
 
 def open_files(address: str, s3: S3Access | None) -> "S3Files":
-    """Opens what others put under `s3://bucket/prefix`, to be read; the prefix, too, may have any name."""
+    """Opens files that other programs wrote to `s3://bucket/prefix`, for reading; the prefix may have any name."""
     from actstore_storage.bucket.s3 import S3Files
 
     name, prefix = _bucket_and_prefix(address)
@@ -35,7 +35,7 @@ def _bucket_and_prefix(address: str) -> tuple[str, str]:
     name, _, prefix = rest.rstrip("/").partition("/")
     if scheme != "s3" or not name:
         raise BadRequest(
-            f"{address!r} is not the address of a store",
+            f"{address!r} is not a valid address of a store",
             field="store",
             value=address,
             allowed="./folder, /folder, s3://bucket or s3://bucket/prefix",

@@ -1,4 +1,4 @@
-"""The start-up question to a store: does it do what exactly-once commits rest on?"""
+"""Tests at start whether a store supports exactly-once commits."""
 
 from concurrent.futures import ThreadPoolExecutor
 from uuid import uuid4
@@ -13,10 +13,10 @@ ROUNDS = 3
 
 
 def probe(bucket: Bucket) -> None:
-    """Tries whether a store is safe to commit to: writes, races writers for one key, reads back, lists and deletes
-    below PROBE; leaves nothing there.
+    """Tests whether a store is safe to commit to: writes, lets several writers create one key, reads back, lists and
+    deletes below PROBE; leaves nothing there.
 
-    Raises StoreError: STORE_UNSAFE where a conditional put does not have exactly one winner whose bytes stand.
+    Raises StoreError: STORE_UNSAFE if a conditional put does not have exactly one winner whose bytes remain.
     """
     folder = f"{PROBE}/{uuid4().hex}"
     for number in range(ROUNDS):
@@ -24,11 +24,11 @@ def probe(bucket: Bucket) -> None:
         try:
             _race(bucket, key)
             if bucket.keys(folder) != [key]:
-                raise _unsafe(bucket, "an object that was just written is not listed")
+                raise _unsafe(bucket, "an object that was just written is missing from the listing")
         finally:
             bucket.delete(key)
         if bucket.exists(key):
-            raise _unsafe(bucket, "an object that was just deleted is still there")
+            raise _unsafe(bucket, "an object that was just deleted still exists")
 
 
 def _race(bucket: Bucket, key: str) -> None:
@@ -36,17 +36,21 @@ def _race(bucket: Bucket, key: str) -> None:
     with ThreadPoolExecutor(RACERS) as pool:
         won = list(pool.map(lambda body: bucket.put_if_absent(key, body), bodies))
     if bucket.put_if_absent(key, b"late"):
-        raise _unsafe(bucket, "a conditional put replaced an object")
+        raise _unsafe(bucket, "a conditional put (If-None-Match: *) replaced an existing object")
     winners = [body for body, winner in zip(bodies, won, strict=True) if winner]
     if len(winners) != 1:
-        raise _unsafe(bucket, f"{len(winners)} of {RACERS} racing writers were told that they won")
+        raise _unsafe(
+            bucket,
+            f"{len(winners)} of {RACERS} writers that created the same object at the same time succeeded, instead of "
+            "one",
+        )
     if bucket.get(key) != winners[0]:
-        raise _unsafe(bucket, "what was written is not what is read")
+        raise _unsafe(bucket, "an object that was read back differs from what was written")
 
 
 def _unsafe(bucket: Bucket, what: str) -> StoreError:
     return StoreError(
-        f"{bucket.address} is not safe to commit to: {what}",
+        f"{bucket.address} cannot be used as a store: {what}",
         reason="STORE_UNSAFE",
         field="store",
         value=bucket.address,

@@ -1,6 +1,6 @@
-"""A bucket in S3-compatible storage. The one file that touches the S3 client.
+"""A bucket in S3-compatible storage. Only this file uses the S3 client.
 
-minio does small objects, listings and the conditional put; pyarrow's own S3 client streams large objects and reads
+minio handles small objects, listings and the conditional put; pyarrow's own S3 client streams large objects and reads
 ranges of them.
 """
 
@@ -31,16 +31,16 @@ from actstore_storage.errors import BadRequest, StoreError, StoreUnreachable
 CONNECT_TIMEOUT_SECONDS = 5.0
 READ_TIMEOUT_SECONDS = 60.0
 TRIES = 4
-BACKOFF_SECONDS = 0.2  # doubles with each try
+BACKOFF_SECONDS = 0.2  # doubles with each attempt
 CONNECTIONS = 32
-REPEATED_MAX = 1000  # keys of a listing in a row that it has told before: a page
+REPEATED_MAX = 1000  # repeated keys in a row that end a listing with an error: one page
 
 _ENDPOINT = re.compile(r"(?:[\w.-]+|\[[\da-fA-F:.]+\])(?::(\d{1,5}))?", re.ASCII)
 _PORT_MAX = 65_535
 _REGION = re.compile(r"[\w-]*", re.ASCII)
-# What minio's parser says of a successful answer that is none of S3's, as a login page in between is.
+# The error of minio's parser for a successful answer that is not S3's, such as a login page.
 _NO_ANSWER = (ParseError, ValueError)
-# Arrow's client knows some codes by its own names, and tells the others only in its message.
+# Arrow's client has its own names for some codes, and gives the others only in its message.
 _ARROW_CODE = re.compile(r"AWS Error (\w+)")
 _ARROW_UNKNOWN = re.compile(r"Unable to parse ExceptionName: (\w+)")
 
@@ -48,16 +48,17 @@ Answer = TypeVar("Answer")
 
 
 class _S3Store:
-    """One prefix of one S3 bucket: its clients, its answers and its errors."""
+    """One prefix of one S3 bucket: its clients, answers and errors."""
 
     def __init__(self, access: S3Access, name: str, prefix: str) -> None:
-        """Sends nothing yet. `prefix` is empty or a path: the folder of the bucket that is this store."""
+        """Sends no request yet. `prefix` is empty or a path: the folder of the bucket that contains this store."""
         _check_endpoint(access.endpoint)
         _check_bucket(name)
         _check_region(access.region)
         self._name, self._prefix = name, f"{prefix}/" if prefix else ""
         timeout = urllib3.Timeout(connect=CONNECT_TIMEOUT_SECONDS, read=READ_TIMEOUT_SECONDS)
-        # Retries are our own: urllib3 would repeat a conditional put and report its own first try as the winner.
+        # Retries are our own, because urllib3 would repeat a conditional put and then find its own first attempt as the
+        # winner.
         options: dict[str, Any] = {"maxsize": CONNECTIONS, "timeout": timeout, "retries": urllib3.Retry(0, redirect=0)}
         proxy = proxy_for(access.endpoint, secure=access.secure)
         pool = urllib3.ProxyManager(proxy, **options) if proxy else urllib3.PoolManager(**options)
@@ -69,7 +70,7 @@ class _S3Store:
 
     @property
     def _arrow(self) -> fs.S3FileSystem:
-        """Arrow's client keeps the keys that it was made with, so new keys take a new one."""
+        """Arrow's client keeps its keys, so new keys need a new client."""
         keys = self._keys.retrieve()
         if self._arrow_with is None or self._arrow_with[0] is not keys:
             self._arrow_with = keys, _arrow_client(self._access, keys, self._proxy)
@@ -101,7 +102,7 @@ class _S3Store:
         return self._prefix + key
 
     def _listed(self, prefix: str, after: str | None = None, until: str | None = None) -> list[str]:
-        """All keys below the folder, sorted; but for those of folders themselves, which end in a slash."""
+        """All keys below the folder, sorted, except those of folders themselves, which end in a slash."""
         path = f"{self._path(prefix)}/"
         start = None if after is None else self._path(after)
 
@@ -118,7 +119,9 @@ class _S3Store:
         return sorted(self._ask(listed, prefix))
 
     def _items(self, path: str, **how: Any) -> Iterator[Any]:
-        """Each once. Some stores tell a key with two pages, and minio would ask one that cannot go on for ever."""
+        """Yields each key once. Some stores repeat a key on two pages, and with a listing that repeats forever minio
+        would never stop.
+        """
         seen: set[str] = set()
         repeated = 0
         for item in self._minio.list_objects(self._name, path, **how):
@@ -127,7 +130,7 @@ class _S3Store:
                 repeated = 0
                 yield item
             elif (repeated := repeated + 1) >= REPEATED_MAX:
-                message = f"{self.address} does not go on in its listing, and tells the same keys again and again"
+                message = f"{self.address} repeats the same keys in its listing, so the listing never ends"
                 raise StoreError(message, reason="STORE_UNSAFE", field="store", value=self.address)
 
     def _ask(self, request: Callable[[], Answer], key: str, *, writing: bool = False) -> Answer:
@@ -144,16 +147,16 @@ class _S3Store:
         raise AssertionError("unreachable")
 
     def _failure(self, error: Exception, *, writing: bool = False) -> StoreError:
-        """What went wrong, in words that hold no secret: the code only, never the server's message."""
+        """Describes an error without secrets: only its code, never the server's message."""
         settings = Reached(self._access.endpoint, self._access.secure, self._access.region, self._proxy)
         return store_failure(Asked(self.address, self._name, writing), settings, error, _code(error))
 
 
 class S3Files(_S3Store):
-    """Files that others put into S3, under any names, to be read: a store of datasets."""
+    """Files that other programs wrote to S3, with any names, for reading: a dataset store."""
 
     def keys(self, prefix: str) -> list[str]:
-        """Of all files below the folder `prefix` (no trailing slash), sorted."""
+        """The keys of all files below the folder `prefix` (no trailing slash), sorted."""
         return self._listed(prefix)
 
     def exists(self, key: str) -> bool:
@@ -182,7 +185,7 @@ class S3Bucket(_S3Store, Bucket):
             except S3Error as error:
                 if _code(error) != "preconditionfailed":
                     raise
-                # After a try whose answer was lost, the object that stands may be our own.
+                # After an attempt whose answer was lost, the existing object may be our own.
                 return tries > 1 and self.get(key) == data
             return True
 
@@ -195,7 +198,7 @@ class S3Bucket(_S3Store, Bucket):
             with self._arrow.open_output_stream(path) as stream:
                 yield stream
         except BaseException as error:
-            # Closing completed the upload; there is no way to abort it.
+            # Closing completed the upload; it cannot be aborted any more.
             with suppress(StoreError):
                 self.delete(key)
             if isinstance(error, OSError):
@@ -234,7 +237,7 @@ class S3Bucket(_S3Store, Bucket):
 
 
 class _Keys:
-    """The keys as they are now, for minio too; the same object for as long as they stay the same."""
+    """The current keys, for minio too; the same object as long as they stay the same."""
 
     def __init__(self, access: S3Access) -> None:
         self._file, self._seen = access.credentials_file, (0, 0, 0)
@@ -243,12 +246,12 @@ class _Keys:
             _checked(self._found)
 
     def retrieve(self) -> Credentials:
-        """Errors: StoreError STORE_CREDENTIALS for a file that cannot be read, or has no keys."""
+        """Returns the keys. Errors: StoreError STORE_CREDENTIALS for a file that cannot be read, or has no keys."""
         if not self._file:
             return self._found
         try:
             state = Path(self._file).stat()
-            # Of two writes within a tick of the clock, some four milliseconds, the time alone does not tell the second.
+            # The time alone does not detect a second write within a tick of the clock, about four milliseconds.
             changed = state.st_mtime_ns, state.st_size, state.st_ino
             if changed != self._seen:
                 self._found, self._seen = _checked(AWSConfigProvider(self._file, "default").retrieve()), changed
@@ -259,11 +262,11 @@ class _Keys:
 
 
 def _checked(keys: Credentials) -> Credentials:
-    """They travel in a header: the line's end that a file of a secret ends with would be an error that shows them."""
+    """Keys are sent in a header: the newline at the end of a secret's file would cause an error that shows them."""
     named = {"access_key": keys.access_key, "secret_key": keys.secret_key, "session_token": keys.session_token or ""}
     for field, key in named.items():
         if not (key.isascii() and key.isprintable()):
-            message = f"the S3 {field} holds a character that no key has, as the end of a line"
+            message = f"the S3 {field} contains a character that a key cannot have, such as a line break"
             raise StoreError(message, reason="STORE_CREDENTIALS", field=field, allowed="printable ASCII characters")
     return keys
 
@@ -280,7 +283,7 @@ def _arrow_client(access: S3Access, keys: Credentials, proxy: str | None) -> fs.
         connect_timeout=CONNECT_TIMEOUT_SECONDS,
         request_timeout=READ_TIMEOUT_SECONDS,
         retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=TRIES),
-        allow_delayed_open=True,  # one request instead of three for what fits in one part
+        allow_delayed_open=True,  # one request instead of three if it fits into one part
     )
 
 
@@ -288,7 +291,7 @@ def _check_endpoint(endpoint: str) -> None:
     found = _ENDPOINT.fullmatch(endpoint)
     if not found or int(found[1] or 0) > _PORT_MAX:
         raise BadRequest(
-            f"{endpoint!r} is not the endpoint of an S3 store; http or https is chosen apart from it",
+            f"{endpoint!r} is not a valid S3 endpoint; http or https is set separately, by secure",
             field="endpoint",
             value=endpoint,
             allowed="host or host:port",
@@ -300,7 +303,7 @@ def _check_bucket(name: str) -> None:
         check_bucket_name(name)
     except ValueError:
         raise BadRequest(
-            f"{name!r} is no name of an S3 bucket",
+            f"{name!r} is not a valid name of an S3 bucket",
             field="store",
             value=name,
             allowed="3 to 63 letters, digits, dots and hyphens",
@@ -309,18 +312,20 @@ def _check_bucket(name: str) -> None:
 
 def _check_region(region: str) -> None:
     if not _REGION.fullmatch(region):
-        message = f"{region!r} is no S3 region"
-        raise BadRequest(message, field="region", value=region, allowed="letters, digits and hyphens, as us-east-1")
+        message = f"{region!r} is not a valid S3 region"
+        raise BadRequest(
+            message, field="region", value=region, allowed="letters, digits and hyphens, such as us-east-1"
+        )
 
 
 def _code(error: Exception) -> str:
-    """One spelling of an error's code: minio says NoSuchBucket, pyarrow NO_SUCH_BUCKET, a proxy only a number."""
+    """One spelling of an error's code: minio has NoSuchBucket, pyarrow NO_SUCH_BUCKET, a proxy only a number."""
     if isinstance(error, S3Error):
         return str(error.code).lower()
     if isinstance(error, ServerError):
         return f"http {error.status_code}"
     if isinstance(error, InvalidResponseError):
-        return f"http {error._code}"  # its only way to tell
+        return f"http {error._code}"  # its only way to say so
     if isinstance(error, _NO_ANSWER):
         return NO_S3_ANSWER
     found = _ARROW_UNKNOWN.search(str(error)) or _ARROW_CODE.search(str(error))

@@ -1,6 +1,6 @@
-"""Through which proxy an S3 endpoint is reached, and what to say where it cannot be, or refuses.
+"""Finds the proxy for an S3 endpoint, and explains errors of connections and requests.
 
-The settings are named as S3Access has them and as the environment has them, ACTSTORE_S3_ENDPOINT and so on.
+Messages name settings both as in S3Access and as environment variables, ACTSTORE_S3_ENDPOINT and so on.
 """
 
 import ipaddress
@@ -11,7 +11,7 @@ from urllib.request import getproxies, proxy_bypass
 
 from actstore_storage.errors import BadRequest, StoreError, StoreUnreachable
 
-# S3's error codes in small letters, by what has to be done.
+# S3's error codes in lower case, grouped by what to do.
 NO_OBJECT = "nosuchkey"
 _NO_BUCKET = {"nosuchbucket", "invalidbucketname"}
 _CREDENTIALS = {
@@ -24,7 +24,7 @@ _CREDENTIALS = {
 _SKEWED = {"requesttimetooskewed"}
 _DENIED = {"accessdenied", "allaccessdisabled", "methodnotallowed"}
 _FULL = {"insufficientstorage", "quotaexceeded", "xminiostoragefull"}
-# What comes back by itself: the store is busy, or starts, or something was lost on the way.
+# Errors that go away: the store is busy or starting, or something was lost on the way.
 _TRY_AGAIN = {
     "baddigest",
     "busy",
@@ -48,31 +48,37 @@ _TRY_AGAIN = {
     "toomanyrequests",
     "xminioservernotinitialized",
 }
-# A code of S3's is one word. These are its clients', where they had no answer, or one without a code.
+# S3's codes are one word. These are codes of its clients, for no answer, or for an answer without a code.
 _CODE = re.compile(r"[a-z0-9]+")
 _NO_CODE = {"endpointresolutionfailure", "networkconnection", "none", "resourcenotfound", "unknown"}
-# Of an error's own text, minio's or pyarrow's.
+# Patterns of the error texts of minio and pyarrow.
 _PLAIN_HTTP = re.compile(r"wrong.version.number|record layer failure|packet length too long|unknown protocol", re.I)
-# The first is TLS's alert, the others what servers and clients say of HTTP on a TLS port.
+# The first is TLS's alert, the others are texts of servers and clients about HTTP on a TLS port.
 _TLS = re.compile(r"\\x15\\x03|HTTP/0\.9|to an HTTPS server|to HTTPS port", re.I)
 _OTHER_REGION = {"authorizationheadermalformed", "permanentredirect", "illegallocationconstraintexception", "http 301"}
-# The code of an answer that S3's own client cannot read.
+# The code for an answer that S3's own client cannot parse.
 NO_S3_ANSWER = "no XML of S3's"
 _NO_S3 = re.compile(rf"http 4(?!08|29)\d\d|resourcenotfound|{NO_S3_ANSWER}")
 _WORDS = (
-    (re.compile(r"ProxyError|curlCode: (5|97)\b|CONNECT tunnel"), "the proxy {proxy} does not lead there"),
-    (re.compile(r"certificate", re.I), "its certificate is not trusted: its authority has to be among this machine's"),
-    (re.compile("too many redirects"), "it sends its callers elsewhere: ask there"),
-    (re.compile(r"resolve|NameResolution", re.I), "no such host is known"),
+    (re.compile(r"ProxyError|curlCode: (5|97)\b|CONNECT tunnel"), "the proxy {proxy} could not connect to it"),
+    (
+        re.compile(r"certificate", re.I),
+        "its certificate is not trusted: install its certificate authority on this machine",
+    ),
+    (re.compile("too many redirects"), "it redirects requests to another address: use that address"),
+    (re.compile(r"resolve|NameResolution", re.I), "the host name is unknown"),
     (re.compile(r"refused|curlCode: 7\b", re.I), "nothing listens there"),
     (re.compile(r"timed? ?out|curlCode: 28\b", re.I), "it does not answer in time"),
-    (re.compile(r"reset by peer|RemoteDisconnected|curlCode: (52|56)\b"), "it hangs up, as some do where {scheme}"),
+    (
+        re.compile(r"reset by peer|RemoteDisconnected|curlCode: (52|56)\b"),
+        "it closed the connection, as some servers do if {scheme}",
+    ),
 )
 
 
 @dataclass(frozen=True)
 class Asked:
-    """Which store, in which bucket, and whether it was to write."""
+    """The store and bucket of a request, and whether it was a write."""
 
     address: str
     bucket: str
@@ -88,9 +94,10 @@ class Reached:
 
 
 def proxy_for(endpoint: str, *, secure: bool) -> str | None:
-    """By http_proxy, https_proxy, all_proxy and no_proxy; never for this machine itself.
+    """Returns the proxy according to http_proxy, https_proxy, all_proxy and no_proxy; never one for this machine
+    itself.
 
-    Errors: BadRequest for a proxy of another kind than HTTP.
+    Errors: BadRequest for a proxy that is not an HTTP proxy.
     """
     host = _host(endpoint)
     if is_loopback(host) or proxy_bypass(host):
@@ -103,8 +110,8 @@ def proxy_for(endpoint: str, *, secure: bool) -> str | None:
         proxy = f"http://{proxy}"
     if urlsplit(proxy).scheme not in ("http", "https"):
         raise BadRequest(
-            f"the S3 store at {endpoint} would be reached through {_without_secret(proxy)}, and only HTTP proxies are "
-            "known: set https_proxy, or name the host in no_proxy",
+            f"the S3 store at {endpoint} would be reached through {_without_secret(proxy)}, but only HTTP proxies are "
+            "supported: set https_proxy, or name the host in no_proxy",
             field="all_proxy",
             value=_without_secret(proxy),
             allowed="http://host:port, or none",
@@ -120,25 +127,25 @@ def is_loopback(host: str) -> bool:
 
 
 def store_failure(asked: Asked, reached: Reached, error: Exception, code: str) -> StoreError:
-    """What an error means. Only where trying again may help it is a StoreUnreachable: what the store itself answers
-    decides by its code.
+    """Returns the error to raise. It is a StoreUnreachable only if retrying may help; if the store itself answered, its
+    code decides.
     """
     said = _of_access(asked, code) or _of_a_setting(asked.address, reached, str(error), code)
     if said is not None:
         return said
     if _CODE.fullmatch(code) and code not in _NO_CODE | _TRY_AGAIN:
-        message = f"{asked.address} refuses what it is asked, and would again ({code})"
+        message = f"{asked.address} rejected the request, and retrying would not help ({code})"
         return StoreError(message, reason="STORE_UNSAFE", field="store", value=asked.address)
     return _unreachable(asked.address, reached, str(error), code)
 
 
 def _of_access(asked: Asked, code: str) -> StoreError | None:
-    """None where the code says nothing of the bucket, or of who may do what there."""
+    """None if the code says nothing about the bucket, or about permissions."""
     address, where = asked.address, {"field": "store", "value": asked.address}
     if code in _NO_BUCKET:
         return StoreError(f"there is no bucket {asked.bucket}", reason="STORE_NOT_FOUND", **where)
     if code in _SKEWED:
-        message = f"{address} refuses requests of this machine, whose clock is not the store's ({code})"
+        message = f"{address} rejects requests from this machine, because its clock differs from the store's ({code})"
         return StoreError(message, reason="STORE_CREDENTIALS", field="clock", allowed="the store's time")
     if code in _CREDENTIALS or (code in _DENIED and not asked.writing):
         return StoreError(f"{address} refuses these credentials ({code})", reason="STORE_CREDENTIALS", **where)
@@ -154,31 +161,37 @@ def _unreachable(address: str, reached: Reached, said: str, code: str) -> StoreU
     endpoint = reached.endpoint
     words = next((f"{words}, " for pattern, words in _WORDS if pattern.search(said)), "")
     if _NO_S3.fullmatch(code):
-        words = "what answers there is no S3 store, "
-    scheme = "they are asked over TLS" if reached.secure else "they speak TLS: that would be ACTSTORE_S3_SECURE=1"
-    where = f"{endpoint}, its ACTSTORE_S3_ENDPOINT" if words else endpoint
+        words = "the server there is not an S3 store, "
+    scheme = (
+        "they get TLS where they expect plain HTTP"
+        if reached.secure
+        else "they expect TLS: set ACTSTORE_S3_SECURE=1 then"
+    )
+    where = f"{endpoint}, from ACTSTORE_S3_ENDPOINT" if words else endpoint
     why = words.format(proxy=_without_secret(reached.proxy or ""), scheme=scheme) + code
     message = f"{address} cannot be reached at {where} ({why})"
     return StoreUnreachable(message, field="store", value=address)
 
 
 def _of_a_setting(address: str, reached: Reached, said: str, code: str) -> StoreError | None:
-    """None where no setting is known to be wrong."""
+    """None if no setting is known to be wrong."""
     endpoint = reached.endpoint
     if reached.secure and _PLAIN_HTTP.search(said):
         return _wrong_setting(
-            f"{endpoint}, where {address} is, speaks plain HTTP and was asked over TLS: set ACTSTORE_S3_SECURE=0, or "
+            f"{endpoint}, the endpoint of {address}, speaks plain HTTP but was called over TLS: set "
+            "ACTSTORE_S3_SECURE=0, or "
             "secure=False", "secure", "True", "False",
         )  # fmt: skip
     if not reached.secure and _TLS.search(said):
         return _wrong_setting(
-            f"{endpoint}, where {address} is, speaks TLS and was asked over plain HTTP: set ACTSTORE_S3_SECURE=1, or "
+            f"{endpoint}, the endpoint of {address}, speaks TLS but was called over plain HTTP: set "
+            "ACTSTORE_S3_SECURE=1, or "
             "secure=True", "secure", "False", "True",
         )  # fmt: skip
     if code in _OTHER_REGION:
         return _wrong_setting(
-            f"{address} is not in the region {reached.region}, or does not know this access key ({code}): set "
-            "ACTSTORE_S3_REGION, or region", "region", reached.region, "the region that the store is in",
+            f"{address} is not in the region {reached.region}, or this access key is unknown there ({code}): set "
+            "ACTSTORE_S3_REGION, or region=", "region", reached.region, "the region that the store is in",
         )  # fmt: skip
     return None
 
@@ -192,6 +205,6 @@ def _host(endpoint: str) -> str:
 
 
 def _without_secret(proxy: str) -> str:
-    """A proxy's address may hold a password."""
+    """Removes a password from a proxy's address."""
     parts = urlsplit(proxy)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"

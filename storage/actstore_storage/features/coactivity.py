@@ -1,4 +1,6 @@
-"""Features by the tokens on which they fire: on chosen text, and together with another one; from the shards' rows."""
+"""Finds features by the tokens on which they fire: on chosen tokens, or together with another feature; from the shards'
+rows.
+"""
 
 from collections.abc import Iterator
 
@@ -31,11 +33,11 @@ def active_features(
     order: str = "mean",
     exclude: frozenset[str] = DEFAULT_EXCLUSION,
 ) -> pa.Table:
-    """Finds the features most active on chosen tokens: of an id, a sequence, a document, or any mixture.
+    """Finds the features most active on chosen tokens: of an id, a sequence, a document, or a combination.
 
-    Columns feature, active_tokens (of the chosen ones), mean (over all chosen tokens, zeros included), maximum, density
-    (over the snapshot), lift: the share of chosen tokens on which it fires over its density. Empty where no token is
-    chosen. `exclude` counts beside the filter's own.
+    Columns: feature, active_tokens (of the chosen ones), mean (over all chosen tokens, zeros included), maximum,
+    density (over the snapshot), lift (the fraction of chosen tokens on which it fires, divided by its density). Empty
+    if no token is chosen. `exclude` applies in addition to the filter's own.
     """
     _check_order(order, k)
     reader = FeatureReader(snapshot, sae)
@@ -74,11 +76,11 @@ def cofiring_features(
     least_tokens: int = 5,
     exclude: frozenset[str] = DEFAULT_EXCLUSION,
 ) -> pa.Table:
-    """Finds features g that fire on the same tokens as this one, f, by lift: P(f and g) / (P(f) P(g)), 1 for
-    independence.
+    """Finds features g that fire on the same tokens as this one, f, by lift: P(f and g) / (P(f) P(g)), which is 1 if
+    they are independent.
 
-    Columns feature, both_tokens, share (P(g | f)), density (P(g)), lift. Of pairs that share fewer than `least_tokens`
-    tokens nothing is said, for their lift is mostly chance.
+    Columns: feature, both_tokens, share (P(g | f)), density (P(g)), lift. Pairs that share fewer than `least_tokens`
+    tokens are left out, because their lift is mostly chance.
     """
     check_limit(k, FEATURES_SHOWN_MAX, "k")
     check_limit(least_tokens, 2**32 - 1, "least_tokens")
@@ -111,7 +113,7 @@ def cofiring_features(
 def _on_rows(
     snapshot: Snapshot, commit: Commit, sae: str, chosen: npt.NDArray[np.bool_]
 ) -> Iterator[tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]]:
-    """(feature, activation) of the nonzeros on these rows, row group by row group; others are not read."""
+    """(feature, activation) of the nonzeros on these rows, row group by row group; other row groups are not read."""
     rows = np.flatnonzero(chosen)
     if not len(rows):
         return
@@ -128,7 +130,7 @@ def _on_rows(
 def _rows_at(
     tokens: pa.Table, sequence: npt.NDArray[np.int64], position: npt.NDArray[np.int32]
 ) -> npt.NDArray[np.bool_]:
-    """Which rows of a shard's tokens these are."""
+    """The indices of these rows among a shard's tokens."""
     keys = (tokens["sequence"].to_numpy() << 32) | tokens["position"].to_numpy()
     found = np.zeros(len(keys), bool)
     found[np.searchsorted(keys, (sequence << 32) | position)] = True
@@ -138,4 +140,4 @@ def _rows_at(
 def _check_order(order: str, k: int) -> None:
     check_limit(k, FEATURES_SHOWN_MAX, "k")
     if order not in ORDERS:
-        raise BadRequest(f"features are not ordered by {order!r}", field="order", value=order, allowed=ORDERS)
+        raise BadRequest(f"features cannot be ordered by {order!r}", field="order", value=order, allowed=ORDERS)

@@ -1,4 +1,4 @@
-"""A feature's activations above 0, each with the token it is on."""
+"""A feature's activations above 0, each with its token."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 @dataclass(frozen=True)
 class Entries:
-    """Columns of equal length, a row an activation. Strongest first, ties by sequence, then position, where a function
-    says that they are in order.
+    """Columns of equal length, one row per activation. The strongest come first, ties by sequence, then position, if a
+    function says that they are in order.
     """
 
     activation: npt.NDArray[np.float32]

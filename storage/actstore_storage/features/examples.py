@@ -20,8 +20,8 @@ from actstore_storage.registry.token_texts import token_texts
 from actstore_storage.runs.document_sources import SOURCE_FIELDS, answered, source_columns
 
 WINDOW_TOKENS_MAX = 1024
-# A feature with fewer activations has them all read, to see what it does beside its examples; of a denser one the rows
-# around each example are read from the shards.
+# For a feature with fewer activations than this all are read, to show it on every token of the windows. For denser
+# features the rows around each example are read from the shards.
 FEW_ENTRIES = 65_536
 
 EXAMPLES = pa.schema(
@@ -42,7 +42,7 @@ EXAMPLES = pa.schema(
 
 @dataclass(frozen=True)
 class Window:
-    """The tokens that an example shows before and after its own. Errors: BadRequest beyond WINDOW_TOKENS_MAX."""
+    """The numbers of tokens before and after the example's own. Errors: BadRequest above WINDOW_TOKENS_MAX."""
 
     tokens_before: int = 12
     tokens_after: int = 6
@@ -55,8 +55,8 @@ class Window:
 def examples_table(
     reader: FeatureReader, feature: int, entries: Entries, window: Window, few_entries: int = FEW_ENTRIES
 ) -> pa.Table:
-    """Puts the text around each entry. A row an entry, in their order; `rank` counts from 1. Windows show every token
-    of the sequence that they reach, and the feature on each of them, whatever a question excludes.
+    """Adds the text around each entry. One row per entry, in their order; `rank` counts from 1. Windows show every
+    token of their sequence, and the feature on each of them, even tokens that the question excludes.
     """
     snapshot = reader.snapshot
     texts = token_texts(snapshot.bucket, snapshot.record.specification.tokenizer_sha256)
@@ -83,7 +83,7 @@ def examples_table(
 
 @dataclass(frozen=True)
 class _Shown:
-    """Of an entry, its window, and where its document comes from."""
+    """For each entry, its window and its document's source."""
 
     positions: npt.NDArray[np.int32]
     tokens: npt.NDArray[np.int32]
@@ -93,8 +93,10 @@ class _Shown:
 
 
 def _shown(reader: FeatureReader, feature: int, entries: Entries, window: Window, few_entries: int) -> Iterator[_Shown]:
-    """One an entry."""
-    if window == Window(0, 0) and not reader.snapshot.record.document_sources:  # all else the entries have themselves
+    """One per entry."""
+    if (
+        window == Window(0, 0) and not reader.snapshot.record.document_sources
+    ):  # the entries already have everything else
         for i in range(len(entries)):
             yield _Shown(entries.position[i : i + 1], entries.token[i : i + 1], entries.activation[i : i + 1])
         return
@@ -117,7 +119,7 @@ def _of_stretch(stretch: "_Stretch", activations: npt.NDArray[np.float32]) -> _S
 
 @dataclass(frozen=True)
 class _Stretch:
-    """Tokens of a sequence side by side, and the shard's row of the first one."""
+    """Consecutive tokens of a sequence, and the shard's row of the first one."""
 
     commit: Commit
     first_row: int
@@ -160,7 +162,7 @@ def _in_shard(
 
 
 def _among(every: Entries, entries: Entries, stretches: list[_Stretch]) -> list[npt.NDArray[np.float32]]:
-    """The feature on each token of each stretch, out of all that it has."""
+    """The feature on each token of each stretch, from all of its activations."""
     keys = _keys(every.sequence, every.position)
     order = np.argsort(keys)
     keys, values = keys[order], every.activation[order]

@@ -1,7 +1,7 @@
-"""A feature's activations in order of strength, without reading more of them than a question needs.
+"""A feature's activations in order of strength, reading no more of them than a question needs.
 
-Activations lie in several lists, each sorted: one a segment of the index and token class. A rank over all of them is
-found by bisection, so that asking for k of them costs about k reads and not the corpus.
+Activations are in several lists, each sorted: one for each segment of the index and token class. A rank over all of
+them is found by bisection, so that k of them cost about k reads instead of reading everything.
 """
 
 from bisect import bisect_left, bisect_right
@@ -14,12 +14,12 @@ import numpy.typing as npt
 from actstore_storage.features.entries import Entries
 
 Ranks = Sequence[int] | npt.NDArray[np.int64]
-# Of fewer, all are read where some are wanted by rank: four row groups of a segment, side by side.
+# If there are fewer activations, all are read if some are needed by rank: four row groups of a segment.
 FEW = 16_384
 
 
 class SortedList(Protocol):
-    """Activations of a feature on tokens of one class, from one place. Strongest first, ties by sequence, then
+    """Activations of a feature on tokens of one class, from one place. The strongest come first, ties by sequence, then
     position. `maximum` may be known without a read.
     """
 
@@ -30,7 +30,7 @@ class SortedList(Protocol):
     def maximum(self) -> float: ...
 
     def at(self, place: int) -> float:
-        """The activation there."""
+        """The activation at this index."""
 
     def above(self, value: float) -> int:
         """How many are greater than `value`."""
@@ -38,11 +38,11 @@ class SortedList(Protocol):
     def at_least(self, value: float) -> int: ...
 
     def read(self, first: int, last: int) -> Entries:
-        """From `first` to before `last`."""
+        """Returns those from `first` to `last` (exclusive)."""
 
 
 class LoadedList:
-    """Entries in memory; they are in order."""
+    """Entries in memory, in order."""
 
     def __init__(self, entries: Entries) -> None:
         self._entries = entries
@@ -63,7 +63,9 @@ class LoadedList:
 
 
 class Ranking:
-    """A feature's activations from several lists as one: rank 0 is the strongest, ties by sequence, then position."""
+    """A feature's activations from several lists as one list: rank 0 is the strongest, ties by sequence,
+    then position.
+    """
 
     def __init__(self, lists: Sequence[SortedList]) -> None:
         self._lists = sorted((each for each in lists if each.count), key=lambda each: -each.maximum)
@@ -79,7 +81,7 @@ class Ranking:
         best = Entries.concatenated([])
         for each in self._lists:
             if len(best) == count and each.maximum < best.activation[-1]:
-                break  # no list that follows has anything stronger
+                break  # no later list has anything stronger
             best = Entries.concatenated([best, each.read(0, min(count, each.count))]).in_order().take(slice(count))
         return best
 
@@ -87,7 +89,7 @@ class Ranking:
         return Entries.concatenated([each.read(0, each.count) for each in self._lists]).in_order()
 
     def at_ranks(self, ranks: Ranks) -> Entries:
-        """Those of these ranks, in the ranks' order. Errors: IndexError for a rank that there is not."""
+        """Those with these ranks, in the order of the ranks. Errors: IndexError for a rank that does not exist."""
         if len(ranks) and not 0 <= min(ranks) <= max(ranks) < self.total:
             raise IndexError(ranks)
         if self.total <= FEW:
@@ -114,11 +116,13 @@ class Ranking:
         return Entries.concatenated(ties).in_order().take(slice(place, place + 1))
 
     def _value(self, rank: int) -> float:
-        """The activation of that rank. Bits of positive floats ascend with their values, so their integers bisect."""
+        """The activation with that rank. Bits of positive floats ascend with their values, so their integers can be
+        bisected.
+        """
         if len(self._lists) == 1:
             return self._lists[0].at(rank)
         low, high = 0, int(np.float32(self.maximum).view(np.uint32))
-        while low < high:  # the largest value of which there are more than `rank` at least as large
+        while low < high:  # the largest value that more than `rank` activations reach
             middle = (low + high + 1) // 2
             value = _float(middle)
             if sum(each.at_least(value) for each in self._lists) > rank:

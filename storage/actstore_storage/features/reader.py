@@ -1,4 +1,6 @@
-"""What a snapshot says of an SAE's features: merged segments of the index, and shards that no segment holds yet."""
+"""Reads an SAE's features from a snapshot: from merged segments of the index, and from shards that no segment covers
+yet.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,13 +25,13 @@ from actstore_storage.runs.snapshot import Snapshot
 from actstore_storage.runs.token_filter import TokenFilter
 from actstore_storage.runs.tokens import shard_tokens
 
-# What a question with a filter looks through at most: it reads every activation of its feature.
+# The most activations that a question with a filter can search: it reads every activation of its feature.
 FILTERED_ENTRIES_MAX = 50_000_000
 
 
 class FeatureReader:
-    """Reads an SAE's features from a snapshot's segments and loose shards. Opened once for many questions about one
-    snapshot. Errors: SAE_NOT_FOUND.
+    """Reads an SAE's features from a snapshot's segments and other shards. It is opened once for many questions about
+    one snapshot. Errors: SAE_NOT_FOUND.
     """
 
     def __init__(self, snapshot: Snapshot, sae: str) -> None:
@@ -42,7 +44,7 @@ class FeatureReader:
 
     @cached_property
     def loose(self) -> list[Commit]:
-        """The shards that no segment holds."""
+        """The shards that no segment covers."""
         held = [reader.segment.shards for reader in self.segments]
         shards = [shard for shard in self.snapshot.shards.tolist() if not any(shard in other for other in held)]
         return list(self.snapshot.commits.of_each(shards))
@@ -59,7 +61,9 @@ class FeatureReader:
             )
 
     def ranking(self, feature: int, exclude: frozenset[str], keep: TokenFilter | None = None) -> Ranking:
-        """The feature's activations on tokens that count, and that `keep` passes; its own `exclude` counts too."""
+        """The feature's activations on tokens that are not excluded, and that `keep` passes; its own `exclude` applies
+        too.
+        """
         self.check(feature)
         if keep is not None:
             keep.check(self.snapshot.record)
@@ -69,7 +73,7 @@ class FeatureReader:
         entries = Ranking(lists)
         if entries.total > FILTERED_ENTRIES_MAX:
             raise BadRequest(
-                f"feature {feature} has {entries.total:,} activations, and a filter looks through "
+                f"feature {feature} has {entries.total:,} activations, and a filter can search "
                 f"{FILTERED_ENTRIES_MAX:,} at most",
                 reason="LIMIT_EXCEEDED",
                 field="filter",
@@ -80,7 +84,7 @@ class FeatureReader:
         return Ranking([LoadedList(found.take(keep.mask_of(found)))])
 
     def counts(self, feature: int, exclude: frozenset[str]) -> tuple[int, float, float]:
-        """Activations that count, the largest, and their sum."""
+        """The number of activations that are not excluded, the largest, and their sum."""
         self.check(feature)
         kept = kept_numbers(exclude)
         lists = self._lists(feature, exclude)
@@ -94,7 +98,7 @@ class FeatureReader:
 
     @cached_property
     def class_counts(self) -> ClassCounts:
-        """Of every feature."""
+        """The counts of every feature."""
         found = ClassCounts.none(self.d_sae)
         for reader in self.segments:
             found.merge(reader.counts)
@@ -103,7 +107,7 @@ class FeatureReader:
         return found
 
     def _lists(self, feature: int, exclude: frozenset[str]) -> list[SortedList]:
-        """What was read of the last feature is kept for the next question about it."""
+        """Data of the last feature is cached for the next question about it."""
         if self._held[0] != feature:
             found = [numbered for reader in self.segments for numbered in reader.lists(feature)]
             shards = [ShardFeature(self.snapshot, commit, self.sae, feature) for commit in self.loose]
@@ -113,13 +117,13 @@ class FeatureReader:
 
 
 class ShardFeature:
-    """A feature in one shard, read when it is needed."""
+    """A feature in one shard, read when needed."""
 
     def __init__(self, snapshot: Snapshot, commit: Commit, sae: str, feature: int) -> None:
         self._snapshot, self._commit, self._sae, self._feature = snapshot, commit, sae, feature
 
     def lists(self) -> Iterator[tuple[int, "ShardList"]]:
-        """Of each token class that has any, its number and rows."""
+        """For each token class with any rows, its number and rows."""
         with open_product(self._snapshot.bucket, self._commit, statistics_product(self._sae)) as file:
             found = rows_of_feature(file, self._feature)
         for row in found.to_pylist():
@@ -163,14 +167,14 @@ class ShardList:
 
 
 def with_tokens(index_rows: pa.Table, tokens: pa.Table) -> Entries:
-    """Puts a shard's tokens beside rows of its index."""
+    """Adds a shard's tokens to rows of its index."""
     rows = index_rows["row"].to_numpy()
     beside = (tokens[name].to_numpy()[rows] for name in ("sequence", "position", "document", "token", "flags"))
     return Entries(index_rows["activation"].to_numpy(), *beside)
 
 
 def shard_statistics(snapshot: Snapshot, commit: Commit, sae: str) -> dict[str, npt.NDArray[Any]]:
-    """Reads a shard's `statistics-<sae>`, with the token class's number in place of its name."""
+    """Reads a shard's `statistics-<sae>`, with the token class's number instead of its name."""
     with open_product(snapshot.bucket, commit, statistics_product(sae)) as file:
         table = file.read()
     columns = {name: table[name].to_numpy() for name in ("feature", "count", "maximum", "sum")}
@@ -178,7 +182,7 @@ def shard_statistics(snapshot: Snapshot, commit: Commit, sae: str) -> dict[str, 
 
 
 def rows_of_feature(file: pq.ParquetFile, feature: int, end: int | None = None) -> pa.Table:
-    """Reads, from a file sorted by `feature`, the rows of this one, or of those from it to before `end`."""
+    """Reads, from a file sorted by `feature`, the rows of this one, or of a range up to `end` (exclusive)."""
     last = feature if end is None else end - 1
     groups = groups_between(file, "feature", feature, last)
     table = file.read_row_groups(list(groups), use_threads=False)

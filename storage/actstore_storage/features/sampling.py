@@ -1,7 +1,7 @@
-"""Which activations of a feature become examples: the strongest, or some by rank, range, quantile or at random.
+"""Chooses which activations of a feature become examples: the strongest, or some by rank, range, quantile or at random.
 
 Top examples alone mislead: a feature that looks like one word at its strongest may mean something else over most of its
-range. Each way of choosing is exact on a snapshot, and a function of it and of `seed` alone.
+range. Each method is exact on a snapshot, and depends only on it and on `seed`.
 """
 
 from collections.abc import Sequence
@@ -29,9 +29,9 @@ from actstore_storage.runs.tokens import shard_tokens
 METHODS = ("top", "range", "rank", "quantile", "activating", "positions")
 EXAMPLES_MAX = 1000
 SEED_MAX = 2**32 - 1
-# Of one question.
+# For one question.
 FEATURES_AT_ONCE_MAX, EXAMPLES_AT_ONCE_MAX = 256, 10_000
-# How many more than k are read at first where several of the strongest may lie in one sequence.
+# How many more than k are read at first, because several of the strongest may be in one sequence.
 _HEAD_FACTOR = 2
 
 
@@ -57,7 +57,7 @@ class Sample:
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
-            message = f"examples are not chosen by {self.method!r}"
+            message = f"examples cannot be chosen by method {self.method!r}"
             raise BadRequest(message, field="method", value=self.method, allowed=METHODS)
         check_limit(self.k, EXAMPLES_MAX, "k")
         check_limit(self.bins, EXAMPLES_MAX, "bins")
@@ -80,8 +80,8 @@ def sample_examples(
     exclude: frozenset[str] = DEFAULT_EXCLUSION,
     keep: TokenFilter | None = None,
 ) -> pa.Table:
-    """Chooses examples of a feature, and shows the text around them. Columns as of `top_examples`; empty for a feature
-    that never fires, except by positions.
+    """Chooses examples of a feature, and adds the text around them. Columns are as in `top_examples`; empty for a
+    feature that never fires, except with the method positions.
     """
     return _examples(FeatureReader(snapshot, sae), feature, sample, window or Window(), exclude, keep)
 
@@ -125,7 +125,7 @@ def _examples(
 
 
 def strongest(ranking: Ranking, k: int) -> Entries:
-    """Takes the k strongest activations, each of another sequence."""
+    """Takes the k strongest activations, each from another sequence."""
     wanted = k * _HEAD_FACTOR
     while True:
         head = ranking.head(wanted)
@@ -136,7 +136,7 @@ def strongest(ranking: Ranking, k: int) -> Entries:
 
 
 def sampled(ranking: Ranking, sample: Sample) -> Entries:
-    """As `Sample` says, except by positions."""
+    """As `Sample` says, except for positions."""
     rng = np.random.default_rng(sample.seed)
     if not ranking.total:
         ranks = np.empty(0, np.int64)
@@ -158,7 +158,7 @@ def sampled(ranking: Ranking, sample: Sample) -> Entries:
 
 
 def _one_of_each(ends: list[int], rng: np.random.Generator) -> npt.NDArray[np.int64]:
-    """A rank from each stretch between neighbours of `ends`, which ascend; none from an empty one."""
+    """One rank from each interval between neighbors in `ends`, which ascend; none from an empty one."""
     return np.array([int(rng.integers(first, last)) for first, last in pairwise(ends) if first < last], np.int64)
 
 
@@ -169,8 +169,8 @@ def _without_repeats(rng: np.random.Generator, total: int, k: int) -> npt.NDArra
 def _at_positions(
     reader: FeatureReader, feature: int, sample: Sample, exclude: frozenset[str], keep: TokenFilter | None
 ) -> Entries:
-    """Tokens are numbered in order of (sequence, position) as they lie in the shards; those that do not count are
-    drawn, too, and passed over, so that no shard is read in which nothing was drawn.
+    """Tokens are numbered in order of (sequence, position) as in the shards. Excluded ones are drawn, too, and skipped,
+    so that shards without a draw need not be read.
     """
     reader.check(feature)
     if keep is not None:
@@ -201,7 +201,7 @@ def _at_positions(
 
 
 def _draw(rng: np.random.Generator, total: int, drawn: set[int], count: int) -> list[int]:
-    """So many new numbers below `total`, or those that are left; in the order of the draw."""
+    """Draws this many new numbers below `total`, or those that are left; in the order of the draw."""
     if 2 * (len(drawn) + count) >= total:
         left = np.setdiff1d(np.arange(total), np.array(sorted(drawn), np.int64))
         fresh = [int(number) for number in rng.permutation(left)]
@@ -224,7 +224,7 @@ def _counted(
     exclude: frozenset[str],
     keep: TokenFilter | None,
 ) -> list[tuple[int, Entries]]:
-    """Of these rows of a shard those that count, each with what the feature is on it."""
+    """Those of a shard's rows that are not excluded, each with the feature's activation."""
     tokens = shard_tokens(reader.snapshot.bucket, commit).take(pa.array(rows))
     values = np.zeros(len(rows), np.float32)
     held: dict[int, pa.Table] = {}

@@ -1,8 +1,9 @@
-"""A few rows of a segment's object, read at known offsets.
+"""Reads a few rows of a segment's object at known offsets.
 
-To open such a file as any Parquet reader does takes its footer: of two million rows 240 kB, 3 ms and 3 MB of memory,
-for one row group's sake. So a process reads a footer once, keeps of it where each page lies (25 kB), and decodes the
-pages itself: of plain values, LZ4 or nothing, a CRC-32 each, one a row group and column, as SEGMENT_FORMAT writes them.
+An ordinary Parquet reader would read the whole footer, which for two million rows is 240 kB, and takes 3 ms and 3 MB of
+memory, even for one row group. So a process reads a footer once, keeps the offset of each page (25 kB), and decodes the
+pages itself: plain values, LZ4 or uncompressed, with a CRC-32, one page for each row group and column, as
+SEGMENT_FORMAT writes them.
 """
 
 from collections.abc import Iterator
@@ -23,9 +24,9 @@ from actstore_storage.format.products import SEGMENT_FORMAT, SEGMENT_GROUP_ROWS,
 from actstore_storage.parquet.pages import page_at
 from actstore_storage.parquet.reading import open_record, open_source, reading_errors
 
-# Objects of which a process keeps the places; of two million rows each, as merges write them.
+# Objects whose offsets a process keeps. As merges write them, each has two million rows.
 _PLACES_KEPT = 4096
-# Row groups that are kept decoded while questions about one feature look into them, and those of one read at most.
+# Decoded row groups that are kept while questions about one feature use them, and the most that one read decodes.
 _GROUPS_HELD = 64
 _TYPES: dict[str, type[np.generic]] = {
     name: SEGMENT_FORMAT.schema.field(name).type.to_pandas_dtype() for name in COLUMNS
@@ -34,7 +35,7 @@ _TYPES: dict[str, type[np.generic]] = {
 
 @dataclass(frozen=True, eq=False)
 class Places:
-    """Of each row group: where its columns begin and how long they are, and its largest activation."""
+    """For each row group: where its columns begin and how long they are, and its largest activation."""
 
     starts: npt.NDArray[np.int64]
     sizes: npt.NDArray[np.int32]
@@ -59,7 +60,7 @@ class SegmentFile:
         return _places(self._bucket, self.record, self._owner)
 
     def read(self, first: int, last: int) -> Entries:
-        """Rows `first` to before `last`."""
+        """Reads rows `first` to `last` (exclusive)."""
         if first >= last:
             return Entries.concatenated([])
         groups = range(first // SEGMENT_GROUP_ROWS, -(-last // SEGMENT_GROUP_ROWS))
@@ -72,7 +73,7 @@ class SegmentFile:
         return Entries.concatenated(found).take(slice(first - begin, last - begin))
 
     def activations(self, group: int) -> npt.NDArray[np.float32]:
-        """Of a row group."""
+        """The activations of a row group."""
         if group in self._groups:
             return self._groups[group].activation
         if group not in self._activations:
@@ -91,7 +92,7 @@ class SegmentFile:
         return [self._groups[group] for group in groups]
 
     def _fetched(self, groups: range, names: tuple[str, ...]) -> Iterator[list[npt.NDArray[Any]]]:
-        """From one read. Columns lie side by side in a row group, and row groups in the file."""
+        """By one read. Columns of a row group are adjacent, and so are row groups in the file."""
         places = self.places
         numbers = range(len(names))  # `names` are the first of COLUMNS
         begin = int(places.starts[groups.start, 0])
@@ -120,7 +121,7 @@ class SegmentFile:
             page.check(chunk)
             data = chunk[page.start : page.end]
             values = _LZ4.decompress(data, page.plain_bytes) if compressed else data
-            # Parquet has no integers of less than four bytes.
+            # Parquet has no integers with fewer than four bytes.
             stored = np.int32 if kind is np.uint8 else kind
             return np.frombuffer(values, stored, page.values).astype(kind, copy=False)
         except (ValueError, OSError) as error:
@@ -150,7 +151,7 @@ def _from_footer(footer: pq.FileMetaData) -> Places:
         starts.append([chunk.data_page_offset for chunk in chunks])
         sizes.append([chunk.total_compressed_size for chunk in chunks])
         if any(chunk.has_dictionary_page for chunk in chunks) or chunks[0].statistics is None:
-            raise ValueError("it has dictionaries, or no statistics of activations")
+            raise ValueError("its pages are dictionary-encoded, or it lacks statistics of activations")
         highest.append(chunks[0].statistics.max)
     shape = -1, len(COLUMNS)
     return Places(
@@ -172,11 +173,11 @@ def _as_recorded(record: ObjectRecord, owner: str) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise corrupt_object(record.key, f"object {record.key} of {owner} is no index: {error}") from error
+        raise corrupt_object(record.key, f"object {record.key} of {owner} is not a feature index: {error}") from error
 
 
 def _make_room(held: dict[int, Any], needed: range = range(0)) -> None:
-    """What came first leaves first, but for what is being gathered."""
+    """The oldest are removed first, except those that are being used."""
     while len(held) >= _GROUPS_HELD:
         held.pop(next(group for group in held if group not in needed))
 

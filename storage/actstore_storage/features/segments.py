@@ -1,9 +1,9 @@
-"""The merged by-feature index of a run: segments, each of a range of shards, in parts of a range of features.
+"""The merged index of a run by feature: segments, each for a range of shards, in parts for ranges of features.
 
-Rows are by feature, token class and activation, and carry their tokens: what a feature does on text alone lies in one
-stretch, whose length the segment's statistics tell, so that a question about a feature seeks and reads about as many
-rows as it answers with. A segment's manifest names its objects and is created once; segments say nothing that the
-shards do not, so they may be lost, written twice, or seen late.
+Rows are in order of feature, token class and activation, and include their tokens. A feature's rows on text, for
+example, are contiguous, and the segment's statistics give their number, so that a question about a feature seeks and
+reads about as many rows as it returns. A segment's manifest names its objects and is created once. Segments contain
+only what the shards contain, so they may be lost, written twice, or seen late.
 """
 
 from bisect import bisect_left
@@ -28,14 +28,14 @@ from actstore_storage.format.tokens import TOKEN_CLASSES, numbers_of_names
 from actstore_storage.parquet.reading import open_record
 from actstore_storage.runs.snapshot import Snapshot
 
-# Of segments, what a process keeps in memory. A run that is being captured may have 45 at once; statistics take 28
-# bytes a feature and token class.
+# Segments that a process keeps in memory. A run that is being captured may have 45 at once; statistics take 28 bytes
+# per feature and token class.
 _MANIFESTS_KEPT, _STATISTICS_KEPT = 64, 64
 
 
 @dataclass(frozen=True)
 class Part:
-    """One object: the rows of features `first_feature` to before `end_feature`."""
+    """One object: the rows of features `first_feature` to `end_feature` (exclusive)."""
 
     first_feature: int
     end_feature: int
@@ -45,7 +45,7 @@ class Part:
 @dataclass(frozen=True)
 class Segment:
     """The index of a range of shards: a manifest that names its objects. Parts are in order of feature and cover all of
-    them. It lies under `runs/<run>/index/<sae>/segments/<first>-<last>.json`.
+    them. Its key is `runs/<run>/index/<sae>/segments/<first>-<last>.json`.
     """
 
     run: str
@@ -81,13 +81,13 @@ class Segment:
 
     @classmethod
     def from_json(cls, data: bytes, key: str, *, sealed: bool = False) -> "Segment":
-        """`sealed`: with its own hash, or it is damaged. Errors: CorruptObject."""
+        """`sealed`: it must have its own hash. Errors: CorruptObject."""
         return unseal(data, key, lambda fields: as_record(fields, cls), sealed=sealed)
 
 
 @dataclass(frozen=True)
 class ClassCounts:
-    """[features, token classes]: what a range of shards says of every feature, by token class."""
+    """[features, token classes]: the counts of every feature in a range of shards, by token class."""
 
     count: npt.NDArray[np.int64]
     maximum: npt.NDArray[np.float32]
@@ -99,26 +99,28 @@ class ClassCounts:
         return cls(np.zeros(shape, np.int64), np.zeros(shape, np.float32), np.zeros(shape, np.float64))
 
     def add(self, table: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Rows as in the statistics objects, with the class's number."""
+        """Adds rows of the statistics objects, with the class's number."""
         place = table["feature"], table["token_class"]
         np.add.at(self.count, place, table["count"])
         np.maximum.at(self.maximum, place, table["maximum"])
         np.add.at(self.sum, place, table["sum"])
 
     def merge(self, other: "ClassCounts") -> None:
-        """Adds what another range of shards says."""
+        """Adds the counts of another range of shards."""
         self.count[:] += other.count
         self.sum[:] += other.sum
         np.maximum(self.maximum, other.maximum, out=self.maximum)
 
     def rows_before(self, feature: int) -> npt.NDArray[np.int64]:
-        """[token classes]: rows of smaller features, and of this one's classes before, where all lie in order."""
+        """[token classes]: the number of rows before them, of smaller features and of this one's earlier classes, in
+        the sorted index.
+        """
         first = feature * len(TOKEN_CLASSES)
         return self._rows_before[first : first + len(TOKEN_CLASSES)]
 
     @cached_property
     def _rows_before(self) -> npt.NDArray[np.int64]:
-        """Asked for once all is added."""
+        """Called once everything has been added."""
         return np.concatenate([[0], np.cumsum(self.count)])
 
 
@@ -133,7 +135,7 @@ class SegmentReader:
         return _counts(self._bucket, self.segment.statistics, self.segment.owner, self._d_sae)
 
     def lists(self, feature: int) -> list[tuple[int, "StoredList"]]:
-        """Of each token class that has any, its number and rows."""
+        """For each token class with any rows, its number and rows."""
         part, counts = self.segment.part_of(feature), self.counts
         file = SegmentFile(self._bucket, part.object, self.segment.owner)
         before = counts.rows_before(feature) - counts.rows_before(part.first_feature)[0]
@@ -145,7 +147,7 @@ class SegmentReader:
 
 
 class StoredList:
-    """A sorted stretch of a part's rows; reads the row groups that it is asked for."""
+    """A sorted range of a part's rows; reads the row groups that are requested."""
 
     def __init__(self, file: SegmentFile, first: int, count: int, maximum: float) -> None:
         self._file, self._first = file, first
@@ -165,10 +167,10 @@ class StoredList:
         return self._place(lambda activation: activation >= value)
 
     def _place(self, is_before: Callable[[float], bool]) -> int:
-        """How many rows pass, of which no row follows one that does not.
+        """The number of rows that pass; no row passes after one that does not.
 
-        Where a row group lies in the stretch from its first row on, the footer says what that row has, unless the
-        stretch ends in it: so that one row group is read, or two where those rows end with the last but one.
+        If a row group belongs to the range from its first row on, the footer gives the value of that row, unless the
+        range ends in it. So one row group is read, or two if those rows end with the last but one.
         """
         if not is_before(self.maximum):
             return 0
@@ -182,7 +184,7 @@ class StoredList:
         return found
 
     def _place_in(self, group: int, is_before: Callable[[float], bool]) -> int:
-        """The same, where all rows of groups before this one pass, and none of those after it."""
+        """The same, if all rows of earlier groups pass, and none of later ones."""
         begin = group * SEGMENT_GROUP_ROWS
         rows = range(max(self._first, begin), min(self._first + self.count, begin + SEGMENT_GROUP_ROWS))
         activations = self._file.activations(group)
@@ -193,7 +195,7 @@ class StoredList:
 def chosen_segments(snapshot: Snapshot, sae: str) -> list[Segment]:
     """Reads the largest segments whose shards the snapshot has, no shard twice, in order of shard.
 
-    Of a complete run that is one, which is asked for by its name: the others need not be listed.
+    A complete run has one segment, which is requested by its name: the others need not be listed.
     """
     if snapshot.complete:
         with suppress(KeyError):
@@ -204,25 +206,25 @@ def chosen_segments(snapshot: Snapshot, sae: str) -> list[Segment]:
 
 
 def listed_segments(bucket: Bucket, run: str, sae: str) -> list[range]:
-    """Lists the segments that are there, by their shards."""
+    """Lists the existing segments by their shards."""
     return listed_blocks(bucket, segments_folder(run, sae), ".json")
 
 
 def read_segment(snapshot: Snapshot, sae: str, shards: range) -> Segment:
-    """Reads the manifest of a segment. Errors: CorruptObject for what is no manifest, or one of another run; KeyError
-    for none.
+    """Reads the manifest of a segment. Errors: CorruptObject for an invalid manifest, or one of another run; KeyError
+    if there is none.
     """
     key = segment_key(snapshot.record.run, sae, shards)
     segment = _parsed(snapshot.bucket.get(key), key, snapshot.record.sealed)
     found = segment.run, segment.sae, segment.specification_sha256, segment.shards
     if found != (snapshot.record.run, sae, snapshot.record.specification_sha256, shards):
-        raise corrupt_object(key, f"{key} is an index of something else: {found}")
+        raise corrupt_object(key, f"{key} is the index of another run or SAE: {found}")
     return segment
 
 
 @lru_cache(_MANIFESTS_KEPT)
 def _parsed(data: bytes, key: str, sealed: bool) -> Segment:
-    """By what was read, not by its key: a run that is removed may come again under its name."""
+    """Cached by content, not by key: a run that is removed may be created again with the same name."""
     return Segment.from_json(data, key, sealed=sealed)
 
 

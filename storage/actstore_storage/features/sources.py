@@ -1,4 +1,4 @@
-"""What a range of shards says of an SAE's features, whichever segments and shards it is read from."""
+"""The features of an SAE in a range of shards, from whichever segments and shards contain them."""
 
 from collections.abc import Iterator
 
@@ -19,8 +19,8 @@ from actstore_storage.parquet.reading import open_product, open_record
 from actstore_storage.runs.snapshot import Snapshot
 from actstore_storage.runs.tokens import shard_tokens
 
-# Nonzeros of one part, which is sorted in memory: some 100 bytes each. A feature that has more is a part by itself, and
-# is merged in pieces of so many.
+# Nonzeros in one part, which is sorted in memory: about 100 bytes each. A feature with more has its own part, and is
+# merged in pieces of this size.
 PART_ROWS = 1 << 21
 
 
@@ -36,7 +36,7 @@ def token_counts(snapshot: Snapshot, sae: str) -> dict[str, npt.NDArray[np.int64
 
 
 class Sources:
-    """What a range of shards is made of now: the largest segments inside it, and its other shards."""
+    """The largest segments inside a range of shards, and its other shards."""
 
     def __init__(self, snapshot: Snapshot, sae: str, shards: range) -> None:
         self._snapshot, self._sae = snapshot, sae
@@ -63,7 +63,7 @@ class Sources:
         return found
 
     def rows(self, first: int, end: int) -> tuple[npt.NDArray[np.int32], Entries]:
-        """Of features `first` to before `end`: each row's feature, and the rows; by source."""
+        """Rows of features `first` to `end` (exclusive): each row's feature, and the rows; by source."""
         parts = [self._rows_of(source, first, end) for source in self._sources]
         feature = np.concatenate([np.empty(0, np.int32), *(feature for feature, _ in parts)])
         return feature, Entries.concatenated([entries for _, entries in parts])
@@ -72,7 +72,7 @@ class Sources:
         return sum(each.count for _, each in self._lists(feature))
 
     def rows_in_order(self, feature: int, piece_rows: int) -> Iterator[tuple[npt.NDArray[np.int32], Entries]]:
-        """Of one feature, as a part has them; so many at a time, where all would not fit into memory."""
+        """Rows of one feature in the order of a part; this many at a time, if all would not fit into memory."""
         lists = self._lists(feature)
         for number in range(len(TOKEN_CLASSES)):
             ranking = Ranking([each for its, each in lists if its == number])
@@ -138,7 +138,9 @@ class _TokenCounts:
 
 
 def feature_ranges(counts: npt.NDArray[np.int64], part_rows: int) -> list[tuple[int, int]]:
-    """Cuts the features into ranges of about `part_rows` nonzeros; a feature lies in one, however many it has."""
+    """Cuts the features into ranges of about `part_rows` nonzeros; a feature is in one range only, however
+    many it has.
+    """
     ends = np.cumsum(counts)
     ranges, first, d_sae = [], 0, len(counts)
     while first < d_sae:

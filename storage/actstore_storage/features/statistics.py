@@ -1,4 +1,4 @@
-"""One feature's statistics: how often it fires, how hard, on what it fires hardest, and each of its activations."""
+"""One feature's statistics: how often it fires, how strongly, its top examples, and each of its activations."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,8 +25,8 @@ ENTRIES = pa.schema([SEGMENT_FORMAT.schema.field(name) for name in COLUMNS])
 
 @dataclass(frozen=True)
 class FeatureStatistics:
-    """How often and how hard one feature fires. As in feature.proto. `histogram` has columns low, high, count: bin i
-    holds low < activation <= high.
+    """How often and how strongly one feature fires, as in feature.proto. `histogram` has columns low, high, count: bin
+    i holds low < activation <= high.
     """
 
     tokens: int
@@ -48,11 +48,10 @@ def top_examples(
     exclude: frozenset[str] = DEFAULT_EXCLUSION,
     keep: TokenFilter | None = None,
 ) -> pa.Table:
-    """Finds the strongest examples of a feature. A row an example, strongest first and at most one from a sequence;
+    """Finds the strongest examples of a feature. One row per example, strongest first and at most one from a sequence;
     ties by sequence, then position.
 
-    `rank` counts from 1. Excluded tokens, and those that `keep` leaves out, start no example, and are shown in windows
-    all the same.
+    `rank` counts from 1. Excluded tokens, and those that `keep` leaves out, cannot be examples, but appear in windows.
     """
     window = Window(tokens_before, tokens_after)
     return sample_examples(snapshot, sae, feature, Sample("top", k=k), window=window, exclude=exclude, keep=keep)
@@ -66,8 +65,8 @@ def feature_statistics(
     bins: int = 40,
     exclude: frozenset[str] = DEFAULT_EXCLUSION,
 ) -> FeatureStatistics:
-    """Tells how often and how hard a feature fires. `bins` equal bins between 0 and the maximum. All numbers are 0 for
-    a feature that never fires.
+    """Returns how often and how strongly a feature fires. `bins` equal bins between 0 and the maximum. All numbers are
+    0 for a feature that never fires.
     """
     check_limit(bins, BINS_MAX, "bins")
     kept = kept_classes(exclude)
@@ -93,8 +92,8 @@ def feature_rows(
     exclude: frozenset[str] = DEFAULT_EXCLUSION,
     keep: TokenFilter | None = None,
 ) -> Iterator[pa.RecordBatch]:
-    """Reads every activation greater than `threshold`, strongest first: columns as of ENTRIES. One empty batch for
-    none.
+    """Reads every activation greater than `threshold`, strongest first, with the columns of ENTRIES. One empty batch if
+    there are none.
     """
     if not 0 <= threshold < np.inf:
         raise BadRequest(f"threshold is {threshold}", field="threshold", value=threshold, allowed="0 or more")
@@ -110,8 +109,8 @@ def feature_rows(
 
 
 def histogram(ranking: Ranking, bins: int) -> pa.Table:
-    """Counts a feature's activations in equal bins from 0 to the largest. Columns low, high, count; no rows where there
-    is no activation.
+    """Counts a feature's activations in equal bins from 0 to the largest. Columns low, high, count; no rows if there
+    are no activations.
     """
     edges = np.linspace(0.0, ranking.maximum, bins + 1) if ranking.total else np.zeros(1)
     above = np.array([ranking.above(float(edge)) for edge in edges], np.int64)

@@ -1,4 +1,4 @@
-"""Every feature of an SAE at once: how often and how hard it fires, and how much of that its token alone explains."""
+"""Statistics of every feature of an SAE at once: how often and how strongly it fires, and token_r2."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -16,17 +16,16 @@ from actstore_storage.format.tokens import DEFAULT_EXCLUSION, kept_classes, kept
 from actstore_storage.runs.snapshot import Snapshot
 
 FEATURES_MAX = 1_000_000
-# So many features are read one by one rather than all of the SAE's.
+# Up to this many features are read one by one instead of all of the SAE's.
 FEW_FEATURES = 256
 STATISTICS = ("density", "active_tokens", "maximum", "mean_when_active", "token_r2")
 
 
 @dataclass(frozen=True)
 class FeatureSearch:
-    """Features whose statistics lie within bounds, both included; strongest in `order` first, or last first.
+    """Features whose statistics are within bounds, both included; in descending order of `order`, or ascending.
 
-    `token_r2` costs a look at every activation, and is computed only where it is asked for: by a bound, by `order`, or
-    by `with_token_r2`.
+    `token_r2` reads every activation, and is computed only if a bound, `order` or `with_token_r2` asks for it.
     """
 
     bounds: Mapping[str, tuple[float | None, float | None]] = field(default_factory=dict)
@@ -39,7 +38,9 @@ class FeatureSearch:
     def __post_init__(self) -> None:
         for name in (*self.bounds, self.order):
             if name not in STATISTICS:
-                raise BadRequest(f"features have no {name!r}", field="statistic", value=name, allowed=STATISTICS)
+                raise BadRequest(
+                    f"features have no statistic {name!r}", field="statistic", value=name, allowed=STATISTICS
+                )
         for name, (low, high) in self.bounds.items():
             if low is not None and high is not None and not low <= high:
                 message = f"{name} cannot be at least {low} and at most {high}"
@@ -53,12 +54,12 @@ class FeatureSearch:
 
 @dataclass(frozen=True)
 class TokenR2:
-    """How much of a feature's variance over tokens the token itself explains: the answer to "is it the embedding?".
+    """How much of a feature's variance the token id explains; FeatureStatistic in feature.proto defines token_r2.
 
-    `raw` is Var(E[f | token]) / Var(f), the squared correlation ratio, over the N tokens that count, of K distinct ids.
-    Over few tokens chance explains some: `corrected` is 1 - (1 - raw) (N - 1) / (N - K), Kelley's epsilon squared
-    (PNAS 1935), which is 1 for a lookup of the token, and 0 in the mean where f does not depend on it (so it can be a
-    little below). NaN where the feature never varies, and `corrected` where no token occurs twice.
+    `raw` is Var(E[f | token]) / Var(f), the squared correlation ratio. With few tokens chance explains some of it:
+    `corrected` is Kelley's epsilon squared (PNAS 1935), which is 1 for a lookup of the token, and 0 on average if f
+    does not depend on it, so it can be slightly negative. Both are NaN if the feature never varies, and `corrected` is
+    NaN if no token occurs twice.
     """
 
     raw: float
@@ -68,10 +69,10 @@ class TokenR2:
 def feature_table(
     snapshot: Snapshot, sae: str, search: FeatureSearch | None = None, *, exclude: frozenset[str] = DEFAULT_EXCLUSION
 ) -> pa.Table:
-    """Finds features by their statistics. Columns feature, active_tokens, density, maximum, mean_when_active, and
-    token_r2 (corrected) where it is wanted.
+    """Finds features by their statistics. Columns feature, active_tokens, density, maximum, mean_when_active and, if
+    requested, token_r2 (corrected).
 
-    Ties in order of feature; features whose statistic is no number come last.
+    Ties are in order of feature; features whose statistic is NaN come last.
     """
     search = search or FeatureSearch()
     reader = FeatureReader(snapshot, sae)
@@ -94,9 +95,7 @@ def feature_table(
 
 
 def token_r2(snapshot: Snapshot, sae: str, feature: int, *, exclude: frozenset[str] = DEFAULT_EXCLUSION) -> TokenR2:
-    """Computes how much of a feature its token alone explains. Reads the feature's activations and how often each token
-    occurs.
-    """
+    """Computes token_r2 of one feature. Reads the feature's activations and how often each token occurs."""
     reader = FeatureReader(snapshot, sae)
     return _token_r2_of_one(reader, feature, exclude, _kept_counts(reader, exclude))
 
@@ -112,7 +111,7 @@ def _token_r2_of_one(
 def _token_r2_column(
     reader: FeatureReader, features: tuple[int, ...], exclude: frozenset[str]
 ) -> npt.NDArray[np.float64]:
-    """Corrected, of each feature. Where a few are named, of the others it is NaN, which nobody sees."""
+    """Corrected, for each feature. If only some are requested, the others are NaN, and are not returned."""
     if not 0 < len(features) <= FEW_FEATURES:
         return token_r2_of_all(reader, exclude).corrected
     found, counts = np.full(reader.d_sae, np.nan), _kept_counts(reader, exclude)
@@ -130,7 +129,7 @@ class ManyTokenR2:
 
 
 def token_r2_of_all(reader: FeatureReader, exclude: frozenset[str], part_rows: int = PART_ROWS) -> ManyTokenR2:
-    """Computes `token_r2` of every feature. Features together, as many at a time as have `part_rows` activations."""
+    """Computes `token_r2` of every feature, for as many features at a time as have `part_rows` activations."""
     snapshot = reader.snapshot
     sources = Sources(snapshot, reader.sae, range(snapshot.record.shards_total))
     counts = _kept_counts(reader, exclude)
@@ -151,7 +150,7 @@ def token_r2_of_all(reader: FeatureReader, exclude: frozenset[str], part_rows: i
 
 
 def statistics_columns(reader: FeatureReader, exclude: frozenset[str]) -> dict[str, npt.NDArray[Any]]:
-    """Computes each feature's statistics but `token_r2`, over the tokens that count."""
+    """Computes each feature's statistics except `token_r2`, over the tokens that are not excluded."""
     numbers = kept_numbers(exclude)
     tokens = sum(reader.snapshot.tokens_by_class.get(name, 0) for name in kept_classes(exclude))
     counts = reader.class_counts
@@ -167,7 +166,7 @@ def statistics_columns(reader: FeatureReader, exclude: frozenset[str]) -> dict[s
 
 
 def _kept_counts(reader: FeatureReader, exclude: frozenset[str]) -> npt.NDArray[np.int64]:
-    """How often each token id occurs among tokens that count."""
+    """How often each token id occurs among tokens that are not excluded."""
     by_class = token_counts(reader.snapshot, reader.sae)
     return _padded_sum(by_class[name] for name in kept_classes(exclude))
 
@@ -188,7 +187,7 @@ def _r2(
     counts: npt.NDArray[np.int64],
     features: int,
 ) -> ManyTokenR2:
-    """Tokens on which a feature is 0 count through `counts` alone."""
+    """Tokens on which a feature is 0 are included through `counts` only."""
     values, tokens, distinct = activation.astype(np.float64), int(counts.sum()), int((counts > 0).sum())
     pairs, group = np.unique(feature * max(1, len(counts)) + token, return_inverse=True)
     sums = np.bincount(group, values, len(pairs))
@@ -206,7 +205,7 @@ def _r2(
 
 
 def scored(table: pa.Table, k: int, by: str) -> pa.Table:
-    """Takes the k rows that are largest by a column; ties in the table's order."""
+    """Takes the k rows with the largest values of a column; ties in the table's order."""
     order = pc.sort_indices(
         table.append_column("_row", pa.array(range(len(table)))), [(by, "descending"), ("_row", "ascending")]
     )

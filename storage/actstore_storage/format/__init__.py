@@ -1,1 +1,1 @@
-"""What lies in a bucket: keys, records, the schemas of objects, and the numbers that records carry."""
+"""The format of a bucket: keys, records, the schemas of objects, and the statistics in records."""

@@ -1,4 +1,4 @@
-"""Blocks: ranges of shards that one object stands for, named `<first>-<last>` by the numbers of both."""
+"""Blocks: ranges of shards that one object covers, named `<first>-<last>` by the numbers of both."""
 
 from collections.abc import Callable, Iterable, Iterator
 
@@ -14,7 +14,7 @@ def block_name(shards: range) -> str:
 
 
 def named_block(name: str) -> range | None:
-    """Reads a block's name; None for a name that is none."""
+    """Reads a block's name; None for an invalid one."""
     first, separator, last = name.partition("-")
     if separator and first.isdigit() and last.isdigit() and int(first) <= int(last):
         return range(int(first), int(last) + 1)
@@ -22,7 +22,7 @@ def named_block(name: str) -> range | None:
 
 
 def listed_blocks(bucket: Bucket, folder: str, suffix: str) -> list[range]:
-    """Lists the blocks that a folder has objects of; where they have other sizes than ours, a later version's."""
+    """Lists the blocks of a folder's objects; if they have other sizes than ours, those of a later version."""
     names = [key.rpartition("/")[2] for key in bucket.keys(folder) if key.endswith(suffix)]
     blocks = [named_block(name.removesuffix(suffix)) for name in names]
     return [block for block in blocks if block is not None]
@@ -37,7 +37,7 @@ def is_inside(inner: range, outer: range) -> bool:
 
 
 def largest_apart(blocks: Iterable[range], admit: Callable[[range], bool] = lambda _: True) -> list[range]:
-    """Chooses the largest blocks that do not overlap, in order of shard. `admit` may refuse one that would be taken."""
+    """Chooses the largest blocks that do not overlap, in order of shard. `admit` may refuse one."""
     chosen: list[range] = []
     for block in sorted(blocks, key=len, reverse=True):
         if not any(overlap(block, other) for other in chosen) and admit(block):
@@ -46,12 +46,12 @@ def largest_apart(blocks: Iterable[range], admit: Callable[[range], bool] = lamb
 
 
 def aligned_blocks(total: int, sizes: Iterable[int]) -> Iterator[range]:
-    """Yields, of each size, all whole blocks side by side from shard 0 on that `total` shards fill."""
+    """Yields, for each size, all whole consecutive blocks from shard 0 on that `total` shards fill."""
     for size in sizes:
         yield from (range(start, start + size) for start in range(0, total - size + 1, size))
 
 
 def holds_all(shards: npt.NDArray[np.int64], block: range) -> bool:
-    """Tells whether `shards`, which ascend, have each shard of the block."""
+    """Whether `shards`, which ascend, contain each shard of the block."""
     first, last = np.searchsorted(shards, [block.start, block.stop])
     return bool(last - first == len(block))

@@ -1,4 +1,4 @@
-"""What makes a shard visible, and the statistics that it carries so that queries need not read the rows."""
+"""The commit that makes a shard visible, with statistics, so that queries need not read the rows."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,20 +11,20 @@ from actstore_storage.format.products import ObjectRecord
 from actstore_storage.format.records import as_record, seal, unseal
 from actstore_storage.format.specification import RunRecord
 
-# Decoded commits that a process keeps, some 20 kB each.
+# Decoded commits that a process keeps, about 20 kB each.
 _COMMITS_KEPT = 1024
 
 
 @dataclass(frozen=True)
 class Commit:
-    """What makes a shard visible: the record of its objects and of what they say. `runs/<run>/commits/<shard>.json`.
+    """Makes a shard visible: the record of its objects and their statistics. `runs/<run>/commits/<shard>.json`.
     `objects` is by product: tokens, norms, a site, features-<sae> and so on.
 
-    `norm_moments` is by site, then by token class, over finite norms and without classes that have none; of what is
-    stored beside L2 norms, by the names of norm_columns.py. `non_finite` counts, by product, the rows (of a site) or
-    the features that are infinite or no number. `widened` has the dtype of each dense site that is not stored in the
-    run's own, because a value would not fit. `code_version`, `device` and `attention` say how this shard came to be,
-    which in a resumed run may differ from what `run.json` says.
+    `norm_moments` is by site, then by token class, over finite norms and without classes that have none; quantities
+    other than L2 norms have the names of norm_columns.py. `non_finite` counts, by product, the rows (of a site) or the
+    features that are infinite or NaN. `widened` has the dtype of each dense site that is not stored in the run's own,
+    because a value would not fit. `code_version`, `device` and `attention` describe how this shard was made, which in a
+    resumed run may differ from `run.json`.
     """
 
     run: str
@@ -46,14 +46,14 @@ class Commit:
         return sum(self.tokens_by_class.values())
 
     def to_json(self) -> bytes:
-        """Writes the record. As dataclasses.asdict would have it, which copies each number of thousands."""
+        """Writes the record. It is equal to dataclasses.asdict, but does not copy thousands of numbers."""
         objects = {product: vars(record) for product, record in self.objects.items()}
         return seal(vars(self) | {"objects": objects, "norm_moments": fields_of_moments(self.norm_moments)})
 
     @classmethod
     def from_json(cls, data: bytes, key: str, *, sealed: bool = False) -> "Commit":
-        """Reads the record. Once for the same bytes: whoever asks a service again opens the same run again. `sealed`:
-        with its own hash, or it is damaged.
+        """Reads the record. Results are cached by content, because repeated questions open the same run again.
+        `sealed`: it must have its own hash.
         """
         return _decoded(data, key, sealed)
 
@@ -63,7 +63,7 @@ def commit_of(record: RunRecord, shard: int, data: bytes, key: str) -> Commit:
     commit = Commit.from_json(data, key, sealed=record.sealed)
     found = (commit.run, commit.shard, commit.specification_sha256)
     if found != (record.run, shard, record.specification_sha256):
-        raise corrupt_object(key, f"{key} is a commit of something else: {found}")
+        raise corrupt_object(key, f"{key} is the commit of another run or shard: {found}")
     return commit
 
 

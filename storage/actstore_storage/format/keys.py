@@ -1,4 +1,4 @@
-"""Where things lie in a bucket. docs/reference/format.md is the same in words."""
+"""The keys of objects in a bucket. docs/reference/format.md describes them in words."""
 
 from actstore_storage.bucket import check_name
 from actstore_storage.errors import BadRequest
@@ -10,17 +10,17 @@ TOKENIZERS = "tokenizers"
 SAES = "saes"
 WANTED = "captures"
 KEPT = "sweeps"
-# What a store that was used has some of.
+# Top-level folders, of which a used store has at least one.
 TOP_FOLDERS = (RUNS, MODELS, TOKENIZERS, SAES, WANTED, KEPT)
 
 
 def storage_name(name: str, field: str) -> str:
-    """Makes a model's or SAE's name one folder: a hub id's `/` becomes `--`, as in the hub's own cache.
+    """Turns a model's or SAE's name into one folder: the `/` of a hub id becomes `--`, as in the hub's own cache.
 
-    Hub ids never contain `--`; refusing it elsewhere too keeps two names from sharing a folder.
+    Hub ids never contain `--`. Refusing it in other names too ensures that two names never share a folder.
     """
     if "--" in name:
-        message = f"{field} {name!r} contains '--', which stands for '/' in the store"
+        message = f"{field} {name!r} contains '--', which is reserved: it replaces '/' in the store"
         raise BadRequest(message, reason="NAME_INVALID", field=field, value=name, allowed="no '--'")
     for part in name.split("/"):
         check_name(part, field)
@@ -56,8 +56,8 @@ def checkpoint_key(run: str, shards: range) -> str:
 
 
 def checkpoint_sketches_key(run: str, shards: range) -> str:
-    """Names the sketches of a checkpoint. Beside the checkpoint, and under a name that no reader of checkpoints takes
-    for one.
+    """The key of the sketches of a checkpoint: next to the checkpoint, with a name that readers of
+    checkpoints ignore.
     """
     return f"{checkpoint_key(run, shards).removesuffix('.parquet')}.norm-sketches.parquet"
 
@@ -67,8 +67,8 @@ def indexes_folder(run: str) -> str:
 
 
 def segments_folder(run: str, sae: str) -> str:
-    """Names the folder of an index's manifests. Of manifests alone: readers list it, and shall not list the objects as
-    well, of which there are many.
+    """The folder of an index's manifests. It contains only manifests, because readers list it, and the objects are
+    many.
     """
     return f"{indexes_folder(run)}/{storage_name(sae, 'sae')}/segments"
 
@@ -113,8 +113,8 @@ def token_texts_key(tokenizer_sha256: str) -> str:
 
 
 def old_token_texts_key(tokenizer_sha256: str) -> str:
-    """Names the texts of before format version 4. They were created if absent, so texts by another rule could not take
-    this name.
+    """The key of token texts before format version 4. They were never overwritten, so texts by a new rule needed a new
+    name.
     """
     return f"{_tokenizer_folder(tokenizer_sha256)}/texts.parquet"
 
@@ -124,7 +124,7 @@ def _tokenizer_folder(tokenizer_sha256: str) -> str:
 
 
 def sae_products(sae: str) -> tuple[str, str, str]:
-    """Names the objects that a shard has of an SAE."""
+    """The objects of a shard for an SAE."""
     return features_product(sae), index_product(sae), statistics_product(sae)
 
 
@@ -137,14 +137,14 @@ def sae_key(sae: str) -> str:
 
 
 def sae_files_folder(sae: str, sha256: str) -> str:
-    """Names the folder of an SAE's files. Named by its content, so that a run finds the SAE that it was made with
-    whatever the name stands for later.
+    """The folder of an SAE's files. It is named by its content, so that a run finds its SAE even if the name now
+    belongs to another one.
     """
     return f"{sae_folder(sae)}/files/{check_name(sha256, 'sha256')}"
 
 
 def sae_files_key(sae: str, sha256: str) -> str:
-    """Names the record of an SAE's files. Beside the folder, which has nothing but the files."""
+    """The key of the record of an SAE's files. It is next to the folder, which contains only the files."""
     return f"{sae_files_folder(sae, sha256)}.json"
 
 

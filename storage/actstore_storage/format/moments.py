@@ -1,4 +1,4 @@
-"""Statistics of numbers that merge: count, mean, variance, extremes, geometric mean."""
+"""Statistics of numbers that can be merged: count, mean, variance, extremes, geometric mean."""
 
 import math
 from collections.abc import Mapping
@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-# Of values in float64, so much stays in a core's cache while all sums over it are made.
+# Values in float64 that fit into a core's cache for all sums.
 _CHUNK_BYTES = 1 << 19
 
 
 @dataclass(frozen=True)
 class Moments:
-    """Statistics that merge. `m2` is the sum of squared distances from the mean, `log_sum` minus infinity where a
-    number is not above 0.
+    """Statistics that can be merged. `m2` is the sum of squared distances from the mean; `log_sum` is minus infinity if
+    a number is not above 0.
     """
 
     count: int = 0
@@ -31,14 +31,14 @@ class Moments:
 
     @classmethod
     def of_rows(cls, values: npt.NDArray[np.floating[Any]]) -> list["Moments"]:
-        """Of each row of [row, value], which has one value or more."""
+        """The moments of each row of [row, value], with at least one value."""
         found: list[Moments] = []
         rows = max(1, _CHUNK_BYTES // (8 * values.shape[1]))
         for first in range(0, len(values), rows):
             wide = values[first : first + rows].astype(np.float64)
             mean, minimum, maximum = wide.mean(axis=1), wide.min(axis=1), wide.max(axis=1)
             above = minimum > 0
-            log_sum = np.full(len(wide), -np.inf)  # and the geometric mean of a 0 is rightly 0
+            log_sum = np.full(len(wide), -np.inf)  # the geometric mean with a 0 is 0
             log_sum[above] = np.log(wide if above.all() else wide[above]).sum(axis=1)
             wide -= mean[:, None]
             columns = (mean, np.vecdot(wide, wide), minimum, maximum, log_sum)
@@ -61,7 +61,7 @@ class Moments:
         )
 
     def over(self, divisor: float) -> "Moments":
-        """Of the numbers divided by a positive one."""
+        """The moments of the numbers divided by a positive one."""
         return Moments(
             self.count,
             self.mean / divisor,
@@ -73,7 +73,7 @@ class Moments:
 
     @property
     def variance(self) -> float:
-        """Of the population, not of a sample; 0 for nothing."""
+        """The population variance; 0 without numbers."""
         return self.m2 / self.count if self.count else 0.0
 
     @property
@@ -90,12 +90,12 @@ NormMoments = Mapping[str, Mapping[str, Moments]]
 
 
 def fields_of_moments(moments: NormMoments) -> dict[str, dict[str, dict[str, Any]]]:
-    """Makes moments what a record has. JSON has no infinity: a `log_sum` of minus infinity is null."""
+    """Turns moments into the fields of a record. JSON has no infinity: a `log_sum` of minus infinity is null."""
     return {name: {kept: _fields(one) for kept, one in classes.items()} for name, classes in moments.items()}
 
 
 def restore_infinities(fields: Mapping[str, Mapping[str, dict[str, Any]]]) -> None:
-    """Puts minus infinity where `fields_of_moments` has null."""
+    """Replaces null by minus infinity, the reverse of `fields_of_moments`."""
     for classes in fields.values():
         for moments in classes.values():
             if moments["log_sum"] is None:

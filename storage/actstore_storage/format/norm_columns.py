@@ -1,8 +1,9 @@
-"""What a run stores of norms beside L2, per token and in its commits, and what is derived of that.
+"""The quantities that a run stores in addition to L2 norms, per token and in its commits, and those that are derived
+from them.
 
-Of each site the norm of the vector less its mean over d_model, which with L2 gives root mean square and standard
-deviation; of each place where a sublayer writes into the residual stream the cosine between the two, which with their
-norms gives the stream's growth there; of each block the cosine between what it reads and what the next one reads.
+For each site: the norm of the vector minus its mean over d_model, which with L2 gives root mean square and standard
+deviation. For each sublayer's output: its cosine to the residual stream that it is added to, which with their norms
+gives the stream's growth there. For each block: the cosine between its input and the next block's input.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,11 +28,11 @@ QUANTITIES = (
     SHARE_OF_STREAM,
     RELATIVE_INCREASE,
 )
-# May be below 0, so that they have no geometric mean.
+# These may be negative, so they have no geometric mean.
 SIGNED = frozenset({COSINE_TO_STREAM, COSINE_TO_NEXT, RELATIVE_INCREASE})
-# Divided by sqrt(d_model), these are those.
+# Norms that become these quantities when divided by sqrt(d_model).
 _SCALED = {RMS: L2, STANDARD_DEVIATION: CENTRED_L2}
-# Only in the commits' statistics; of a token they follow from the columns.
+# Only in the commits' statistics; for a token they follow from the columns.
 _DERIVED = (SHARE_OF_STREAM, RELATIVE_INCREASE)
 WRITES = ("attn_out", "mlp_out")
 
@@ -40,7 +41,7 @@ Values = npt.NDArray[np.floating]
 
 @dataclass(frozen=True)
 class NormColumn:
-    """A column of norms.parquet, and the key of its statistics in a commit. `other` is what a cosine is to."""
+    """A column of norms.parquet, and the key of its statistics in a commit. `other` is the second site of a cosine."""
 
     quantity: str
     site: Site
@@ -52,16 +53,18 @@ class NormColumn:
 
 
 def stream_of(write: Site, stored: Iterable[str]) -> Site:
-    """Names what a sublayer's output is added to: in a parallel block, which has no resid_mid, both to resid_pre."""
+    """The site that a sublayer's output is added to: in a parallel block, which has no resid_mid, resid_pre
+    for both.
+    """
     middle = Site(write.layer, "resid_mid")
     return middle if write.kind == "mlp_out" and str(middle) in stored else Site(write.layer, "resid_pre")
 
 
 def columns_beside(norm_sites: Sequence[str], kinds: Iterable[str]) -> tuple[NormColumn, ...]:
-    """Names what a capture stores beside L2, where a model has sites of these kinds.
+    """The columns that a capture stores in addition to L2, if a model has sites of these kinds.
 
-    A pair is stored where norms of both are: its share of growth is told by them. A post-LN block adds mlp_out to what
-    no site has (resid_mid after its norm), and gives the next one `normalized_resid_post`.
+    A pair is stored if both have norms, which its share of growth needs. A post-LN block adds mlp_out to a value that
+    is not a site (resid_mid after its norm), and passes `normalized_resid_post` to the next one.
     """
     sites, kinds = [parse_site(text) for text in norm_sites], set(kinds)
     found = [NormColumn(CENTRED_L2, site) for site in sites]
@@ -80,7 +83,7 @@ def columns_beside(norm_sites: Sequence[str], kinds: Iterable[str]) -> tuple[Nor
 
 
 def statistics_names(columns: Iterable[NormColumn]) -> list[str]:
-    """Names the statistics of these columns, and of what is derived of them."""
+    """The names of statistics of these columns, and of derived quantities."""
     names = []
     for column in columns:
         names.append(column.name)
@@ -92,7 +95,7 @@ def statistics_names(columns: Iterable[NormColumn]) -> list[str]:
 def with_derived(
     columns: Iterable[NormColumn], stored: Mapping[str, Values], norm_sites: Sequence[str]
 ) -> dict[str, Values]:
-    """Computes what is derived of stored columns, beside these, by name of statistics."""
+    """Computes derived quantities and returns them with the stored columns, by name of statistics."""
     found: dict[str, Values] = {}
     for column in columns:
         found[column.name] = stored[column.name]
@@ -104,13 +107,13 @@ def with_derived(
 
 
 def statistics_of(quantity: str, site: Site, d_model: int) -> tuple[str, float]:
-    """Names the statistics that tell a quantity, and what they are divided by."""
+    """The name of the statistics that give a quantity, and its divisor."""
     scale = sqrt(d_model) if quantity in _SCALED else 1.0
     return NormColumn(_SCALED.get(quantity, quantity), site).name, scale
 
 
 def read_columns(quantity: str, site: Site, norm_sites: Sequence[str]) -> list[str]:
-    """Names the columns of norms.parquet from which a quantity is computed."""
+    """The columns of norms.parquet from which a quantity is computed."""
     if quantity not in _DERIVED:
         return [NormColumn(_SCALED.get(quantity, quantity), site).name]
     stream = stream_of(site, norm_sites)
@@ -120,7 +123,7 @@ def read_columns(quantity: str, site: Site, norm_sites: Sequence[str]) -> list[s
 def token_values(
     quantity: str, site: Site, columns: Mapping[str, Values], norm_sites: Sequence[str], d_model: int
 ) -> Values:
-    """Computes a quantity of each token from the columns that `read_columns` names."""
+    """Computes a quantity of each token from the columns of `read_columns`."""
     if quantity in _DERIVED:
         return _growth(site, columns, norm_sites)[_DERIVED.index(quantity)]
     name, scale = statistics_of(quantity, site, d_model)
@@ -128,7 +131,7 @@ def token_values(
 
 
 def _growth(site: Site, columns: Mapping[str, Values], norm_sites: Sequence[str]) -> tuple[Values, Values]:
-    """|w| / |x| and (|x + w| - |x|) / |x|, by the law of cosines; no number where |x| is 0."""
+    """|w| / |x| and (|x + w| - |x|) / |x|, by the law of cosines; NaN if |x| is 0."""
     write, stream = columns[str(site)], columns[str(stream_of(site, norm_sites))]
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         share = write.astype(np.float64) / stream

@@ -1,18 +1,18 @@
-"""Which tokens' rows the dense sites of a run store. docs/reference/format.md is the same in words."""
+"""Selects which tokens' rows the dense sites of a run store. docs/reference/format.md describes it in words."""
 
 import numpy as np
 import numpy.typing as npt
 
 from actstore_storage.format.specification import Positions
 
-# What is known of a token before the model runs chooses it; a feature needs the model, and is looked at elsewhere.
+# Selections that need no model; by feature, which needs the model, is elsewhere.
 KINDS_BY_PLACE = ("all", "last", "stride", "fraction")
 
 
 def selected(
     positions: Positions, sequence: npt.NDArray[np.int64], position: npt.NDArray[np.int32]
 ) -> npt.NDArray[np.bool_]:
-    """Chooses the tokens whose rows are stored, by their place alone. Rows are those of whole sequences, in order of
+    """Selects the tokens whose rows are stored by their position only. Rows are those of whole sequences, in order of
     (sequence, position).
     """
     if positions.kind == "all":
@@ -24,14 +24,14 @@ def selected(
     elif positions.kind == "fraction":
         chosen = _uniform(positions.seed, sequence, position) < positions.fraction
     else:
-        raise ValueError(f"{positions.kind} does not choose tokens by their place")
+        raise ValueError(f"{positions.kind} does not choose tokens by their position")
     return np.asarray(chosen, np.bool_)
 
 
 def _uniform(seed: int, sequence: npt.NDArray[np.int64], position: npt.NDArray[np.int32]) -> npt.NDArray[np.float64]:
-    """In [0, 1): the upper 53 bits of a hash, SplitMix64's finaliser applied over seed, sequence and position.
+    """Uniform in [0, 1): the upper 53 bits of a hash, SplitMix64's finalizer applied to seed, sequence and position.
 
-    A hash rather than a stream of random numbers: a shard that is captured again must choose the same tokens.
+    A hash instead of a stream of random numbers, because a shard that is captured again must select the same tokens.
     """
     state = _mix(_mix(_mix(np.full(1, seed, np.uint64)) + sequence.astype(np.uint64)) + position.astype(np.uint64))
     return (state >> np.uint64(11)).astype(np.float64) * 2.0**-53

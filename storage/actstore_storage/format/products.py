@@ -1,6 +1,6 @@
-"""The objects of a shard: what a record says of one, which kinds there are, and how each is laid out.
+"""The objects of a shard: their records, their kinds, and their layout.
 
-docs/reference/format.md is the same in words.
+docs/reference/format.md describes them in words.
 """
 
 from collections.abc import Iterable, Mapping
@@ -12,24 +12,24 @@ import pyarrow as pa
 from actstore_storage.format.specification import DTYPES, RunRecord
 
 TOKENS, NORMS, NORM_SKETCHES = "tokens", "norms", "norm-sketches"
-# The token rows that dense rows are of, where a run stores those of some positions only.
+# The indices of the tokens with dense rows, if a run stores those of some positions only.
 POSITIONS = "positions"
 
-# In the metadata of a checkpoint's objects: of which runs they may be.
+# In the metadata of a checkpoint's objects: the specification of their run.
 OF_SPECIFICATION = b"actstore.specification_sha256"
 
-# Elements of dense rows as NumPy holds them; bfloat16, which it does not know, as its raw bits.
+# Elements of dense rows as NumPy types; bfloat16, which NumPy does not have, as its raw bits.
 ELEMENT_TYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16}
 
 # One request of reasonable size on S3. On a local disk, groups of 16 MiB were written 1.1 to 1.4 times as fast as
 # groups of 4 MiB.
 DENSE_GROUP_BYTES = 16 << 20
 _GROUP_ROWS = 65_536
-# Of what is read around single tokens: some sequences.
+# For data that is read around single tokens: some sequences.
 _TOKEN_GROUP_ROWS, _FEATURE_GROUP_ROWS = 4096, 16_384
-# Small, because one feature's rows are few and a reader fetches whole row groups.
+# Small, because one feature has few rows and a reader fetches whole row groups.
 INDEX_GROUP_ROWS = 16_384
-# Of merged indexes, whose rows carry their tokens: 119 kB before compression, which is what one question fetches.
+# For merged indexes, whose rows include their tokens: 119 kB before compression, which one question fetches.
 SEGMENT_GROUP_ROWS = 4096
 
 
@@ -37,8 +37,8 @@ SEGMENT_GROUP_ROWS = 4096
 class ObjectRecord:
     """One object of a shard: its key in the bucket, and what a reader must find there.
 
-    `footer_sha256` is of the Parquet footer, its length and the magic bytes at the end: pages have checksums, and the
-    footer, which tells where they lie and what is in them, has none. Empty: of before it was kept.
+    `footer_sha256` is the hash of the Parquet footer, its length and the magic bytes at the end: pages have checksums,
+    but the footer, which describes them, has none. Empty in runs before it was introduced.
     """
 
     key: str
@@ -50,7 +50,9 @@ class ObjectRecord:
 
 @dataclass(frozen=True)
 class ObjectFormat:
-    """How a product is laid out. `group_rows` is the unit of reading; `dictionaries` are columns of few values each."""
+    """The layout of a product. `group_rows` is the unit of reading; `dictionaries` are columns with few distinct
+    values.
+    """
 
     schema: pa.Schema
     group_rows: int
@@ -69,7 +71,7 @@ TOKENS_FORMAT = ObjectFormat(
     compression="zstd",
     statistics=("sequence",),
 )
-# Columns of a run that knows where its documents come from. They repeat for each token, and take little space:
+# For runs that know the sources of their documents. They are repeated for each token, at almost no cost: see
 # docs/reference/format.md.
 _SOURCES = _schema(source=pa.string(), row=pa.int64())
 SOURCED_TOKENS_FORMAT = replace(
@@ -114,21 +116,21 @@ STATISTICS_FORMAT = ObjectFormat(
 
 
 def norms_format(columns: Iterable[str]) -> ObjectFormat:
-    """Lays out norms: a column a name."""
+    """The layout of norms: one column per name."""
     kinds: Mapping[str, pa.DataType] = dict.fromkeys(columns, pa.float32())
     return ObjectFormat(_schema(**kinds), _GROUP_ROWS)
 
 
 def sketches_format(names: Iterable[str]) -> ObjectFormat:
-    """Lays out sketches of norms: a column a name. A row a token class; nothing where a class has no finite value of a
-    name.
+    """The layout of norm sketches: one column per name, one row per token class; null if a class has no
+    finite value.
     """
     kinds: Mapping[str, pa.DataType] = {"token_class": pa.string(), **dict.fromkeys(names, pa.binary())}
     return ObjectFormat(_schema(**kinds), _GROUP_ROWS, compression="zstd")
 
 
 def dense_format(record: RunRecord, site: str, dtype: str = "") -> ObjectFormat:
-    """Lays out a site's dense rows. `dtype`: of a shard that had to widen it; empty: the run's."""
+    """The layout of a site's dense rows. `dtype`: the dtype of a shard that had to widen it; empty: the run's."""
     dtype, elements = dtype or record.specification.stored_dtype, record.dense_width(site)
     width = elements * DTYPES[dtype]
     metadata = {"dtype": dtype, "d_model": str(elements)}

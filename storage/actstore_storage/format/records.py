@@ -1,9 +1,9 @@
-"""Records: the bucket's small JSON objects, each of which carries its own hash.
+"""Records: the bucket's small JSON objects, each of which contains its own hash.
 
-A record is canonical JSON whose last member, `record_sha256`, is the SHA-256 of the same record without that member. It
-is over the bytes as they lie in the bucket, so that reading it costs one hash and nothing is written again to compare.
-Records of before format version 4 have no hash. They are still checked to be canonical JSON, as they were written: a
-doubled member, or a byte behind the end, is noticed.
+A record is canonical JSON whose last member, `record_sha256`, is the SHA-256 of the same record without that member.
+The hash is over the bytes in the bucket, so that checking it needs no re-encoding. Records before format version 4 have
+no hash. They are still checked to be canonical JSON, as they were written, which detects a repeated member or a byte
+after the end.
 """
 
 import hashlib
@@ -25,21 +25,21 @@ Check = Callable[[Any], None]
 
 
 def canonical_json(value: object) -> bytes:
-    """Writes JSON of which a value has one only."""
+    """Writes JSON in its unique canonical form."""
     return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
 
 
 def seal(fields: Mapping[str, Any]) -> bytes:
-    """Writes the record of these fields, of which there is at least one, with its hash."""
+    """Writes the record of these fields, at least one, with its hash."""
     text = canonical_json(fields)
     return text[:-1] + _SEAL + hashlib.sha256(text).hexdigest().encode() + _END
 
 
 def unseal(data: bytes, key: str, build: Callable[[dict[str, Any]], Record], *, sealed: bool = False) -> Record:
-    """Reads a record, and answers what `build` makes of its fields.
+    """Reads a record, and returns the result of `build` on its fields.
 
-    `sealed`: it has to have its hash, so that a record without one is damaged, and not one of an earlier format.
-    Errors: CorruptObject with the key, also where `build` finds a field too many or too few.
+    `sealed`: it must have its hash; a record without one is damaged, and not one of an earlier format. Errors:
+    CorruptObject with the key, also if `build` finds a missing or unknown field.
     """
     try:
         return build(_members(data, sealed))
@@ -48,24 +48,26 @@ def unseal(data: bytes, key: str, build: Callable[[dict[str, Any]], Record], *, 
 
 
 def fields_in_common(record: Any, kind: type[Any]) -> dict[str, Any]:
-    """Tells the fields of a record that another kind has by the same name, with their values."""
+    """The fields of a record that another kind has with the same name, with their values."""
     names = {field.name for field in fields(kind)}
     return {field.name: getattr(record, field.name) for field in fields(record) if field.name in names}
 
 
 def as_record(found: Any, kind: type[Record]) -> Record:
-    """Makes a dataclass of fields, all of which are there, of their types and no others, at any depth.
+    """Makes a dataclass from fields, which must be exactly its fields with the right types, at any depth.
 
     Errors: ValueError.
     """
     record = msgspec.convert(found, kind)
     if check := _check_of(kind):
-        check(found)  # msgspec passes over fields that a dataclass does not have
+        check(found)  # msgspec ignores fields that a dataclass does not have
     return record
 
 
 def _new_check(kind: Any) -> Check | None:
-    """What refuses unknown fields, at any depth, of what is of the type else; None for one that holds no dataclass."""
+    """A check that refuses unknown fields at any depth, for data of the right type; None for a type without
+    dataclasses.
+    """
     if is_dataclass(kind):
         return _check_fields(kind)
     inner = next((check for each in get_args(kind) if (check := _check_of(each))), None)
@@ -88,7 +90,7 @@ def _check_fields(kind: Any) -> Check:
 
     def check(found: dict[str, Any]) -> None:
         if not found.keys() <= names:
-            raise ValueError(f"it has fields that no such record has: {', '.join(sorted(found.keys() - names))}")
+            raise ValueError(f"it has unknown fields: {', '.join(sorted(found.keys() - names))}")
         for name, inner in nested.items():
             if name in found:
                 inner(found[name])
@@ -97,7 +99,7 @@ def _check_fields(kind: Any) -> Check:
 
 
 def is_sealed(data: bytes) -> bool:
-    """Tells whether there is a hash at the record's end, right or wrong."""
+    """Whether there is a hash at the record's end, right or wrong."""
     return data[-_SEAL_BYTES:].startswith(_SEAL) and data.endswith(_END)
 
 
@@ -106,7 +108,7 @@ def _members(data: bytes, sealed: bool) -> dict[str, Any]:
     if is_sealed(data):
         text = data[:-_SEAL_BYTES] + b"}"
         if hashlib.sha256(text).hexdigest().encode() != data[-64 - len(_END) : -len(_END)]:
-            raise ValueError("its bytes are not those that its record_sha256 was made of")
+            raise ValueError("its bytes do not match its record_sha256")
         found = _parsed(text)
     else:
         found = _parsed(data)
@@ -115,7 +117,7 @@ def _members(data: bytes, sealed: bool) -> dict[str, Any]:
         if canonical_json(found) != data:
             raise ValueError("it is not canonical JSON")
     if not isinstance(found, dict):
-        raise TypeError("it is no JSON object")
+        raise TypeError("it is not a JSON object")
     return found
 
 
@@ -123,4 +125,4 @@ def _parsed(text: bytes) -> Any:
     try:
         return msgspec.json.decode(text)
     except msgspec.DecodeError:
-        return json.loads(text)  # reads infinities, too, which configurations of models may have
+        return json.loads(text)  # accepts infinities, too, which configurations of models may have

@@ -1,7 +1,7 @@
-"""Names of places in a model, as TransformerLens names them.
+"""Names of sites in a model, as in TransformerLens.
 
 `resid_post.3` (short) and `blocks.3.hook_resid_post` (long) are the same site; `resid_post` alone is a kind. Sites with
-heads may name one of them: `z.3.5`, in layer 3 head 5; without, the heads lie side by side.
+heads may name one of them: `z.3.5` is layer 3, head 5; without a head, the site is the concatenation of all heads.
 """
 
 import re
@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 from actstore_storage.errors import BadRequest
 
-# In the order in which a forward pass meets them in a block; each is a vector of d_model. Post-LN blocks alone have the
-# last: there resid_mid and resid_post are sums before their LayerNorm.
+# In the order of a forward pass through a block; each is a vector of d_model. Only post-LN blocks have the last one:
+# there resid_mid and resid_post are sums before their LayerNorm.
 RESIDUAL_KINDS = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post", "normalized_resid_post")
-# Vectors of d_model that are no part of the residual stream: what the MLP reads, after its norm with gain and bias.
-# TransformerLens calls it `mlp.hook_in`; its `hook_mlp_in` is another place, before the norm.
+# Vectors of d_model outside the residual stream: the MLP's input, after its norm with gain and bias. TransformerLens
+# calls it `mlp.hook_in`; its `hook_mlp_in` is another site, before the norm.
 INNER_KINDS = ("mlp_input",)
-# q, k and v before rotary embedding and norms of their own; pattern: each head's attention weights, after softmax.
+# q, k and v before rotary embedding and their own norms; pattern: each head's attention weights, after softmax.
 HEAD_KINDS = ("q", "k", "v", "pattern", "z")
 KINDS = RESIDUAL_KINDS + INNER_KINDS + HEAD_KINDS
 _SHORT = re.compile(r"([a-z_]+)\.(\d+)(?:\.(\d+))?")
@@ -30,7 +30,7 @@ _KINDS_BY_LONG_NAME = {name: kind for kind, name in _LONG_NAMES.items()}
 class Site:
     layer: int
     kind: str
-    # One head of a site with heads; None: all of them, or a site without.
+    # One head of a site with heads; None: all of them, or a site without heads.
     head: int | None = None
 
     def __str__(self) -> str:
@@ -38,7 +38,7 @@ class Site:
 
     @property
     def long_name(self) -> str:
-        """As TransformerLens has it, which has no name for one head."""
+        """TransformerLens's name; it has none for a single head."""
         return f"blocks.{self.layer}.{_LONG_NAMES[self.kind]}"
 
     @property
@@ -53,7 +53,7 @@ def parse_site(
     layer_count: int | None = None,
     head_counts: Mapping[str, int] | None = None,
 ) -> Site:
-    """Reads a site's short or long name; refuses other kinds, layers past the model's, and heads past the kind's."""
+    """Reads a site's short or long name; refuses unknown kinds, and layers and heads out of range."""
     short, long = _SHORT.fullmatch(text), _LONG.fullmatch(text)
     if short:
         site = Site(int(short[2]), short[1], None if short[3] is None else int(short[3]))
@@ -71,7 +71,7 @@ def parse_site(
 def expand_sites(
     texts: Iterable[str], kinds: Sequence[str], layer_count: int, head_counts: Mapping[str, int] | None = None
 ) -> tuple[Site, ...]:
-    """Reads names of sites, in order of layer, then of `kinds`, then of head; a bare kind stands for that site of every
+    """Reads names of sites, in order of layer, then of `kinds`, then of head; a bare kind stands for that site in every
     layer.
     """
     found: set[Site] = set()
@@ -88,7 +88,7 @@ def expand_sites(
 def _check_head(text: str, kind: str, head: int, head_counts: Mapping[str, int] | None) -> None:
     if kind not in HEAD_KINDS:
         raise BadRequest(
-            f"site {text!r} names a head, and {kind} has none",
+            f"site {text!r} names a head, but {kind} has no heads",
             reason="SITE_UNKNOWN",
             field="site",
             value=text,
@@ -105,25 +105,27 @@ def _check_head(text: str, kind: str, head: int, head_counts: Mapping[str, int] 
 
 
 def why_missing(text: str, kinds: Sequence[str]) -> str:
-    """Says why a model of these kinds has no such site or kind, for a sentence's end; empty where nothing is known."""
+    """Explains why a model with these kinds has no such site or kind, as the continuation of a sentence; empty if
+    unknown.
+    """
     long = _LONG.fullmatch(text)
     kind = (long[3] if long else text).partition(".")[0]
     if kind in kinds:
         return ""
     if kind == "resid_mid" and {"attn_out", "mlp_out"} <= set(kinds):
         return (
-            ". In parallel blocks attention and MLP read the same residual, resid_pre, and are added to it together: "
-            "there is none in between"
+            ". In parallel blocks attention and MLP both read resid_pre and are added to it together, so there is no "
+            "residual between them"
         )
     if kind in ("resid_mid", "mlp_out", "mlp_input") and "attn_out" in kinds and "mlp_out" not in kinds:
-        return ". Its blocks are attention alone"
+        return ". Its blocks have attention only, without an MLP"
     if kind == "normalized_resid_post" and "resid_post" in kinds:
-        return ". Post-LN blocks alone norm behind the sum; here the next layer reads resid_post"
+        return ". Only post-LN blocks have a norm after the sum; here the next layer reads resid_post"
     return ""
 
 
 def kinds_of_block(block: str) -> tuple[str, ...]:
-    """Names the residual kinds of blocks that are wired like that, as models are registered; of an unknown one, all."""
+    """The residual kinds of blocks with this wiring, as models are registered; all kinds for unknown wiring."""
     lacking = {"parallel": ("resid_mid", "normalized_resid_post"), "pre_ln": ("normalized_resid_post",)}.get(block, ())
     return tuple(kind for kind in RESIDUAL_KINDS if kind not in lacking)
 
@@ -131,7 +133,7 @@ def kinds_of_block(block: str) -> tuple[str, ...]:
 def _unknown(text: str, kinds: Sequence[str], layer_count: int | None) -> BadRequest:
     layers = "LAYER" if layer_count is None else f"0..{layer_count - 1}"
     if why := why_missing(text, kinds):
-        message = f"there is no site {text!r} here{why}"
+        message = f"this model has no site {text!r}{why}"
     else:
         message = f"unknown site {text!r}: a site is KIND.LAYER with KIND one of {', '.join(kinds)} and LAYER {layers}"
     return BadRequest(

@@ -1,9 +1,9 @@
-"""Sketches, from which quantiles of norms are told without their rows: how they are made, merged, stored and read.
+"""Sketches, from which quantiles of norms are computed without rows: how they are made, merged, stored and read.
 
-KLL sketches (Karnin, Lang & Liberty, "Optimal quantile approximation in streams", FOCS 2016) as Apache DataSketches
-makes them. They merge, which a run of many shards needs: a checkpoint has its shards' as one. Which numbers a sketch
-keeps is drawn by chance, in DataSketches' merging without a seed, so that equal captures may have other bytes here;
-what a reader makes of stored sketches is the same each time.
+They are KLL sketches (Karnin, Lang & Liberty, "Optimal quantile approximation in streams", FOCS 2016) in Apache
+DataSketches's format. Sketches can be merged, which a run of many shards needs: a checkpoint merges those of its
+shards. The values that a sketch keeps are random, without a seed in DataSketches's merging, so identical captures may
+have other bytes here; but results from stored sketches are always the same.
 """
 
 import struct
@@ -22,17 +22,17 @@ from datasketches import kll_floats_sketch
 from actstore_storage.format.products import OF_SPECIFICATION, sketches_format
 from actstore_storage.format.tokens import TOKEN_CLASSES
 
-# Of each sketch, which then has at most 3 kB whatever it is of.
+# For each sketch, which then has at most 3 kB for any data.
 SKETCH_K = 200
-# By so much may the rank of a quantile, or the share of a bin, be off: DataSketches' bound for 99 of 100 sketches.
+# The rank error of a quantile, or of the share of a bin: DataSketches's bound for 99 of 100 sketches.
 RANK_ERROR: float = kll_floats_sketch.get_normalized_rank_error(SKETCH_K, True)
-# The first byte of a sketch: its header's length in words of 4 bytes, by whether it is of a single value.
+# The first byte of a sketch: its header's length in words of 4 bytes, by whether it has a single value.
 _INTS_OF_ONE, _INTS_OF_MANY = 2, 5
-# That header: length, version, family, flags, k, least capacity of a level, values, k of the coarsest part, levels.
+# That header: length, version, family, flags, k, smallest capacity of a level, values, k of the coarsest part, levels.
 _HEADER = struct.Struct("<BBBBHBxQHBx")
 _VERSION, _KLL, _LEAST_CAPACITY = 1, 15, 8
 
-# In DataSketches' bytes, by name of statistics, then by token class.
+# In DataSketches's bytes, by name of statistics, then by token class.
 Sketches = Mapping[str, Mapping[str, bytes]]
 
 
@@ -40,7 +40,9 @@ class NormSketches:
     """Sketches of finite values, by name of statistics and token class, while values are added."""
 
     def __init__(self, names: Iterable[str], seed: int = 0) -> None:
-        """`seed`: of what `add` draws. Shards that drew alike would be off alike, which no merging evens out."""
+        """`seed`: for the random choices of `add`. If all shards used the same one, their errors would be equal, and
+        would not average out in merging.
+        """
         self._found: dict[str, dict[str, kll_floats_sketch]] = {name: {} for name in names}
         self._random = Random(seed)  # noqa: S311
 
@@ -50,21 +52,21 @@ class NormSketches:
         values = ascending.astype("<f4", copy=False)
         sketch = self._found[name].setdefault(token_class, kll_floats_sketch(SKETCH_K))
         compactions = (len(values) // (2 * SKETCH_K)).bit_length()
-        if compactions > 1:  # below that, a sketch has no room for what is left
+        if compactions > 1:  # below that, a sketch has no room for the rest
             offset = self._random.getrandbits(compactions)
             sketch.merge(kll_floats_sketch.deserialize(compacted(values, compactions, offset)))
         else:
             sketch.update(values)
 
     def merge(self, other: Sketches) -> None:
-        """Errors: ValueError for bytes that are no sketch."""
+        """Errors: ValueError for bytes that are not a sketch."""
         for name, classes in other.items():
             for token_class, sketch in classes.items():
                 self._found[name].setdefault(token_class, kll_floats_sketch(SKETCH_K)).merge(_deserialized(sketch))
 
     @property
     def columns(self) -> list[pa.Array]:
-        """As sketches_format has them; a row for each token class that has any value."""
+        """As in sketches_format; one row for each token class with any value."""
         kept = [name for name in TOKEN_CLASSES if any(name in classes for classes in self._found.values())]
         blobs = [
             [classes[name].serialize() if name in classes else b"" for name in kept] for classes in self._found.values()
@@ -72,7 +74,7 @@ class NormSketches:
         return [pa.array(kept, pa.string()), *(pa.array(column, pa.binary()) for column in blobs)]
 
     def encoded(self, specification_sha256: str) -> bytes:
-        """A checkpoint's, as one object."""
+        """The sketches of a checkpoint, as one object."""
         schema = sketches_format(self._found).schema
         sink = pa.BufferOutputStream()
         with pq.ParquetWriter(
@@ -80,7 +82,7 @@ class NormSketches:
             schema,
             compression="zstd",
             use_dictionary=False,
-            write_statistics=False,  # they would copy each column's sketches into page and footer
+            write_statistics=False,  # otherwise each column's sketches would be copied into page and footer
             write_page_checksum=True,
         ) as file:
             file.add_key_value_metadata({OF_SPECIFICATION: specification_sha256})
@@ -90,9 +92,9 @@ class NormSketches:
 
 @dataclass(frozen=True)
 class WeightedValues:
-    """What sketches kept, ascending, and how many values each stands for: of fewer values than a sketch keeps, all.
+    """The values that sketches kept, ascending, and how many values each represents. Small data is kept completely.
 
-    The extremes, which a sketch knows but need not have kept, stand for none.
+    The extremes, which a sketch knows even if it does not keep them, have weight 0.
     """
 
     values: npt.NDArray[np.float64]
@@ -100,14 +102,14 @@ class WeightedValues:
 
     @classmethod
     def of(cls, sketches: Iterable[bytes], divisor: float = 1.0) -> "WeightedValues":
-        """Of all of these together, each value over `divisor`."""
+        """The values of all of these together, each divided by `divisor`."""
         parts = [(np.empty(0, np.float32), np.empty(0, np.int64)), *map(kept_values, sketches)]
         values, weights = (np.concatenate(each) for each in zip(*parts, strict=True))
         order = np.argsort(values, kind="stable")
         return cls(values[order].astype(np.float64) / divisor, weights[order])
 
     def quantiles(self, quantiles: Sequence[float]) -> list[float]:
-        """As np.quantile of each value repeated so often as it stands for; 0 and 1 are the extremes."""
+        """As np.quantile with each value repeated by its weight; 0 and 1 are the extremes."""
         ends = np.cumsum(self.weights)
         places = np.asarray(quantiles, np.float64) * (ends[-1] - 1)
         below = np.floor(places).astype(np.int64)
@@ -126,12 +128,12 @@ def _deserialized(sketch: bytes) -> kll_floats_sketch:
 
 
 def compacted(values: npt.NDArray[np.float32], compactions: int, offset: int) -> bytes:
-    """Makes a sketch of ascending values, by so many of KLL's compactions at once, which takes a fifth of `update`'s
-    time.
+    """Makes a sketch of ascending values with this many of KLL's compactions at once, in a fifth of the time of
+    `update`.
 
-    A compaction of sorted values keeps every other one, the odd or the even by chance, each for two; a value that is
-    over stays as it is. Several in a row keep every 2^compactions-th from a random offset below that, and of what is
-    over, one for each bit of the values' number. It is what KLL does with larger buffers than its own: no worse bound.
+    A compaction of sorted values keeps every other one, odd or even at random, with twice the weight; a value that is
+    left over stays as it is. Several compactions in a row keep every 2^compactions-th value from a random offset, and
+    of the rest, one for each bit of the number of values. This is KLL with larger buffers: the bound is no worse.
     """
     starts, over, first = [0], [], 0
     for level in range(compactions):
@@ -150,17 +152,19 @@ def compacted(values: npt.NDArray[np.float32], compactions: int, offset: int) ->
 
 @lru_cache
 def _capacity(levels: int) -> int:
-    """Of so many levels together, as DataSketches counts it: of each two thirds of that above it, and at least 8."""
+    """The capacity of this many levels together, as in DataSketches: each has two thirds of the level above, and at
+    least 8.
+    """
     depths = [((2 * SKETCH_K << depth) // 3**depth + 1) >> 1 for depth in range(levels)]
     return sum(max(_LEAST_CAPACITY, capacity) for capacity in depths)
 
 
 def kept_values(sketch: bytes) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-    """Reads a sketch's values and weights, by the bytes: the package's own iterator gives merged sketches' values a
+    """Reads a sketch's values and weights from its bytes: the package's own iterator gives values of merged sketches a
     weight of 1.
 
-    A sketch of one value is that alone behind 8 bytes. Others have, behind 20, where each level begins, the least and
-    the largest value, and the values of all levels; those of level i stand for 2^i each.
+    A sketch of one value consists of 8 bytes and the value. Others have, after 20 bytes, where each level begins, the
+    minimum and maximum, and the values of all levels; values of level i have weight 2^i.
     """
     if sketch[0] == _INTS_OF_ONE:
         return np.frombuffer(sketch, "<f4", 1, 8), np.ones(1, np.int64)
@@ -173,8 +177,8 @@ def kept_values(sketch: bytes) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.
 
 
 def told_of(sketch: bytes) -> tuple[int, np.float32, np.float32] | None:
-    """Reads how many values a sketch says that it is of, and what it kept stands for, with the least and the largest;
-    None where these are no sketch's bytes.
+    """Reads a sketch's number of values, the total weight of kept values, the minimum and the maximum; None if the
+    bytes are not a sketch.
     """
     try:
         values, weights = kept_values(sketch)

@@ -1,6 +1,6 @@
-"""What a run is: everything that decides its content, and what was found when it began.
+"""The definition of a run: everything that affects its content, and facts found when it was created.
 
-`Specification` is what was asked for, with every default filled in; its hash identifies the run. `RunRecord` is
+`Specification` is the request with every default filled in; its hash identifies the run. `RunRecord` is
 `runs/<run>/run.json`, created once.
 """
 
@@ -12,11 +12,11 @@ from typing import Any
 from actstore_storage.errors import CorruptObject
 from actstore_storage.format.records import as_record, canonical_json, is_sealed, seal, unseal
 
-# What is read, and what is written.
+# Format versions that are read, and the one that is written.
 FORMAT_VERSION = 4
-# From here on every record of a run has its own hash.
+# From this version on every record of a run has its own hash.
 _SEALED_VERSION = 4
-# What a run of before version 4 does not say, and may have had.
+# Fields that a run before version 4 does not have, although they may have applied.
 _UNSAID = frozenset({"config_sha256", "attention_implementation"})
 _LEFT_OUT_IF_EMPTY = _UNSAID | {"rows_of", "marked_special", "source_field"}
 DTYPES: Mapping[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2}  # bytes of an element
@@ -24,7 +24,7 @@ DTYPES: Mapping[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2}  # bytes
 
 @dataclass(frozen=True)
 class SaeRecord:
-    """An SAE as a run uses it. `site` is the short name of the site it reads."""
+    """An SAE as a run uses it. `site` is the short name of the site that it reads."""
 
     name: str
     sha256: str
@@ -34,11 +34,11 @@ class SaeRecord:
 
 @dataclass(frozen=True)
 class Positions:
-    """Which tokens' rows the dense sites store; tokens, norms and features are of every token in any case.
+    """Which tokens' rows the dense sites store; token ids, norms and features are stored for every token.
 
     `kind`: all; last (of each sequence); stride (positions divisible by `stride`); fraction (each token by a hash of
-    seed, sequence and position, so that a shard that is captured again chooses the same); feature (tokens where that
-    feature of that SAE is active).
+    seed, sequence and position, so that a shard that is captured again selects the same); feature (tokens where this
+    feature of this SAE is active).
     """
 
     kind: str = "all"
@@ -51,7 +51,7 @@ class Positions:
 
 @dataclass(frozen=True)
 class RowFilter:
-    """Keeps the rows of a table dataset whose `column` compares so with `value`, as pyarrow's filters do.
+    """Keeps the rows of a table dataset whose `column` meets a condition, like pyarrow's filters.
 
     `comparison` is one of ==, !=, <, <=, >, >=, in, not in; `value` is a JSON scalar, or a list for the last two.
     """
@@ -61,14 +61,14 @@ class RowFilter:
     value: Any
 
     def __post_init__(self) -> None:
-        if isinstance(self.value, list):  # as JSON has it
+        if isinstance(self.value, list):  # as in JSON
             object.__setattr__(self, "value", tuple(self.value))
 
 
 @dataclass(frozen=True)
 class Specification:
-    """Names are as the caller gave them; hashes are of what the workers found under them. A number that is whole stays
-    so when it is read, or the hash would be another.
+    """What a run stores. Names are the caller's; hashes are those of what the workers found under them. A whole number
+    stays whole when it is read, because the hash would change otherwise.
 
     Fields with a default are newer than format version 1, and a run of that version has the default.
     """
@@ -91,35 +91,35 @@ class Specification:
     sequences_per_batch: int
     # Element type of stored dense rows; empty: `dtype`, in which the model computes.
     storage_dtype: str = ""
-    # A row that `storage_dtype` cannot hold: store that site of that shard in float32 (True), or refuse the shard.
+    # If `storage_dtype` cannot hold a value: store that site of that shard in float32 (True), or refuse the shard.
     widen_on_overflow: bool = False
     # Several sequences share a row of the model's batch and do not attend to each other.
     packing: bool = False
     positions: Positions = field(default_factory=Positions)
-    # The column of token ids of a dataset that is tokenised already; empty: `text_field` has text.
+    # The column of token ids, if the dataset is already tokenized; empty: `text_field` has text.
     tokens_field: str = ""
     row_filters: tuple[RowFilter, ...] = ()
     max_documents: int | None = None
-    # A token is a sink where its norm at some resid_post exceeds the median of its sequence this many times; None: no
-    # token is looked at.
+    # A token is a sink if its norm at any resid_post exceeds this many times the median of its sequence; None: the run
+    # did not look for sinks.
     sink_ratio: int | float | None = None
-    # Tokens that the tokenizer's files mark as special are of that class, beside those that have a role.
+    # Tokens that the tokenizer's files mark as special belong to that class, in addition to those with a role.
     marked_special: bool = False
-    # The run whose rows these are: this one says the same of them, and has more SAEs. Empty: a run of its own.
+    # The run whose rows these are: this one has the same values, and more SAEs. Empty: the run has its own rows.
     rows_of: str = ""
-    # Over what of the model's configuration decides numbers, RunRecord.model_config; and what attention ran with.
-    # Empty: the run is older than version 4, and did not say.
+    # The hash of the parts of the model's configuration that affect numbers, RunRecord.model_config; and the attention
+    # implementation. Empty: the run is older than version 4, which did not record them.
     config_sha256: str = ""
     attention_implementation: str = ""
-    # The dataset's column that says where a document comes from; empty: its file and row do.
+    # The dataset's column that identifies a document's origin; empty: its file and row do.
     source_field: str = ""
 
     def made_by(self, weights_sha256: str, config_sha256: str) -> bool:
-        """Whether the run's rows are those of a model with these hashes, as far as the run says."""
+        """Whether the run's rows were made by a model with these hashes, as far as the run records them."""
         return self.weights_sha256 == weights_sha256 and self.config_sha256 in ("", config_sha256)
 
     def differing(self, asked: "Specification") -> list[str]:
-        """The fields that `asked` has otherwise. What this one is too old to say is not among them, so that a run that
+        """The fields in which `asked` differs. Fields that this one is too old to have are left out, so that a run that
         an older version began can be finished.
         """
         unsaid = {name for name in _UNSAID if not getattr(self, name)}
@@ -128,12 +128,12 @@ class Specification:
 
     @property
     def stored_dtype(self) -> str:
-        """Of dense rows, where no shard had to widen it."""
+        """The dtype of dense rows in shards that did not have to widen them."""
         return self.storage_dtype or self.dtype
 
     @property
     def sinks_above(self) -> float:
-        """`sink_ratio`, and 0 where no token was looked at: sinks are told by norms at resid_post."""
+        """`sink_ratio`, or 0 if the run did not look for sinks, for which it needs norms at resid_post."""
         looked_at = any(site.startswith("resid_post.") for site in self.norm_sites)
         return self.sink_ratio or 0.0 if looked_at else 0.0
 
@@ -146,9 +146,9 @@ class Specification:
 class RunRecord:
     """`runs/<run>/run.json`. Shard i holds sequences i * sequences_per_shard up to the next shard's first.
 
-    `dense_widths`: elements in a row of each dense site; a site that is not there has `d_model`. `model_config`: what
-    the specification's `config_sha256` is over, its canonical JSON. `document_sources`: its shards say where their
-    documents come from.
+    `dense_widths`: elements per row of each dense site; `d_model` for sites that are not listed. `model_config`: the
+    canonical JSON whose hash is the specification's `config_sha256`. `document_sources`: its shards have the sources of
+    their documents.
     """
 
     run: str
@@ -168,7 +168,7 @@ class RunRecord:
 
     @property
     def sealed(self) -> bool:
-        """Whether each of the run's records must have its hash; before, none had."""
+        """Whether each of the run's records must have its hash; earlier versions had none."""
         return self.format_version >= _SEALED_VERSION
 
     def dense_width(self, site: str) -> int:
@@ -183,7 +183,7 @@ class RunRecord:
         return range(shard * size, min((shard + 1) * size, self.sequences_total))
 
     def differences(self, asked: "RunRecord") -> Iterator[str]:
-        """What `asked` specifies otherwise, in words; of the model's configuration, each key."""
+        """The differences of `asked` in words; for the model's configuration, each key."""
         for name in self.specification.differing(asked.specification):
             if name == "config_sha256":
                 yield from self.config_differences(asked)
@@ -197,8 +197,8 @@ class RunRecord:
                 yield f"config.{key} was {was.get(key)}, and is {now.get(key)}"
 
     def continuing(self, standing: "RunRecord") -> "RunRecord":
-        """For a run that stands already: specified as it is there, and in the format that its commits go by, which may
-        be those of an older version.
+        """The record for continuing an existing run: with its specification, and in the format of its commits, which
+        may be an older version.
         """
         return replace(
             self,
@@ -212,19 +212,19 @@ class RunRecord:
         return seal(asdict(self) | {"specification": _fields(self.specification)})
 
     def borrow_rows(self, saes: Iterable[SaeRecord]) -> Specification:
-        """Of a run over this one's rows, with these SAEs beside its own."""
+        """The record of a run over this one's rows, with these SAEs in addition."""
         asked = self.specification
         return replace(asked, saes=(*asked.saes, *saes), rows_of=self.run)
 
     def has_rows_of(self, base: "RunRecord") -> bool:
-        """Whether this run is over that one's rows, and not over those of another run of its name."""
+        """Whether this run is over that one's rows, and not over those of another run with its name."""
         own = len(base.specification.saes)
         return self.specification == base.borrow_rows(self.specification.saes[own:])
 
     @classmethod
     def from_json(cls, data: bytes, key: str) -> "RunRecord":
-        """Errors: CorruptObject, also for a format that this version does not know, and for a specification that is not
-        the one that was hashed.
+        """Errors: CorruptObject, also for an unknown format version, and for a specification that does not match its
+        hash.
         """
         return unseal(data, key, lambda found: cls._of(found, is_sealed(data)))
 
@@ -240,14 +240,14 @@ class RunRecord:
             )
         if found["format_version"] >= _SEALED_VERSION and not has_hash:
             raise ValueError("it has no record_sha256, which every record of its format version has")
-        # As it stands: what a version did not know was not hashed.
+        # As it is: fields that a version did not have were not hashed.
         if _hash(found["specification"]) != found["specification_sha256"]:
-            raise ValueError("its specification is not the one of its specification_sha256")
+            raise ValueError("its specification does not match its specification_sha256")
         return as_record(found, cls)
 
 
 def _fields(specification: Specification) -> dict[str, Any]:
-    """As JSON has them. What is newer and not said is left out, so that an older run keeps its hash."""
+    """The fields for JSON. New fields with their default are left out, so that an older run keeps its hash."""
     found = asdict(specification)
     return {name: value for name, value in found.items() if value or name not in _LEFT_OUT_IF_EMPTY}
 

@@ -1,4 +1,4 @@
-"""Norms of single tokens, as they are stored: the row groups that some sequences lie in are read, and no others."""
+"""Reads norms of single tokens: only the row groups that contain the requested sequences."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,14 +19,15 @@ from actstore_storage.parquet.row_groups import groups_of_rows, read_between
 from actstore_storage.registry.token_texts import token_texts
 from actstore_storage.runs.snapshot import Snapshot
 
-# Tokens times sites of one answer, which is one message: 4 bytes a value and some 40 for what a token is, 11 MB in all.
+# Tokens times sites of one answer, which is one message: 4 bytes per value and about 40 for the token's columns, 11 MB
+# in total.
 TOKEN_NORM_VALUES_MAX = 250_000
 _READ = ("sequence", "position", "document", "token", "flags")
 
 
 @dataclass(frozen=True)
 class _ShardTokens:
-    """Tokens of a shard, and the shard's rows that they are, ascending."""
+    """Tokens of a shard, and their indices among the shard's rows, ascending."""
 
     commit: Commit
     rows: npt.NDArray[np.int64]
@@ -36,11 +37,11 @@ class _ShardTokens:
 def token_norms(
     snapshot: Snapshot, quantity: str, sites: Sequence[Site], kept: KeptTokens, sequences: range
 ) -> pa.Table:
-    """Reads the norms of single tokens. A row a token that counts, in order of (sequence, position); sequences that no
-    committed shard holds have none.
+    """Reads the norms of single tokens. One row per token that is not excluded, in order of (sequence, position);
+    sequences whose shard is not committed have none.
 
-    Columns sequence, position, document, token, text, token_class, and under each site's name the quantity as float32:
-    infinite, or no number, where the activation was.
+    Columns: sequence, position, document, token, text, token_class, and under each site's name the quantity as float32:
+    infinite or NaN if the activation was.
 
     Errors: BadRequest LIMIT_EXCEEDED for more than TOKEN_NORM_VALUES_MAX values.
     """
@@ -56,7 +57,7 @@ def token_norms(
 
 def _check_size(tokens: int, sites: int) -> None:
     if tokens * sites > TOKEN_NORM_VALUES_MAX:
-        message = f"{tokens} tokens or more at {sites} sites are {tokens * sites} values, the limit is"
+        message = f"{tokens} tokens or more at {sites} sites are {tokens * sites} values; the limit is"
         raise BadRequest(
             f"{message} {TOKEN_NORM_VALUES_MAX}",
             reason="LIMIT_EXCEEDED",

@@ -1,7 +1,8 @@
-"""How fast norms grow in runs: from layer to layer of one, or from checkpoint to checkpoint of one model in several.
+"""Fits how fast norms grow: over the layers of one run, or over checkpoints of one model in several runs.
 
-What grows is the mean over the tokens that count of their L2 norms, or of another measure of size, which the commits
-carry (without position 0, the norms files); how sure the rate is comes from the norms files, sequence by sequence.
+The growing value is the mean, over tokens that are not excluded, of L2 norms or another measure of size. It comes from
+commits (without position 0, from the norms files); confidence intervals come from the norms files, sequence by
+sequence.
 """
 
 from collections.abc import Sequence
@@ -37,18 +38,21 @@ from actstore_storage.registry.models import block_of
 from actstore_storage.runs.snapshot import Snapshot
 
 GROWTH_LAYERS_MIN = STEPS_MIN
-# Measures of size: above 0, and so with a logarithm. RMS is L2 over sqrt(d_model), at the same rate; as numbers the two
-# differ, and of models of several widths RMS compares. Centred, the mean over d_model is taken away first.
+# Measures of size: they are positive and have a logarithm. RMS is L2 over sqrt(d_model), so it has the same rate, but
+# it can be compared between models of different widths. For the centered one, the mean over d_model is subtracted
+# first.
 SIZES = (L2, RMS, STANDARD_DEVIATION, CENTRED_L2)
 LAYER, CHECKPOINT = "layer", "checkpoint"
 DEFAULT_RESAMPLES, RESAMPLES_MAX = 1000, 10_000
-# Resamples that are counted at a time.
+# Resamples that are computed at a time.
 _RESAMPLES_AT_ONCE = 100
 
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """How intervals of a rate are drawn: `resamples` times sequences with replacement, as many as there are."""
+    """How confidence intervals are computed: `resamples` times, sequences are drawn with replacement, as many as there
+    are.
+    """
 
     resamples: int = DEFAULT_RESAMPLES
     seed: int = 0
@@ -56,12 +60,12 @@ class Bootstrap:
 
 @dataclass(frozen=True)
 class Growth:
-    """How fast a norm grows. `fit` as in growth_shapes. `site` is a kind on the layer axis and a single site on the
+    """How fast a norm grows. `fit` is as in growth_shapes. `site` is a kind on the layer axis and a single site on the
     checkpoint axis.
 
-    `points` has columns layer (or revision and step), mean, fitted, and those of StepRatios, of the step that ends
-    there. `block` is the registered model's: pre_ln, post_ln, parallel, or empty where it is not known. `sequences` is
-    how many the intervals are from. `warnings` as warnings_of, of several runs.
+    `points` has columns layer (or revision and step), mean, fitted, and those of StepRatios for the step that ends
+    there. `block` is the registered model's: pre_ln, post_ln, parallel, or empty if unknown. `sequences` is the number
+    of sequences behind the intervals. `warnings` are as in warnings_of, for several runs.
     """
 
     axis: str
@@ -94,9 +98,8 @@ def fit_growth(
     bootstrap: Bootstrap = Bootstrap(),
     quantity: str = L2,
 ) -> Growth:
-    """Fits the growth of norms over the layers of a site kind. `layers`: the first and the last of the fit, both
-    included; three at least. `quantity`: one of SIZES. Without position 0 every token's norm is read, as for a
-    profile without it.
+    """Fits the growth of norms over the layers of a site kind. `layers`: the first and the last one, both included; at
+    least three. `quantity`: one of SIZES. Without position 0 every token's norm is read.
     """
     check_limit(bootstrap.resamples, RESAMPLES_MAX, "resamples", least=0)
     chosen = chosen_layers(snapshot, site, layers, quantity)
@@ -131,11 +134,11 @@ def fit_growth_over_checkpoints(
     bootstrap: Bootstrap = Bootstrap(),
     quantity: str = L2,
 ) -> Growth:
-    """Fits the growth of norms over checkpoints of a model. At one site (empty: resid_post of the last layer), over
-    runs of the same text at several revisions of a model.
+    """Fits the growth of norms over checkpoints of a model: at one site (empty: resid_post of the last layer), over
+    runs of the same text at several revisions.
 
-    `steps` are the runs' places in training, as in `in_order`. Sequences are resampled in all runs together, since all
-    of them saw the same.
+    `steps` are the runs' training steps, as in `in_order`. All runs use the same resampled sequences, because all saw
+    the same text.
     """
     check_limit(bootstrap.resamples, RESAMPLES_MAX, "resamples", least=0)
     _check_size(quantity)
@@ -166,7 +169,7 @@ def fit_growth_over_checkpoints(
 def _fitted(
     steps: Steps, means: Steps, sums: SequenceSums | None, points: dict[str, pa.Array], bootstrap: Bootstrap
 ) -> tuple[GrowthFit, pa.Table, int]:
-    """The fit, its points, and how many sequences the intervals are from."""
+    """The fit, its points, and the number of sequences behind the intervals."""
     resampled = None if sums is None or len(sums) < 2 else resample_means(sums, means, bootstrap)
     fit = fit_steps(steps, means, resampled)
     points |= {"mean": pa.array(means), "fitted": pa.array(fit.fitted), **fit.ratios.columns()}
@@ -176,7 +179,7 @@ def _fitted(
 def resample_means(sums: SequenceSums, means: Steps, bootstrap: Bootstrap) -> Resampled:
     """Computes the mean norms over the tokens of resampled sequences.
 
-    Where `sums` are of a part of the run, each curve is moved by the ratio of the run's means to that part's.
+    If `sums` are of a part of the run, each curve is multiplied by the ratio of the run's means to that part's.
     """
     rng = np.random.default_rng(bootstrap.seed)
     found = []
@@ -193,8 +196,8 @@ def resample_means(sums: SequenceSums, means: Steps, bootstrap: Bootstrap) -> Re
 
 
 def mean_norms(snapshot: Snapshot, measured: Measured) -> Steps:
-    """Computes the mean at each site. Errors: BadRequest NOTHING_LEFT where no token counts, or the mean is 0 and has
-    no logarithm.
+    """Computes the mean at each site. Errors: BadRequest NOTHING_LEFT if all tokens are excluded, or the mean is 0 and
+    has no logarithm.
     """
     names, kept = [str(site) for site in measured.sites], measured.kept
     if not kept.told_by_class:
@@ -209,7 +212,7 @@ def mean_norms(snapshot: Snapshot, measured: Measured) -> Steps:
 
 
 def _means_of_rows(snapshot: Snapshot, measured: Measured) -> Steps:
-    """[site]; each shard is read once for all sites, where a profile reads it for each."""
+    """[site]; each shard is read once for all sites, whereas a profile reads it for each."""
     check_limit(snapshot.tokens_committed, QUANTILE_TOKENS_MAX, "tokens", least=0)
     found = np.zeros((2, len(measured.sites)))
     for parts in sums_of_shards(snapshot, snapshot.commits, measured):
@@ -230,8 +233,8 @@ def chosen_layers(
 ) -> list[Site]:
     """Chooses the sites of a kind from the first to the last layer, which the run must have; None: all that it has.
 
-    Errors: BadRequest SITE_UNKNOWN for a kind without norms, LAYER_OUT_OF_RANGE for a range that is upside down, that
-    the run does not have, or that has fewer than `least` layers.
+    Errors: BadRequest SITE_UNKNOWN for a kind without norms, LAYER_OUT_OF_RANGE for a range that is empty, that the run
+    does not have, or that has fewer than `least` layers.
     """
     _check_size(quantity)
     stored = sites_with(snapshot, quantity)
@@ -257,16 +260,16 @@ def _wrong_range(
 ) -> str | None:
     first, last = layers
     if first > last:
-        return f"the range is empty, for its first layer, {first}, is above its last, {last}"
+        return f"the range is empty: its first layer, {first}, is above its last, {last}"
     for layer in layers:
         if layer not in have:
             return f"run {run} has no norms of {kind}.{layer}"
     if count < least:
-        return f"that needs at least {least} layers that run {run} has norms of, and there are {count}"
+        return f"the fit needs at least {least} layers, and run {run} has norms of {count} of these"
     return None
 
 
 def _check_size(quantity: str) -> None:
     if quantity not in SIZES:
-        message = f"growth is of a measure of size, and {quantity!r} is none"
+        message = f"growth can only be fitted to a measure of size, which {quantity!r} is not"
         raise BadRequest(message, field="quantity", value=quantity, allowed=SIZES)

@@ -1,6 +1,7 @@
-"""How a norm grows over steps, as numbers alone: a rate, whether it is one rate, and which shape fits.
+"""Fits how a norm grows over steps: its rate, whether the rate is constant, and which shape fits best.
 
-A step is a layer or a checkpoint. Nothing here knows of runs, so that simulated norms get the fit of measured ones.
+A step is a layer or a checkpoint. This module does not depend on runs, so that simulated norms get the same fit as
+measured ones.
 """
 
 import math
@@ -16,20 +17,20 @@ from actstore_storage.norms.growth_steps import CONFIDENCE, Resampled, StepRatio
 
 STEPS_MIN = 3
 EXPONENTIAL, FASTER, SLOWER, IRREGULAR, NONE = "exponential", "faster", "slower", "irregular", "none"
-# Less than this factor over all steps is no growth.
+# A smaller factor over all steps does not count as growth.
 GROWTH_LEAST = 1.05
 # A curve that explains less of the variance of log(norm) does not describe it.
 R_SQUARED_LEAST = 0.9
-# The rate is not one rate where its logarithm changes by this share of itself from the first step to the last.
+# The rate is not constant if its logarithm changes by this fraction of itself from the first step to the last.
 BEND_LEAST = 0.25
 # By how much Akaike's criterion must prefer a parabola, and a two-parameter shape, to the exponential (Burnham and
-# Anderson 2002, section 2.6: 2 is the least that counts; above 10 the worse model has no support).
+# Anderson 2002, section 2.6: 2 is the smallest meaningful difference; above 10 the worse model has no support).
 AIC_COUNTS, AIC_DECIDES = 2.0, 10.0
-# A float32 norm is rounded by up to this share: residuals below it tell no shape from another.
+# A float32 norm is rounded by up to this fraction: smaller residuals cannot distinguish shapes.
 _ROUNDING = 1e-7
-# Shapes search over u = log(1 + r T), the bend of log(1 + r s) over the steps' span T.
+# Shapes are fitted over u = log(1 + r T), the bend of log(1 + r s) over the range T of steps.
 _BENDS = np.linspace(-8.0, 16.0, 241)
-# So little bent, a power law is the exponential, and its exponent no number to name.
+# A power law with a smaller bend equals the exponential, and its exponent is meaningless.
 _STRAIGHT = 1e-4
 _GOLDEN_STEPS = 60
 _GOLDEN = (math.sqrt(5) - 1) / 2
@@ -47,12 +48,12 @@ SHAPES_SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class GrowthFit:
-    """`rate` is exp(slope) of the least-squares line through log(norm): the factor of one step.
+    """A fit. `rate` is exp(slope) of the least-squares line through log(norm): the factor of one step.
 
     `curvature` is c of the least-squares parabola a + b s + c s^2 through log(norm). `bend` is the change of the
-    parabola's slope from the first step to the last, over the line's slope; 0 where that is 0. Intervals are those of
-    the middle CONFIDENCE of resamples; None without any. `fitted` is the line, as norms. `ratios` are of each step.
-    `shapes` has a row a shape, least `aic` first.
+    parabola's slope from the first step to the last, divided by the line's slope; 0 if that is 0. Intervals contain the
+    middle CONFIDENCE of resamples; None without any. `fitted` is the line, as norms. `ratios` are those of each step.
+    `shapes` has one row per shape, smallest `aic` first.
     """
 
     rate: float
@@ -68,28 +69,31 @@ class GrowthFit:
 
 
 def fit_steps(steps: Steps, norms: Steps, resampled: Resampled | None = None) -> GrowthFit:
-    """`steps` ascend, at least three; `norms` are positive; `resampled` has the norms of each bootstrap resample.
+    """Fits the growth. `steps` ascend, at least three; `norms` are positive; `resampled` has the norms of each
+    bootstrap resample.
 
-    The verdict, in this order. A step departs where its factor is not that of the median step, as StepRatios tells:
+    The verdict is the first that applies. A step departs if its factor differs from that of the median step; see
+    StepRatios.
 
-    - none: the line does not grow, which is by GROWTH_LEAST over all steps and with an interval of its rate above 1,
-      nor do the norms between any two points, by GROWTH_LEAST and with a step that surely grows;
-    - irregular: the norms grow like that, and the line does not;
-    - faster, slower: the rate changes. `bend` is at least BEND_LEAST either way, the interval of the curvature leaves
-      out 0, and Akaike's criterion prefers the parabola to the line by AIC_COUNTS, or a power law by AIC_DECIDES; a
-      curve explains R_SQUARED_LEAST of the variance of log(norm); and steps agree: no norm shrinks, and of those that
-      depart, all with more than the median factor come after, or before, all with less;
+    - none: the norms do not grow. They grow if the line does, by GROWTH_LEAST over all steps and with an interval of
+      its rate above 1, or if the norms between any two points do, by GROWTH_LEAST and with a step that significantly
+      grows;
+    - irregular: the norms grow, but the line does not;
+    - faster, slower: the rate changes. This needs all of: `bend` is at least BEND_LEAST in either direction; the
+      interval of the curvature excludes 0; Akaike's criterion prefers the parabola to the line by AIC_COUNTS, or a
+      power law by AIC_DECIDES; a curve explains R_SQUARED_LEAST of the variance of log(norm); and steps agree: no norm
+      shrinks, and among those that depart, all with more than the median factor come after (or before) all with less;
     - slower: a norm that is linear in the step, or whose square is, is preferred to the exponential by AIC_DECIDES, the
       curvature is below 0, and curve and steps agree as above;
-    - irregular: a step departs, then;
+    - irregular: a step departs;
     - none: no curve explains R_SQUARED_LEAST;
-    - exponential: it is preferred by AIC_COUNTS to the linear ones;
-    - none: where it is not, these steps do not tell one from the other. A few layers, or little growth, look like any
-      of them.
+    - exponential: it is preferred by AIC_COUNTS to the linear shapes;
+    - none: otherwise, these steps cannot distinguish the shapes. With few layers, or little growth, all shapes look
+      alike.
 
-    R^2 of the line is not asked, for it does not tell. Independent writes of equal size, which is what an untrained
-    pre-LN model adds, make the square of the norm linear in the layer, and a line through the logarithm of that still
-    has an R^2 of 0.953.
+    R^2 of the line is not used, because it is high for other shapes, too. Independent writes of equal size, as an
+    untrained pre-LN model adds them, make the square of the norm linear in the layer, and a line through the logarithm
+    of that still has an R^2 of 0.953.
 
     Errors: BadRequest LAYER_OUT_OF_RANGE for fewer than three steps; ARGUMENT_INVALID for steps that do not ascend and
     for norms that have no logarithm.
@@ -119,17 +123,19 @@ def fit_steps(steps: Steps, norms: Steps, resampled: Resampled | None = None) ->
 def _check(steps: Steps, norms: Steps) -> None:
     if len(steps) < STEPS_MIN:
         raise BadRequest(
-            f"growth over {len(steps)} steps cannot be fitted: it takes at least {STEPS_MIN}",
+            f"growth over {len(steps)} steps cannot be fitted: it needs at least {STEPS_MIN}",
             reason="LAYER_OUT_OF_RANGE",
             field="steps",
             value=len(steps),
             allowed=f"at least {STEPS_MIN}",
         )
     if not bool((np.diff(steps) > 0).all()) or not bool(np.isfinite(steps).all()):
-        raise BadRequest("steps do not ascend", field="steps", value=steps.tolist(), allowed="ascending numbers")
+        raise BadRequest(
+            "steps are not in ascending order", field="steps", value=steps.tolist(), allowed="ascending numbers"
+        )
     if not bool(((norms > 0) & np.isfinite(norms)).all()):
         raise BadRequest(
-            "a norm that is 0, below 0 or no number has no logarithm",
+            "a norm is 0, negative or not a number, and has no logarithm",
             field="norms",
             value=norms.tolist(),
             allowed="positive numbers",
@@ -138,7 +144,7 @@ def _check(steps: Steps, norms: Steps) -> None:
 
 @dataclass(frozen=True)
 class _Polynomial:
-    """Least-squares, by increasing power of the step."""
+    """Least-squares coefficients, by increasing power of the step."""
 
     coefficients: Steps
 
@@ -156,21 +162,21 @@ class _Polynomial:
 
 
 def _solver(at: Steps, degree: int) -> NDArray[np.float64]:
-    """[coefficient, step]: the least-squares coefficients are this times the values."""
+    """[coefficient, step]: the least-squares coefficients are the product of this and the values."""
     powers = np.vander(at / at[-1], degree + 1, increasing=True)
     solver: NDArray[np.float64] = np.linalg.pinv(powers) / at[-1] ** np.arange(degree + 1)[:, None]
     return solver
 
 
 def _least_squares(at: Steps, logs: Steps, degree: int) -> _Polynomial:
-    # About the mean, so that norms which are all alike have a slope of exactly 0.
+    # About the mean, so that equal norms have a slope of exactly 0.
     found = _solver(at, degree) @ (logs - logs.mean())
     found[0] += logs.mean()
     return _Polynomial(found)
 
 
 def _resampled_coefficients(at: Steps, resampled: Resampled | None) -> tuple[Steps, Steps] | tuple[None, None]:
-    """Slopes of lines and curvatures of parabolas; resamples in which a step has no token count for nothing."""
+    """Slopes of lines and curvatures of parabolas, without resamples in which a step has no token."""
     logs = None if resampled is None else resampled.logs()
     if logs is None or not len(logs):
         return None, None
@@ -184,7 +190,7 @@ def _interval(values: Steps) -> tuple[float, float]:
 
 
 def _explained(logs: Steps, fitted: Steps) -> float:
-    """R^2; 1 where the norms do not vary."""
+    """R^2; 1 if the norms do not vary."""
     if np.ptp(logs) == 0:
         return 1.0
     away = logs - logs.mean()
@@ -212,7 +218,7 @@ def _judged(fit: GrowthFit, at: Steps, logs: Steps, parabola: Steps, aic: dict[s
 
 
 def _bent(fit: GrowthFit, parabola: float, aic: dict[str, float]) -> bool:
-    """Whether the rate rises, or falls, throughout; `parabola` is its criterion."""
+    """Whether the rate rises, or falls, throughout; `parabola` is its Akaike criterion."""
     straight, flat = aic["exponential"], min(aic["linear"], aic["square_root"])
     sure = fit.curvature_interval is None or fit.curvature_interval[0] * fit.curvature_interval[1] > 0
     curved = parabola <= straight - AIC_COUNTS or aic["power_law"] <= straight - AIC_DECIDES
@@ -233,12 +239,12 @@ class _Shape:
     aic: float
 
 
-# Exponents that are given; the power law's is fitted.
+# Fixed exponents; the power law's is fitted.
 _SHAPES: dict[str, float | None] = {"exponential": None, "square_root": 0.5, "linear": 1.0, "power_law": None}
 
 
 def _shape(name: str, at: Steps, logs: Steps) -> _Shape:
-    """Errors are of the logarithm of the norm, all of one size."""
+    """Errors are those of the logarithm of the norm, all of one size."""
     if name == "exponential":
         residual, exponent, parameters = logs - _least_squares(at, logs, 1)(at), None, 2
     elif name == "power_law":
@@ -266,7 +272,7 @@ def _given_power(at: Steps, logs: Steps, u: float, exponent: float) -> Steps:
 
 
 def _power_law(at: Steps, logs: Steps, u: float) -> tuple[Steps, float | None]:
-    """Residual with the best a and p; and that p."""
+    """Residual with the best a and p, and that p."""
     straight = abs(u) < _STRAIGHT
     along = at / at[-1] if straight else _stretched(at, u) / u
     line = _least_squares(along, logs, 1)
@@ -274,7 +280,7 @@ def _power_law(at: Steps, logs: Steps, u: float) -> tuple[Steps, float | None]:
 
 
 def _least(loss: Callable[[float], float], grid: Steps) -> float:
-    """Where it is least: the best of a grid, then golden-section search between that one's neighbours."""
+    """The minimum: the best of a grid, then golden-section search between its neighbors."""
     best = int(np.argmin([loss(float(u)) for u in grid]))
     low, high = float(grid[max(0, best - 1)]), float(grid[min(len(grid) - 1, best + 1)])
     for _ in range(_GOLDEN_STEPS):
@@ -288,7 +294,7 @@ def _least(loss: Callable[[float], float], grid: Steps) -> float:
 
 
 def _aic(residual: Steps, parameters: int) -> float:
-    """Akaike's criterion with Gaussian errors, n log(RSS / n) + 2 k, where k counts their variance as well."""
+    """Akaike's criterion with Gaussian errors, n log(RSS / n) + 2 k, where k includes their variance."""
     mean_square = max(float((residual**2).mean()), _ROUNDING**2)
     return len(residual) * math.log(mean_square) + 2 * (parameters + 1)
 

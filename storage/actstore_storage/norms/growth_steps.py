@@ -1,6 +1,6 @@
-"""The factor of each step of growth, how sure it is, and which steps depart from the others.
+"""Computes the factor of each step of growth with its confidence interval, and finds steps that depart from the others.
 
-A step departs from the median step and not from the fitted line, which a few steps pull away from all others.
+A step is compared with the median step and not with the fitted line, which a few steps can pull away from all others.
 """
 
 import math
@@ -15,21 +15,21 @@ Curves = NDArray[np.float64]  # [resample, step]
 Chosen = NDArray[np.bool_]  # [step - 1]
 
 CONFIDENCE = 0.95
-# A step departs only where its log factor differs from the median one by this share of it, and where that moves the
-# norm at its end by this factor. Of much text every layer of a real model is surely a little unlike the others.
+# A step departs only if its log factor differs from the median one by this fraction of it, and if that changes the norm
+# at its end by this factor. With much text, every layer of a real model differs significantly, if only a little.
 DEPARTURE_SHARE_LEAST, DEPARTURE_FACTOR_LEAST = 0.25, 1.005
 _BISECTIONS = 60
 
 
 @dataclass(frozen=True)
 class Resampled:
-    """Norms of each bootstrap resample of so many sequences; NaN where a resample has no token that counts."""
+    """Norms of bootstrap resamples over this many sequences; NaN if a resample has no token at a step."""
 
     curves: Curves
     sequences: int
 
     def logs(self) -> Curves:
-        """Of the resamples in which every step has a norm above 0."""
+        """The logarithms of resamples in which every step has a norm above 0."""
         there = self.curves[(np.isfinite(self.curves) & (self.curves > 0)).all(axis=1)]
         found: Curves = np.log(there)
         return found
@@ -37,9 +37,9 @@ class Resampled:
 
 @dataclass(frozen=True)
 class Intervals:
-    """Each is [step - 1]. `low` and `high` bound the middle CONFIDENCE of the resamples of a ratio, by itself;
-    `departure_low` and `departure_high` bound ratios over the median one at all steps at once: where there is one rate,
-    they leave out 1 at no step in CONFIDENCE of samples.
+    """Each is [step - 1]. `low` and `high` bound the middle CONFIDENCE of the resamples of a single ratio.
+    `departure_low` and `departure_high` bound ratios divided by the median one at all steps simultaneously: if the rate
+    is constant, then in CONFIDENCE of samples they contain 1 at every step.
     """
 
     low: Steps
@@ -52,9 +52,9 @@ class Intervals:
 class StepRatios:
     """`ratio` [step - 1] is the factor of one step since the point before, and `median` that of the median step.
 
-    `departs`: the interval of the step's departure leaves out 1, and the difference is not small; without intervals,
-    it is not small. `above`: upwards. `climbs` and `falls`: at this step the norm surely grows, or shrinks, and not by
-    little, whether the step departs or not.
+    `departs`: the interval of the step's departure excludes 1, and the difference is not small; without intervals, only
+    the size of the difference decides. `above`: it departs upwards. `climbs` and `falls`: at this step the norm
+    significantly grows, or shrinks, and not by little, whether or not the step departs.
     """
 
     ratio: Steps
@@ -84,7 +84,7 @@ class StepRatios:
 
     @property
     def falling(self) -> bool:
-        """No step that departs upwards comes after one that departs downwards, and no norm shrinks."""
+        """No upward departure comes after a downward one, and no norm shrinks."""
         return self._ordered(~self.above)
 
     @property
@@ -113,12 +113,12 @@ def step_ratios(at: Steps, logs: Steps, resampled: Resampled | None) -> StepRati
 
 
 def joint_margin(drawn: Curves, sequences: int) -> Steps:
-    """[step]: by how much estimates are off at most, at all steps at once, in CONFIDENCE of samples.
+    """[step]: the largest error of estimates at all steps simultaneously, in CONFIDENCE of samples.
 
-    `drawn` [resample, step]. Sidak's bound, which holds however steps hang together, over Student's distribution, since
-    few sequences, or resamples, say little of how far estimates spread.
+    `drawn` [resample, step]. Sidak's bound, which holds for any dependence between steps, with Student's distribution,
+    because the spread is estimated from few sequences or resamples.
     """
-    # The bootstrap's variance is that of the population that the sequences would be: n / (n - 1) too small.
+    # The bootstrap's variance treats the sequences as the population, so it is too small by n / (n - 1).
     spread = drawn.std(axis=0, ddof=1) * math.sqrt(sequences / (sequences - 1))
     degrees = 1 / (1 / (sequences - 1) + 1 / (len(drawn) - 1))
     margin: Steps = student_bound(CONFIDENCE ** (1 / drawn.shape[1]), max(1, int(degrees))) * spread
@@ -126,7 +126,7 @@ def joint_margin(drawn: Curves, sequences: int) -> Steps:
 
 
 def student_bound(share: float, degrees: int) -> float:
-    """Between minus this and this lies that share of Student's t distribution with so many degrees of freedom."""
+    """The bound that contains this fraction of Student's t distribution, with these degrees of freedom."""
     low, high = 0.0, math.pi / 2
     for _ in range(_BISECTIONS):
         angle = (low + high) / 2
@@ -138,7 +138,9 @@ def student_bound(share: float, degrees: int) -> float:
 
 
 def _student_share(angle: float, degrees: int) -> float:
-    """Within sqrt(degrees) tan(angle) of 0: Abramowitz and Stegun 1964, 26.7.3 and, of even degrees, 26.7.4."""
+    """The fraction within sqrt(degrees) tan(angle) of 0: Abramowitz and Stegun 1964, 26.7.3 and, for even degrees,
+    26.7.4.
+    """
     odd, cosine = degrees % 2, math.cos(angle)
     term = np.arange(1, degrees // 2)
     growing = (2 * term - 1 + odd) / (2 * term + odd) * cosine**2

@@ -1,8 +1,8 @@
-"""How large the activations of each site are, and how they lie to each other.
+"""Profiles of norms: statistics of each site's activations, and cosines between them.
 
-What the commits' statistics tell is read from them alone, and quantiles and histograms beside it from sketches. Rows by
-position or document read the stored norms, and so do quantiles that shall be exact, or of shards without sketches. By
-token, a row is a token of some sequences, and has its own norms: by_token.py.
+Statistics in the commits are used without reading anything else; quantiles and histograms come from sketches. Rows by
+position or document read the stored norms, and so do exact quantiles, or those of shards without sketches. By token,
+each row has one token's own norms: by_token.py.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -49,11 +49,11 @@ QUANTILES_MAX = 100
 QUANTILE_TOKENS_MAX = 100_000_000
 # Rows by position or document hold and sort them with their groups: 600 MB.
 GROUPED_TOKENS_MAX = 20_000_000
-# Of one answer, which is one message of some 100 bytes a row.
+# In one answer, which is one message of about 100 bytes per row.
 PROFILE_ROWS_MAX = 50_000
 LAYER, SITE, TOKEN_CLASS, POSITION = "layer", "site", "token_class", "position"
 DOCUMENT, TOKEN = "document", "token"
-# What rows are of, but for single tokens, and the type of the column that names it beside site and layer.
+# The groupings, except by single tokens, and the type of the column for each, after site and layer.
 _GROUPS: Mapping[str, pa.DataType | None] = {
     LAYER: None,
     SITE: None,
@@ -66,45 +66,48 @@ _MOMENTS = ("mean", "standard_deviation", "geometric_mean", "minimum", "maximum"
 
 @dataclass(frozen=True)
 class ProfileQuestion:
-    """`sites` are kinds or single sites, and none means all that have the quantity. Of tokens those in `kept` count."""
+    """`sites` are kinds or single sites; empty: all that have the quantity. `kept` says which tokens are
+    not excluded.
+    """
 
     sites: Sequence[str] = ()
     quantity: str = L2
     by: str = LAYER
     quantiles: Sequence[float] = DEFAULT_QUANTILES
     kept: KeptTokens = DEFAULT_KEPT
-    # Quantiles and histograms are of the stored norms, whatever sketches there are.
+    # Quantiles and histograms are computed from the stored norms, even if there are sketches.
     exact: bool = False
-    # By token, and only then: the first sequence, and how many (None: all that follow).
+    # Only by token: the first sequence, and the number of sequences (None: all that follow).
     sequences: tuple[int, int | None] | None = None
 
     @property
     def from_statistics(self) -> bool:
-        """Whether the commits tell all but quantiles."""
+        """Whether the commits have everything except quantiles."""
         return self.by in (LAYER, SITE, TOKEN_CLASS) and self.kept.told_by_class
 
     @property
     def from_sketches(self) -> bool:
-        """Whether quantiles and histograms are of sketches, where all shards have them."""
+        """Whether quantiles and histograms come from sketches, if all shards have them."""
         return self.from_statistics and not self.exact
 
 
-# Of all sites.
+# For all sites.
 L2_BY_LAYER = ProfileQuestion()
 
 
 def norm_profile(snapshot: Snapshot, question: ProfileQuestion = L2_BY_LAYER) -> pa.Table:
-    """A row a site, by kind then layer, over its finite values; columns as in norm.proto. By token as `token_norms`.
+    """One row per site, by kind then layer, over its finite values; columns as in norm.proto. By token as
+    `token_norms`.
 
-    The standard deviation is the population's, quantiles interpolate linearly; `rank_error` is by how much their ranks
-    may be off: 0 where they are exact, else sketches.RANK_ERROR.
+    The standard deviation is the population's; quantiles interpolate linearly; `rank_error` is how far their ranks may
+    be off: 0 if they are exact, else sketches.RANK_ERROR.
     """
     _check(question)
     if question.by == TOKEN:
         return _by_token(snapshot, question)
     places = _places(snapshot, question)
     sketches = _sketches(snapshot, places, question) if question.quantiles else None
-    # quantile -> name, so that a quantile asked for twice is one column
+    # quantile -> name, so that a repeated quantile is one column
     names = {quantile: "q" + repr(abs(float(quantile))).removesuffix(".0") for quantile in question.quantiles}
     rows: list[dict[str, object]] = []
     for place in places:
@@ -120,7 +123,7 @@ def _check(question: ProfileQuestion) -> None:
     for field, allowed in (("quantity", QUANTITIES), ("by", (*_GROUPS, TOKEN))):
         value = getattr(question, field)
         if value not in allowed:
-            raise BadRequest(f"{field} {value!r} is not known", field=field, value=value, allowed=allowed)
+            raise BadRequest(f"{field} {value!r} is unknown", field=field, value=value, allowed=allowed)
     check_limit(len(question.quantiles), QUANTILES_MAX, "quantiles", least=0)
     for quantile in question.quantiles:
         if not 0 <= quantile <= 1:
@@ -129,13 +132,13 @@ def _check(question: ProfileQuestion) -> None:
 
 
 def _check_sequences(question: ProfileQuestion) -> None:
-    """They are named by token, where nobody wants those of a whole run, and else all of them count."""
+    """By token they must be given, because all tokens of a run would be too many; otherwise all sequences are used."""
     by_token, named = question.by == TOKEN, question.sequences is not None
     if by_token != named:
-        which = "of some sequences" if by_token else "over all sequences"
-        allowed = "the first, and how many, as range(4)" if by_token else f"none, or by {TOKEN}"
+        which = "need a range of sequences" if by_token else "are always over all sequences"
+        allowed = "a range of sequences, such as range(4)" if by_token else f"none, or by={TOKEN!r}"
         value = _span(question.sequences)
-        raise BadRequest(f"norms by {question.by} are {which}", field="sequences", value=value, allowed=allowed)
+        raise BadRequest(f"norms by {question.by} {which}", field="sequences", value=value, allowed=allowed)
 
 
 def _span(sequences: tuple[int, int | None] | None) -> str:
@@ -155,10 +158,10 @@ def _by_token(snapshot: Snapshot, question: ProfileQuestion) -> pa.Table:
         raise BadRequest(
             f"no committed shard of run {run} holds these sequences: {held}"
             if sequences
-            else f"these are none of the {total} sequences of run {run}",
+            else f"run {run} has {total} sequences, and none of these",
             field="sequences",
             value=_span(question.sequences),
-            allowed=f"of 0 to {total - 1}, those that are committed",
+            allowed=f"committed sequences among 0 to {total - 1}",
         )
     found = token_norms(snapshot, question.quantity, sites, question.kept, sequences)
     if not found.num_rows:
@@ -177,7 +180,7 @@ def _places(snapshot: Snapshot, question: ProfileQuestion) -> list[list[Site]]:
 def _sketches(
     snapshot: Snapshot, places: Sequence[Sequence[Site]], question: ProfileQuestion
 ) -> Sequence[Sketches] | None:
-    """In parts, of these places; None where the stored norms have to answer."""
+    """The sketches of these sites, in parts; None if the stored norms have to be read."""
     if not question.from_sketches:
         return None
     d_model = snapshot.record.d_model
@@ -189,7 +192,7 @@ def _sketches(
 def _sketched(
     snapshot: Snapshot, sites: Sequence[Site], question: ProfileQuestion, parts: Sequence[Sketches], group: object
 ) -> WeightedValues:
-    """Of these sites' tokens of one class, or of all that count."""
+    """The sketch values of these sites' tokens of one class, or of all that are not excluded."""
     kept = kept_classes(question.kept.exclude) if group is None else [str(group)]
     told = [statistics_of(question.quantity, site, snapshot.record.d_model) for site in sites]
     found = [part[name][one] for name, _ in told for part in parts for one in kept if one in part[name]]
@@ -255,7 +258,7 @@ def _moments(snapshot: Snapshot, sites: Sequence[Site], question: ProfileQuestio
 def _with_quantiles(
     snapshot: Snapshot, sites: Sequence[Site], question: ProfileQuestion, quantiles: list[float], found: _Found
 ) -> _Found:
-    """From the stored norms, of one site, or of a kind's layers, at a time."""
+    """From the stored norms, one site, or one kind's layers, at a time."""
     label = None if question.by in (LAYER, SITE) else question.by
     values, labels = _read(snapshot, sites, question, label)
     if label is None and question.from_statistics:
@@ -277,7 +280,7 @@ def _read(snapshot: Snapshot, sites: Sequence[Site], question: ProfileQuestion, 
 
 
 def _add_bounds(snapshot: Snapshot, question: ProfileQuestion, rows: list[dict[str, object]]) -> None:
-    """| |x + w| - |x| | <= |w|: over |x|, the share of the stream that was written, in the mean."""
+    """| |x + w| - |x| | <= |w|; divided by |x|, the mean share of the stream."""
     shares = norm_profile(snapshot, replace(question, quantity=SHARE_OF_STREAM, quantiles=()))
     keys = [name for name in ("site", "layer", question.by) if name in shares.column_names]
     means = {tuple(row[key] for key in keys): row["mean"] for row in shares.to_pylist()}
@@ -288,13 +291,13 @@ def _add_bounds(snapshot: Snapshot, question: ProfileQuestion, rows: list[dict[s
 def norm_histogram(
     snapshot: Snapshot, question: ProfileQuestion, *, bins: int = 0, edges: Sequence[float] = ()
 ) -> pa.Table:
-    """Columns site, layer, low, high, count and rank_error, by which the share of a bin may be off, of a question by
-    layer; `edges`, or so many bins as in rows.py.
+    """Columns site, layer, low, high, count and rank_error (of the share of a bin), for a question by layer; with
+    `edges`, or this many bins as in rows.py.
     """
     _check(question)
     check_bins(bins, edges)
     if question.by != LAYER:
-        raise BadRequest("histograms are by layer", field="by", value=question.by, allowed=LAYER)
+        raise BadRequest("histograms need by='layer'", field="by", value=question.by, allowed=LAYER)
     rows, places = [], _places(snapshot, question)
     sketches = _sketches(snapshot, places, question)
     for [site] in places:
@@ -313,7 +316,7 @@ def norm_histogram(
 
 
 def _with_sources(snapshot: Snapshot, found: pa.Table) -> pa.Table:
-    """With source and row of each row's document beside it."""
+    """Adds source and row of each row's document."""
     sources = document_sources(snapshot)
     places = pa.array(np.searchsorted(sources[DOCUMENT].to_numpy(), found[DOCUMENT].to_numpy()))
     beside = found.column_names.index(DOCUMENT) + 1
@@ -336,7 +339,9 @@ def _profile_schema(question: ProfileQuestion, quantile_names: Iterable[str]) ->
 
 def none_left(snapshot: Snapshot, sites: Sequence[Site], kept: KeptTokens) -> BadRequest:
     where = " and ".join(dict.fromkeys((str(sites[0]), str(sites[-1]))))
-    return nothing_left(f"no token is left of {where} in {len(snapshot.commits)} committed shards", kept)
+    return nothing_left(
+        f"no token of {where} is left after exclusions in {len(snapshot.commits)} committed shards", kept
+    )
 
 
 def nothing_left(message: str, kept: KeptTokens) -> BadRequest:

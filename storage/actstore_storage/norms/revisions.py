@@ -1,4 +1,6 @@
-"""Runs of several revisions of one model over the same text: whether they compare, and where they stand in training."""
+"""Compares runs of several revisions of one model over the same text: whether they are comparable, and their training
+steps.
+"""
 
 import re
 from collections.abc import Callable, Sequence
@@ -23,32 +25,32 @@ from actstore_storage.norms.sketches import lost_sketches
 from actstore_storage.runs.snapshot import Snapshot
 
 REVISIONS_MAX = 256
-# A grouping that a single run's profile knows nothing of: by layer, with the run's place in training beside it.
+# A grouping that does not exist for a single run: by layer, with the run's revision and step.
 CHECKPOINT = "checkpoint"
 _NUMBER_AT_END = re.compile(r"(\d+(?:\.\d+)?)(\D*)$")
-# A commit's hash, whole or cut short: its digits say nothing of training.
+# A commit's hash, full or abbreviated: its digits say nothing about training.
 _COMMIT = re.compile(r"(?=.*[a-f])[0-9a-f]{7,40}")
-# What must be the same of each, beside the model, so that a difference is one of training. `dataset_sha256` is over the
-# token ids that were read, whichever columns, rows and documents they came from; `marked_special` is about their
-# classes.
+# Fields that must be equal in all runs, in addition to the model, so that differences come from training.
+# `dataset_sha256` is the hash of the token ids, whichever columns, rows and documents they came from; `marked_special`
+# affects token classes.
 _ALIKE = (
     "model", "dataset_sha256", "tokenizer_sha256", "context_length", "prepend_bos", "max_tokens", "config_sha256",
     "marked_special",
 )  # fmt: skip
-# What may differ, of provenance: norms still compare, and the answer says so.
+# Fields of provenance that may differ: norms are still comparable, and the answer warns.
 _COMPUTED_WITH = ("dtype", "attention_implementation", "device")
 
 
 def in_order(
     snapshots: Sequence[Snapshot], steps: Sequence[float], least: int
 ) -> tuple[list[Snapshot], npt.NDArray[np.float64]]:
-    """By step of training, ascending, and those steps.
+    """Returns runs in order of training step, and those steps.
 
-    `steps` are the runs' places in training, one each, or the numbers at the ends of their revisions' names,
-    which are not hashes of commits and have the same behind the number.
+    `steps` are the runs' training steps, one each; or the numbers at the ends of their revisions' names, which must not
+    be hashes of commits and must have the same suffix.
 
-    Errors: BadRequest for fewer than `least` or too many runs, RUNS_DIFFER as check_comparable, and for another number
-    of steps than runs, steps that are alike, or names without numbers.
+    Errors: BadRequest for fewer than `least` or too many runs, RUNS_DIFFER as check_comparable, and for a wrong number
+    of steps, repeated steps, or names without numbers.
     """
     check_limit(len(snapshots), REVISIONS_MAX, "runs", least=least)
     check_comparable(snapshots)
@@ -58,11 +60,9 @@ def in_order(
 
 
 def check_comparable(snapshots: Sequence[Snapshot]) -> None:
-    """Errors: BadRequest RUNS_DIFFER where they are not of one model name and configuration, or not over the same
-    tokens.
-    """
+    """Errors: BadRequest RUNS_DIFFER if they do not have the same model name, configuration and tokens."""
     for field in _ALIKE:
-        # A run may be too old to say its configuration.
+        # Runs of early versions do not record the configuration.
         records = [found.record for found in snapshots if getattr(found.record.specification, field) != ""]
         for other in records[1:]:
             expected, found = (getattr(record.specification, field) for record in (records[0], other))
@@ -79,15 +79,15 @@ def check_comparable(snapshots: Sequence[Snapshot]) -> None:
 
 
 def warnings_of(snapshots: Sequence[Snapshot], *, sinks: bool) -> tuple[str, ...]:
-    """Sentences on what these runs' norms differ by beside training: how they were computed, and, where `sinks` are
-    told from other tokens, how many times the median made one. None for a single run.
+    """Sentences about differences between these runs other than training: how they were computed and, if `sinks` are
+    excluded, how sinks were defined. None for a single run.
     """
-    found = [(name, "their numbers differ by rounding as well") for name in _COMPUTED_WITH]
-    found += [("sink_ratio", "each has other sinks")] if sinks else []
+    found = [(name, "their numbers also differ by rounding") for name in _COMPUTED_WITH]
+    found += [("sink_ratio", "different tokens count as sinks")] if sinks else []
     runs = [snapshot.provenance() for snapshot in snapshots]
     told = [(name, consequence, _runs_by_value(runs, name)) for name, consequence in found]
     return tuple(
-        f"the runs' {name} differs, so that {consequence}: {', '.join(values)}"
+        f"the runs differ in {name}, so {consequence}: {', '.join(values)}"
         for name, consequence, values in told
         if len(values) > 1
     )
@@ -106,8 +106,8 @@ def _runs_by_value(runs: Sequence[Provenance], name: str) -> list[str]:
 
 @dataclass(frozen=True)
 class NormsOfRuns:
-    """`histogram`: None where none was asked for. `from_statistics`: no token's own norm was read. `warnings` as
-    warnings_of, and on sketches that would have answered and are gone.
+    """`histogram`: None if none was requested. `from_statistics`: no norm of a single token was read. `warnings` as
+    warnings_of, and about sketches that are missing.
     """
 
     profile: pa.Table
@@ -126,12 +126,17 @@ def norms_of_runs(
 ) -> NormsOfRuns:
     """The norms of one run, or of each of several with its columns revision and step in front, by site, layer and step.
 
-    Nothing is taken together over runs: a mean over training and a mean over depth are different things. `steps` as in
+    Runs are never pooled, because a mean over training and a mean over depth are different things. `steps` as in
     `in_order`. By checkpoint, rows are by layer, and a single run has the two columns as well.
     """
     several = len(snapshots) > 1 or question.by == CHECKPOINT
     if several and question.by == TOKEN:
-        raise BadRequest("norms by token are of one run", field="by", value=TOKEN, allowed="a question for each run")
+        raise BadRequest(
+            "norms by token can be read from one run at a time",
+            field="by",
+            value=TOKEN,
+            allowed="one run; ask once for each run",
+        )
     asked = replace(question, by=LAYER) if question.by == CHECKPOINT else question
     at = in_order(snapshots, steps, least=1) if several else None
 
@@ -151,15 +156,17 @@ def norms_of_runs(
 def _of_lost_sketches(
     snapshots: Sequence[Snapshot], asked: ProfileQuestion, answers: Sequence[pa.Table]
 ) -> tuple[str, ...]:
-    """Sentences on why norms were read that nobody asked for; none where there never were sketches. Nothing is looked
-    for where sketches answered.
+    """Sentences about missing sketches, because of which stored norms were read; none if there never were sketches. It
+    checks nothing if sketches were used.
     """
     exact = any("rank_error" in answer.column_names and 0 in answer["rank_error"].to_pylist() for answer in answers)
     if not asked.from_sketches or not exact:
         return ()
     found = (lost_sketches(snapshot) for snapshot in snapshots)
     return tuple(
-        f"quantiles and histograms are of every token's stored norm, exact and slow, for {one}" for one in found if one
+        f"quantiles and histograms were computed exactly, from every token's stored norm, which is slow: {one}"
+        for one in found
+        if one
     )
 
 
@@ -177,7 +184,7 @@ def _side_by_side(
 
 
 def _by_place(table: pa.Table) -> pa.Table:
-    """Sites in the order in which the first run has them; stable, so that rows of one place in one run keep theirs."""
+    """Sites in the order of the first run; stable, so that rows of one site in one run keep their order."""
     kinds = {kind: number for number, kind in enumerate(dict.fromkeys(table["site"].to_pylist()))}
     site = np.array([kinds[kind] for kind in table["site"].to_pylist()])
     layer = table["layer"].to_numpy() if "layer" in table.column_names else np.zeros(len(site))
@@ -187,18 +194,18 @@ def _by_place(table: pa.Table) -> pa.Table:
 def _training_steps(snapshots: Sequence[Snapshot], given: Sequence[float]) -> npt.NDArray[np.float64]:
     names = [snapshot.record.specification.model_revision for snapshot in snapshots]
     found = [None if _COMMIT.fullmatch(name) else _NUMBER_AT_END.search(name) for name in names]
-    units = {match[2] for match in found if match}  # 512 and 1k do not compare as numbers
+    units = {match[2] for match in found if match}  # 512 and 1k cannot be compared as numbers
     if not given and (not all(found) or len(units) > 1):
         raise BadRequest(
-            f"revisions {', '.join(map(repr, names))} do not all say their step",
+            f"revisions {', '.join(map(repr, names))} do not all end in a training step",
             field="steps",
             value=", ".join(names),
-            allowed="a number for each run, or revisions that end in one, all alike: step1000",
+            allowed="a number for each run, or revisions that all end in one in the same form, such as step1000",
         )
     steps = np.array(given or [float(match[1]) for match in found if match], np.float64)
     if len(steps) != len(snapshots) or len(np.unique(steps)) < len(steps) or not np.isfinite(steps).all():
         raise BadRequest(
-            f"{len(steps)} steps for {len(snapshots)} runs, and all must differ",
+            f"{len(steps)} steps were given for {len(snapshots)} runs; each run needs a different step",
             field="steps",
             value=steps.tolist(),
             allowed=f"{len(snapshots)} different numbers",

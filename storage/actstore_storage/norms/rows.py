@@ -1,4 +1,4 @@
-"""Norms of single tokens, as they are stored, and what groups of tokens make of them."""
+"""Reads norms of single tokens, and computes statistics of groups of tokens."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,8 +18,8 @@ from actstore_storage.parquet.reading import SHARDS_AT_ONCE, open_product, read_
 from actstore_storage.runs.snapshot import Snapshot
 
 HISTOGRAM_BINS_MAX = 1000
-# Norms, tokens x columns, of the shards that are read side by side; where one has more, it is read alone. 64 MB as they
-# are stored, and about as much again while they are counted.
+# Norms, tokens x columns, of shards that are read concurrently; a larger shard is read alone. 64 MB as stored, and
+# about as much again while they are processed.
 NORMS_AT_ONCE = 16_000_000
 
 Found = TypeVar("Found")
@@ -29,7 +29,7 @@ LabelledNorms = tuple[Values, Labels | None]
 
 
 class Excluding(Protocol):
-    """A question about norms, of the tokens that it does not leave out."""
+    """A question about norms that excludes some tokens."""
 
     @property
     def exclude(self) -> frozenset[str]: ...
@@ -40,29 +40,31 @@ class Excluding(Protocol):
 
 @dataclass(frozen=True)
 class KeptTokens:
-    """The tokens that count: of no class in `exclude`, and (`exclude_position_0`) not the first of their sequence."""
+    """The tokens that are not excluded: of no class in `exclude`, and (`exclude_position_0`) not the first of their
+    sequence.
+    """
 
     exclude: frozenset[str] = DEFAULT_EXCLUSION
     exclude_position_0: bool = False
 
     @classmethod
     def of(cls, question: Excluding) -> "KeptTokens":
-        """Those that count in the answer to a question."""
+        """The tokens that are not excluded in a question."""
         return cls(question.exclude, question.exclude_position_0)
 
     @property
     def answered(self) -> dict[str, Any]:
-        """What an answer says of the tokens that do not count, by its fields."""
+        """The fields of an answer about excluded tokens."""
         return {"excluded": self.exclude, "excluded_position_0": self.exclude_position_0}
 
     @property
     def told_by_class(self) -> bool:
-        """Whether a token's class alone decides that it counts, as the commits' statistics are by class."""
+        """Whether exclusion depends on a token's class only, so that the commits' statistics by class can be used."""
         return not self.exclude_position_0
 
     @property
     def left_out(self) -> frozenset[str]:
-        """As answers name it."""
+        """The names of excluded classes, as in answers."""
         return self.exclude | ({"position_0"} if self.exclude_position_0 else set())
 
     def mask(self, tokens: Mapping[str, npt.NDArray[np.integer]]) -> npt.NDArray[np.bool_]:
@@ -70,16 +72,18 @@ class KeptTokens:
         return kept & (tokens["position"] > 0) if self.exclude_position_0 else kept
 
 
-# All but BOS.
+# All except BOS.
 DEFAULT_KEPT = KeptTokens()
 
 
 def read_norms(
     snapshot: Snapshot, quantity: str, sites: Sequence[Site], kept: KeptTokens, label: str | None
 ) -> LabelledNorms:
-    """Finite values of tokens that count, and each one's position, document or token class (None: no labels).
+    """Finite values of tokens that are not excluded, and each one's position, document or token class (None: no
+    labels).
 
-    Each shard's parts are appended to one array, so that they are in memory once, but for those of shards in flight.
+    Each shard's parts are appended to one array, so that they are in memory only once, except for shards that are being
+    read.
     """
 
     def read(commit: Commit) -> list[LabelledNorms]:
@@ -107,13 +111,13 @@ def read_norms(
 def read_shards(
     snapshot: Snapshot, commits: Iterable[Commit], columns: int, read: Callable[[Commit], Found]
 ) -> Iterator[Found]:
-    """What `read`, which takes so many columns of norms, makes of each of the snapshot's commits, in their order."""
+    """Calls `read`, which takes this many columns of norms, for each of the snapshot's commits, in their order."""
     tokens = int(snapshot.commits.token_counts.max(initial=1))
     return read_side_by_side(read, commits, min(SHARDS_AT_ONCE, max(1, NORMS_AT_ONCE // (tokens * columns))))
 
 
 def exact_quantiles(values: Values, quantiles: Sequence[float]) -> list[float]:
-    """np.quantile's of the values as float64, without a copy of them as float64; changes their order."""
+    """np.quantile of the values as float64, without a float64 copy; it changes their order."""
     places = np.asarray(quantiles) * (len(values) - 1)
     below = np.floor(places).astype(np.int64)
     above = np.minimum(below + 1, len(values) - 1)
@@ -125,7 +129,7 @@ def exact_quantiles(values: Values, quantiles: Sequence[float]) -> list[float]:
 def group_norms(
     values: Values, labels: Labels | None, quantiles: Sequence[float]
 ) -> Iterator[tuple[object, Moments, list[float]]]:
-    """By label, ascending, without groups of no token; where there are no labels all are one group, None."""
+    """By label, ascending, without empty groups; without labels all are one group, None."""
     if not len(values):
         return
     if labels is None:
@@ -142,10 +146,10 @@ def group_norms(
 def histogram_rows(
     values: npt.NDArray[np.floating], bins: int, edges: Sequence[float], weights: npt.NDArray[np.int64] | None = None
 ) -> list[dict[str, float | int]]:
-    """Columns low, high, count; each bin holds its low end, and the last one both.
+    """Columns low, high, count; each bin includes its low edge, and the last one both.
 
-    Without `edges`, `bins` of equal ratio from the least value to the largest, of equal width where one is not above 0.
-    `weights`: how many values each stands for.
+    Without `edges`: `bins` of equal ratio from the minimum to the maximum, or of equal width if one is not above 0.
+    `weights`: how many values each represents.
     """
     bounds = np.asarray(edges, np.float64) if len(edges) else _bounds(values, bins)
     counts, _ = np.histogram(values.astype(np.float64), bounds, weights=weights)
@@ -158,7 +162,9 @@ def histogram_rows(
 def check_bins(bins: int, edges: Sequence[float]) -> None:
     check_limit(len(edges) - 1 if len(edges) else bins, HISTOGRAM_BINS_MAX, "edges" if len(edges) else "bins", least=1)
     if len(edges) and not (np.isfinite(edges).all() and (np.diff(edges) > 0).all()):
-        raise BadRequest("edges of a histogram ascend", field="edges", value=list(edges), allowed="ascending numbers")
+        raise BadRequest(
+            "edges of a histogram must ascend", field="edges", value=list(edges), allowed="ascending numbers"
+        )
 
 
 def _bounds(values: npt.NDArray[np.floating], bins: int) -> npt.NDArray[np.float64]:
@@ -183,7 +189,7 @@ def _labels(tokens: Mapping[str, npt.NDArray[np.integer]], label: str) -> Labels
 
 
 def columns_of(snapshot: Snapshot, quantity: str, sites: Sequence[Site]) -> list[str]:
-    """Of norms.parquet, those that the quantity is made of at these sites: of some, three a site."""
+    """The columns of norms.parquet from which the quantity is computed at these sites; up to three per site."""
     stored = snapshot.record.specification.norm_sites
     return list(dict.fromkeys(name for site in sites for name in read_columns(quantity, site, stored)))
 
@@ -191,7 +197,7 @@ def columns_of(snapshot: Snapshot, quantity: str, sites: Sequence[Site]) -> list
 def shard_values(
     snapshot: Snapshot, commit: Commit, quantity: str, sites: Sequence[Site]
 ) -> Iterator[npt.NDArray[np.floating]]:
-    """Of every token of the shard, at one site after the other."""
+    """The values of every token of the shard, one site after the other."""
     stored, d_model = snapshot.record.specification.norm_sites, snapshot.record.d_model
     with open_product(snapshot.bucket, commit, NORMS) as file:
         table = file.read(columns=columns_of(snapshot, quantity, sites), use_threads=False)

@@ -1,8 +1,8 @@
-"""Do norms grow over depth and over training apart from each other? Whether layer and checkpoint are two factors.
+"""Tests whether norms grow independently over depth and over training: whether they are the product of two factors.
 
 If a norm is f(layer) g(checkpoint), each checkpoint has the same growth over depth and each layer the same growth over
-training, and either axis can be told without the other. Where it is not, a rate over one axis is of one place on the
-other.
+training, so either axis can be described without the other. Otherwise a rate over one axis is valid only at one place
+on the other.
 """
 
 import math
@@ -28,19 +28,19 @@ AXIS_MIN = 2
 SEPARABLE, PARTLY, INSEPARABLE = "separable", "partly", "inseparable"
 # A product of two factors that is typically off by less than this factor describes the norms.
 MISS_LEAST = 1.05
-# Each axis has a growth of its own where what the product leaves is less than this share of what the lesser axis tells.
+# The axes are not independent if the interaction is at least this fraction of what the weaker axis explains.
 INTERACTION_LEAST = 0.25
 
 
 @dataclass(frozen=True)
 class AxisShares:
-    """Of log(norm) = mean + a_layer + b_checkpoint + left, a two-way analysis of variance without repeats.
+    """A two-way analysis of variance without replication: log(norm) = mean + a_layer + b_checkpoint + residual.
 
-    The means over rows and columns are its least squares, so that squares add up: `layer`, `checkpoint` and
-    `interaction` are each one's share of all squares about the mean, and `explained` the first two together (1, and the
-    shares 0, where the norms do not vary). `miss` is exp of the root mean square of what is left: the factor by which
-    the product of the two is typically off. `rank_one` is the first singular value's share of the sum of squared
-    singular values of the norms themselves; exactly 1 for a product, and near it for most tables of positive numbers.
+    Means over rows and columns are its least-squares solution, so squares add up: `layer`, `checkpoint` and
+    `interaction` are fractions of all squares about the mean, and `explained` is the sum of the first two (1, and the
+    fractions 0, if the norms do not vary). `miss` is exp of the root mean square residual: the factor by which the
+    product is typically off. `rank_one` is the first squared singular value of the norms divided by the sum of all;
+    exactly 1 for a product, and near 1 for most tables of positive numbers.
     """
 
     layer: float
@@ -55,7 +55,7 @@ class AxisShares:
 
 @dataclass(frozen=True)
 class Separability:
-    """`cells` has columns layer, revision, step, mean, fitted, and factor: the mean over the fitted product.
+    """`cells` has columns layer, revision, step, mean, fitted, and factor: the mean divided by the fitted product.
 
     `warnings` as revisions.warnings_of.
     """
@@ -68,14 +68,15 @@ class Separability:
 
 
 def axis_shares(norms: Norms) -> AxisShares:
-    """The verdict is
+    """Computes the analysis. The verdict is
 
     - separable: the product of the two factors is typically off by less than MISS_LEAST;
-    - inseparable: it is not, and it leaves at least INTERACTION_LEAST of what the lesser of the axes explains;
-    - partly: it is not, and it leaves less.
+    - inseparable: it is off by more, and the interaction is at least INTERACTION_LEAST of what the weaker axis
+      explains;
+    - partly: it is off by more, and the interaction is smaller.
 
-    Shares alone do not tell: a norm that grows sixtyfold over training explains nearly all of any table. What is left
-    has the chance of the sample of text in it.
+    A high explained share is not enough: if norms grow sixtyfold over training, that axis alone explains nearly all of
+    any table. The residual includes the random error of the sample of text.
 
     Errors: BadRequest for fewer than two layers or checkpoints, or norms that have no logarithm.
     """
@@ -110,8 +111,8 @@ def separability(
     kept: KeptTokens = DEFAULT_KEPT,
     quantity: str = L2,
 ) -> Separability:
-    """Of a site kind over runs of the same text at several revisions of a model; from the commits' statistics alone,
-    but without position 0.
+    """Analyzes a site kind over runs of the same text at several revisions of a model, from the commits' statistics
+    only, except without position 0.
 
     `layers`: the first and last, both included; at least two, and two runs. `steps` as in `in_order`.
     """
@@ -142,7 +143,7 @@ def _verdict(miss: float, squares: Sequence[float]) -> str:
 def _check(norms: Norms) -> None:
     for name, size in zip(("layers", "runs"), norms.shape, strict=True):
         if size < AXIS_MIN:
-            message = f"{size} {name} do not tell layer and checkpoint apart"
+            message = f"{size} {name} are too few to separate layer from checkpoint"
             raise BadRequest(message, field=name, value=size, allowed=f"at least {AXIS_MIN}")
     if not (np.isfinite(norms).all() and (norms > 0).all()):
-        raise BadRequest("norms are above 0", field="norms", value=float(norms.min()), allowed="numbers above 0")
+        raise BadRequest("norms must be above 0", field="norms", value=float(norms.min()), allowed="numbers above 0")

@@ -1,4 +1,4 @@
-"""Sums of norms sequence by sequence, from which means are drawn again."""
+"""Sums of norms by sequence, for bootstrap resampling of means."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,14 +14,14 @@ from actstore_storage.norms.rows import KeptTokens, columns_of, read_shards, sha
 from actstore_storage.parquet.reading import open_product
 from actstore_storage.runs.snapshot import Snapshot
 
-# What the interval is computed from, evenly spread over the run where that has more. It is then the (wider) one of so
-# much text.
+# The amount of text for the interval, evenly spread over larger runs. The interval is then the (wider) one of that much
+# text.
 INTERVAL_TOKENS, INTERVAL_SEQUENCES = 1_000_000, 20_000
 
 
 @dataclass(frozen=True)
 class SequenceSums:
-    """Of each sequence at each step: the sum of the norms of tokens that count, and how many those are."""
+    """For each sequence at each step: the sum of the norms of tokens that are not excluded, and their number."""
 
     sums: npt.NDArray[np.float64]  # [sequence, step]
     counts: npt.NDArray[np.float64]
@@ -32,7 +32,7 @@ class SequenceSums:
 
 @dataclass(frozen=True)
 class Measured:
-    """What is measured: a quantity, at these sites (of one kind, by layer), of the tokens that count."""
+    """What is measured: a quantity, at these sites (of one kind, by layer), over the tokens that are not excluded."""
 
     sites: Sequence[Site]
     quantity: str
@@ -40,7 +40,7 @@ class Measured:
 
 
 def evenly_spread(snapshot: Snapshot, shards: npt.NDArray[np.int64]) -> list[int]:
-    """Chooses shards, evenly spaced, that hold at most about INTERVAL_TOKENS and INTERVAL_SEQUENCES; at least one."""
+    """Chooses evenly spaced shards with at most about INTERVAL_TOKENS and INTERVAL_SEQUENCES; at least one shard."""
     if not len(shards):
         return []
     record = snapshot.record
@@ -67,8 +67,8 @@ def sums_of_shards(snapshot: Snapshot, commits: Iterable[Commit], measured: Meas
 
 
 def _shard_sums(snapshot: Snapshot, measured: Measured, commit: Commit) -> Sums:
-    """[sequence, site], for all sequences of the shard; as in the commits' statistics, norms that are infinite or no
-    number do not count.
+    """[sequence, site], for all sequences of the shard. As in the commits' statistics, norms that are infinite or NaN
+    are left out.
     """
     held, sites = snapshot.record.shard_sequences(commit.shard), measured.sites
     with open_product(snapshot.bucket, commit, TOKENS) as file:
@@ -87,7 +87,7 @@ def _shard_sums(snapshot: Snapshot, measured: Measured, commit: Commit) -> Sums:
 
 
 def paired_sums(snapshots: Sequence[Snapshot], measured: Measured) -> SequenceSums:
-    """Sums the norms of each sequence that all runs have; a column a run."""
+    """Sums the norms of each sequence that all runs have; one column per run."""
     shards = snapshots[0].shards
     same = len({snapshot.record.specification.sequences_per_shard for snapshot in snapshots}) == 1
     for snapshot in snapshots[1:]:

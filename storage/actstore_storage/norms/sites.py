@@ -1,4 +1,4 @@
-"""Of which sites a run has norms, or another quantity of them."""
+"""Finds the sites whose norms, or another quantity of them, a run has."""
 
 from collections.abc import Sequence
 
@@ -14,14 +14,14 @@ from actstore_storage.runs.snapshot import Snapshot
 
 
 def stored_sites(snapshot: Snapshot) -> list[Site]:
-    """Names the sites of which the run stores norms, by kind, then layer."""
+    """The sites whose norms the run stores, by kind, then layer."""
     found = [parse_site(text) for text in snapshot.record.specification.norm_sites]
     return sorted(found, key=lambda site: (RESIDUAL_KINDS.index(site.kind), site.layer))
 
 
 def sites_with(snapshot: Snapshot, quantity: str) -> list[Site]:
-    """Names the sites of which the run has a quantity in every shard; of a run without commits, all that it stores
-    norms of.
+    """The sites whose quantity the run has in every shard; for a run without commits, all sites whose norms
+    it stores.
     """
     stored = stored_sites(snapshot)
     if quantity == L2 or not snapshot.tokens_committed:
@@ -30,12 +30,12 @@ def sites_with(snapshot: Snapshot, quantity: str) -> list[Site]:
 
 
 def chosen_sites(snapshot: Snapshot, texts: Sequence[str], quantity: str) -> list[Site]:
-    """Chooses the sites, or all of a kind, that texts name. Errors: BadRequest SITE_UNKNOWN."""
+    """The requested sites, or all of a kind. Errors: BadRequest SITE_UNKNOWN."""
     stored = sites_with(snapshot, quantity)
     chosen: set[Site] = set()
     for text in texts or ([] if stored else [quantity]):
         of_kind = {site for site in stored if site.kind == text}
-        known_without = text in RESIDUAL_KINDS and not of_kind  # as resid_mid of parallel blocks
+        known_without = text in RESIDUAL_KINDS and not of_kind  # such as resid_mid of parallel blocks
         if (
             not stored
             or known_without
@@ -53,7 +53,7 @@ def _in_every_shard(snapshot: Snapshot, site: Site, quantity: str) -> bool:
 
 
 def unknown_site(snapshot: Snapshot, text: str, allowed: Sequence[str], quantity: str = L2) -> BadRequest:
-    """Makes the error of a site or a kind of which the run does not have the quantity."""
+    """Makes the error for a site or a kind whose quantity the run does not have."""
     what, where = ("norms" if quantity == L2 else quantity), "" if text == quantity else f" of {text!r}"
     block = block_of(snapshot.bucket, snapshot.record.specification)
     why = why_missing(text, kinds_of_block(block)) or ("" if quantity == L2 else _why_missing(snapshot))
@@ -67,14 +67,16 @@ def unknown_site(snapshot: Snapshot, text: str, allowed: Sequence[str], quantity
 
 
 def _why_missing(snapshot: Snapshot) -> str:
-    """Centred norms are of every site: a shard without them is from before anything was stored beside L2."""
+    """Centered norms exist for every site: a shard without them was captured by an early version that
+    stored only L2.
+    """
     if all(_in_every_shard(snapshot, site, CENTRED_L2) for site in stored_sites(snapshot)):
-        return ": it is between sites of which the run has no norms, or that its blocks do not have"
-    return ": shards of it were captured before anything but L2 was stored"
+        return ": it is computed from neighboring sites, and the run lacks their norms or its blocks lack these sites"
+    return ": some of its shards were captured by an early version that stored only L2 norms"
 
 
 def check_all_have(snapshots: Sequence[Snapshot], places: Sequence[Site], quantity: str) -> None:
-    """Refuses sites that a run is without. Errors: BadRequest SITE_UNKNOWN with the first run and site."""
+    """Refuses sites that a run does not have. Errors: BadRequest SITE_UNKNOWN with the first run and site."""
     for snapshot in snapshots:
         stored = sites_with(snapshot, quantity)
         for place in places:

@@ -1,4 +1,4 @@
-"""Sketches of norms as a run has them: a shard's own, and those that a checkpoint has merged."""
+"""The sketches of norms of a run: each shard's own, and merged ones of checkpoints."""
 
 from collections.abc import Iterable, Sequence
 
@@ -19,7 +19,7 @@ from actstore_storage.runs.snapshot import Snapshot
 
 
 def shard_sketches(bucket: Bucket, commit: Commit, names: Sequence[str]) -> Sketches | None:
-    """Reads a shard's sketches; None where it has none of some name: it was captured before they were stored."""
+    """Reads a shard's sketches; None if it lacks one of the names, because it was captured before they were stored."""
     if NORM_SKETCHES not in commit.objects or any(name not in commit.norm_moments for name in names):
         return None
     with open_product(bucket, commit, NORM_SKETCHES) as file:
@@ -34,8 +34,8 @@ def checkpoint_sketches(
     moments: NormMoments,
     names: Sequence[str] | None = None,
 ) -> Sketches | None:
-    """Reads the sketches beside a checkpoint whose summary has these moments, as `shard_sketches`. No `names`: all of
-    them.
+    """Reads the sketches of a checkpoint whose summary has these moments, as `shard_sketches`. No `names`:
+    all of them.
     """
     key, names = checkpoint_sketches_key(record.run, shards), list(moments) if names is None else names
     try:
@@ -48,14 +48,14 @@ def checkpoint_sketches(
     except (pa.ArrowException, OSError) as error:
         raise told_apart(bucket, error, damaged(key, error)) from error
     if of != record.specification_sha256.encode():
-        raise damaged(key, "it is of another specification")
+        raise damaged(key, "it belongs to another specification")
     if lacking and all(name in moments for name in lacking):
-        raise damaged(key, f"it has no sketches of {lacking[0]}")
+        raise damaged(key, f"it has no sketch of {lacking[0]}")
     return None if lacking else _checked(found, moments, key)
 
 
 def are_sketched(commits: Iterable[Commit], names: Iterable[str]) -> bool:
-    """Tells whether a checkpoint of these shards has their sketches merged beside it: each has those of all names."""
+    """Whether a checkpoint of these shards has merged sketches: each shard has those of all names."""
     wanted = set(names)
     return bool(wanted) and all(
         NORM_SKETCHES in commit.objects and wanted <= commit.norm_moments.keys() for commit in commits
@@ -63,9 +63,9 @@ def are_sketched(commits: Iterable[Commit], names: Iterable[str]) -> bool:
 
 
 def missing_sketches(snapshot: Snapshot) -> list[str]:
-    """Names the keys of merged sketches that are gone; none of shards from before there were any.
+    """The keys of merged sketches that are missing; none for shards from before sketches existed.
 
-    Of each checkpoint without them it reads the commits, up to the first that has none itself.
+    For each checkpoint without them it reads the commits, up to the first that has no sketches.
     """
     bucket, run, missing = snapshot.bucket, snapshot.record.run, []
     for part in snapshot.commits.checkpoints:
@@ -77,20 +77,20 @@ def missing_sketches(snapshot: Snapshot) -> list[str]:
 
 
 def lost_sketches(snapshot: Snapshot) -> str:
-    """Says what `missing_sketches` finds, in words, and the next step; empty where that is nothing."""
+    """Describes the result of `missing_sketches` and what to do; empty if nothing is missing."""
     run, missing = snapshot.record.run, missing_sketches(snapshot)
     more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
     if not missing:
         return ""
     return (
-        f"merged sketches of the norms of run {run} are gone: {missing[0]}{more}. `actstore check {run}` names all, "
-        "and capturing the run again, which keeps its shards, makes them anew"
+        f"merged sketches of the norms of run {run} are missing: {missing[0]}{more}. `actstore check {run}` lists all. "
+        "Capturing the run again keeps its shards and writes the sketches again"
     )
 
 
 def read_sketches(snapshot: Snapshot, names: Sequence[str]) -> list[Sketches] | None:
-    """Reads the sketches of a whole snapshot. Of all committed shards, in parts that are not merged; None where any of
-    them has none of some name, or where some that were merged are gone (`missing_sketches`).
+    """Reads the sketches of a whole snapshot, for all committed shards, in parts that are not merged. None if any of
+    them lacks one of the names, or if merged sketches are missing (`missing_sketches`).
     """
     bucket = snapshot.bucket
     folded = read_side_by_side(
@@ -98,7 +98,7 @@ def read_sketches(snapshot: Snapshot, names: Sequence[str]) -> list[Sketches] | 
         snapshot.commits.checkpoints,
     )
     parts = list(folded)
-    if any(part is None for part in parts):  # and the loose ones need not be read
+    if any(part is None for part in parts):  # and the others need not be read
         return None
     parts += read_side_by_side(lambda commit: shard_sketches(bucket, commit, names), snapshot.commits.loose)
     found = [part for part in parts if part is not None]
@@ -123,7 +123,7 @@ def _checked(found: Sketches, moments: NormMoments, key: str) -> Sketches:
         if {token_class: told_of(sketch) for token_class, sketch in classes.items()} != expected:
             raise damaged(
                 key,
-                f"its sketches of {name} are no sketches, or not of as many tokens as the statistics beside them, or "
-                "not of the same least and largest value",
+                f"its sketches of {name} cannot be read, or their count, minimum or maximum differs from the commit's "
+                "statistics",
             )
     return found

@@ -1,1 +1,1 @@
-"""Parquet objects as streams of bytes: written with a digest, read and checked, cached."""
+"""Reads and writes Parquet objects as streams of bytes, with checksums and a cache."""

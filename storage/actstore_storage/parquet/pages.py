@@ -1,5 +1,6 @@
-"""Pages of plain values, read where they lie: for readers whom an ordinary Parquet reader costs a copy, or a footer;
-and which bytes are the footer.
+"""Decodes pages of plain values directly, for readers to whom an ordinary Parquet reader would cost a copy or a footer.
+
+It also finds the bytes of the footer.
 """
 
 import zlib
@@ -7,14 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 _DATA_PAGE, _PLAIN = 0, 0
-# Behind the footer: its length, and the magic bytes.
+# After the footer: its length, and the magic bytes.
 _LENGTH_BYTES, _MAGIC = 4, b"PAR1"
 
 
 @dataclass(frozen=True)
 class Page:
-    """Where a page lies. Its data lie from `start` to before `end`; `values` of them, `plain_bytes` long once they are
-    decompressed.
+    """The location of a page. Its data are from `start` to `end` (exclusive): `values` values with `plain_bytes` after
+    decompression.
     """
 
     start: int
@@ -24,33 +25,35 @@ class Page:
     crc: int
 
     def check(self, data: memoryview) -> None:
-        """Errors: ValueError where the bytes are not those that were written."""
+        """Errors: ValueError if the checksum does not match."""
         if zlib.crc32(data[self.start : self.end]) != self.crc:
             raise ValueError("its checksum does not match")
 
 
 def footer_bytes(end: bytes) -> int:
-    """Tells how many bytes, to the end, the footer of a file takes that ends so. Errors: ValueError for no Parquet."""
+    """The number of bytes, up to the end, of the footer of a file with this end. Errors: ValueError if it is not
+    Parquet.
+    """
     if end[-len(_MAGIC) :] != _MAGIC:
-        raise ValueError("it does not end as Parquet files do")
+        raise ValueError("it does not end like a Parquet file")
     length = end[-len(_MAGIC) - _LENGTH_BYTES : -len(_MAGIC)]
     return int.from_bytes(length, "little") + _LENGTH_BYTES + len(_MAGIC)
 
 
 def footer_of(end: bytes) -> bytes:
-    """Cuts the footer from the last bytes of a file, which are enough. Errors: ValueError."""
+    """Cuts the footer from the last bytes of a file, which must be enough. Errors: ValueError."""
     return end[-footer_bytes(end) :]
 
 
 def page_at(data: memoryview, at: int) -> Page:
-    """Reads the header of the page that begins at `at`. Errors: ValueError for what is no page of plain values with a
+    """Reads the header of the page that begins at `at`. Errors: ValueError if it is not a page of plain values with a
     CRC-32.
     """
     try:
         header, start = _header(data, at)
         of_data = header[_DATA]
         if header[_TYPE] != _DATA_PAGE or of_data[_ENCODING] != _PLAIN:
-            raise ValueError("it is not of plain values")
+            raise ValueError("its values are not plain-encoded")
         end, crc = start + header[_STORED_BYTES], header[_CRC] & 0xFFFFFFFF
         page = Page(start, end, of_data[_VALUES], header[_PLAIN_BYTES], crc)
     except (KeyError, IndexError, TypeError) as error:
@@ -68,7 +71,9 @@ _TRUE, _FALSE, _BYTE, _BINARY, _STRUCT = 1, 2, 3, 8, 12
 
 
 def _header(data: memoryview, at: int) -> tuple[dict[int, Any], int]:
-    """A struct in Thrift's compact protocol, by field number, and where it ends. Binary fields are left out."""
+    """Reads a struct in Thrift's compact protocol, by field number, and returns where it ends. Binary fields are left
+    out.
+    """
     fields: dict[int, Any] = {}
     number = 0
     while head := data[at]:

@@ -1,4 +1,4 @@
-"""Opening the objects that a commit or an index names, and telling a damaged object from a store that fails."""
+"""Opens objects that a commit or an index names, and distinguishes damaged objects from failures of the store."""
 
 import hashlib
 from collections import deque
@@ -16,11 +16,11 @@ from actstore_storage.format.commit import Commit
 from actstore_storage.format.products import ObjectRecord
 from actstore_storage.parquet.pages import footer_bytes, footer_of
 
-# Shards that are read side by side: on S3 nearly all of that is waiting, and on a local disk it costs nothing. Where
-# each request waited 15 ms, growth took a sixth of the time of one shard after the other; with 8, a fifth.
+# Shards that are read concurrently: on S3 nearly all of the time is waiting, and on a local disk it costs nothing. With
+# 15 ms per request, growth took a sixth of the time of reading one shard after the other; with 8, a fifth.
 SHARDS_AT_ONCE = 16
 
-# Of an object's end, what is read at first: more than most footers have, and as much as Arrow reads.
+# Bytes at an object's end that are read first: more than most footers have, and as many as Arrow reads.
 _END_BYTES = 64 << 10
 
 Item = TypeVar("Item")
@@ -44,10 +44,10 @@ def open_product_source(bucket: Bucket, commit: Commit, product: str) -> Iterato
 
 @contextmanager
 def open_record(bucket: Bucket, record: ObjectRecord, owner: str, *, verify: bool = True) -> Iterator[pq.ParquetFile]:
-    """Opens an object that a record names. Raises CorruptObject, here or while the block reads, where the bytes are not
-    what the record says.
+    """Opens an object that a record names. Raises CorruptObject, here or while the block reads, if the bytes do not
+    match the record.
 
-    Without `verify` the pages' checksums are not computed: for who has read the same pages before.
+    Without `verify` the pages' checksums are not computed, for code that has read the same pages before.
     """
     with reading_errors(bucket, record, owner), open_source(bucket, record, owner) as source:
         footer = _footer(source, record, owner) if record.footer_sha256 else None
@@ -55,17 +55,17 @@ def open_record(bucket: Bucket, record: ObjectRecord, owner: str, *, verify: boo
 
 
 def open_source(bucket: Bucket, record: ObjectRecord, owner: str) -> pa.NativeFile:
-    """Opens the bytes of an object, as many as its record says. Errors of the store are not told apart yet."""
+    """Opens the bytes of an object, as many as its record says. Errors of the store are not yet distinguished."""
     source = bucket.open(record.key)
     if source.size() != record.bytes:
         found = source.size()
         source.close()
-        raise damaged(record.key, f"it has {found} bytes, its record says {record.bytes}", owner=owner)
+        raise damaged(record.key, f"it has {found} bytes, but its record says {record.bytes}", owner=owner)
     return source
 
 
 def _footer(source: pa.NativeFile, record: ObjectRecord, owner: str) -> pq.FileMetaData:
-    """From one read, as Arrow would read it, of bytes that are those that were written."""
+    """Reads the footer in one read, as Arrow does, and checks its bytes."""
     source.seek(max(0, record.bytes - _END_BYTES))
     end = source.read()
     try:
@@ -76,17 +76,17 @@ def _footer(source: pa.NativeFile, record: ObjectRecord, owner: str) -> pq.FileM
     except ValueError as error:
         raise damaged(record.key, error, owner=owner) from error
     if hashlib.sha256(footer).hexdigest() != record.footer_sha256:
-        raise damaged(record.key, "its footer is not the one that was written there", owner=owner)
+        raise damaged(record.key, "its footer does not match the hash in its record", owner=owner)
     return pq.read_metadata(pa.BufferReader(footer))
 
 
 @contextmanager
 def reading_errors(bucket: Bucket, record: ObjectRecord, owner: str) -> Iterator[None]:
-    """Tells apart what goes wrong in the block: a store that fails, or an object that is damaged, CorruptObject."""
+    """Distinguishes errors in the block: failures of the store, or CorruptObject for a damaged object."""
     try:
         yield
     except KeyError:
-        raise damaged(record.key, "it is not there", owner=owner) from None
+        raise damaged(record.key, "it is missing", owner=owner) from None
     except (OSError, pa.ArrowException) as error:
         raise told_apart(bucket, error, damaged(record.key, error, owner=owner)) from error
 
@@ -94,8 +94,8 @@ def reading_errors(bucket: Bucket, record: ObjectRecord, owner: str) -> Iterator
 def read_side_by_side(
     read: Callable[[Item], Found], items: Iterable[Item], at_once: int = SHARDS_AT_ONCE
 ) -> Iterator[Found]:
-    """Reads several items at once. What `read` makes of each, in their order, and the first error in that order. Of no
-    more than `at_once` items is anything in memory before the caller has it; `items` is taken from as they are read.
+    """Reads several items concurrently. It yields the results of `read` in their order, and raises the first error in
+    that order. At most `at_once` items are in memory before the caller gets them; `items` is consumed as they are read.
     """
     coming: deque[Future[Found]] = deque()
     with ThreadPoolExecutor(at_once, "shards") as pool:
@@ -108,7 +108,7 @@ def read_side_by_side(
 
 
 def at_least_one(batches: Iterator[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-    """Passes batches on, and an empty one for its schema where there are none."""
+    """Passes batches on, and an empty one for its schema if there are none."""
     first = next(batches, None)
     yield pa.RecordBatch.from_pylist([], schema) if first is None else first
     yield from batches

@@ -1,6 +1,6 @@
-"""Row groups that were read and verified before, kept decoded up to a limit of bytes.
+"""A cache of decoded and verified row groups, up to a limit of bytes.
 
-Objects have names of their own and are never written twice, so what was right once stays right.
+Objects have unique names and are never overwritten, so cached data stays valid.
 """
 
 import threading
@@ -15,13 +15,13 @@ Part = tuple[str, int]
 
 
 class RowCache:
-    """Tables of row groups, by object and number. Of one process, for any number of threads; what was asked for longest
-    ago leaves first. Of 0 bytes: nothing.
+    """Tables of row groups, by object and number. One for a process, for any number of threads; the least recently used
+    leave first. With 0 bytes it caches nothing.
     """
 
     def __init__(self, bytes_max: int) -> None:
         if bytes_max < 0:
-            message = f"{bytes_max} bytes of rows cannot be kept"
+            message = f"{bytes_max} is not a valid size of the row cache"
             raise BadRequest(message, field="held_row_bytes", value=bytes_max, allowed="0 or more")
         self.bytes_max = bytes_max
         self.bytes_held = 0
@@ -29,7 +29,7 @@ class RowCache:
         self._lock = threading.Lock()
 
     def get(self, key: str, number: int, read: Callable[[], pa.Table]) -> pa.Table:
-        """Part `number` of object `key`. Two threads that want the same at once may both read it."""
+        """Part `number` of object `key`. Two threads that request the same at once may both read it."""
         part = key, number
         with self._lock:
             if part in self._held:

@@ -1,4 +1,4 @@
-"""Seeking in a Parquet file: by the column that it is sorted by, and by the numbers of its rows."""
+"""Seeks in a Parquet file by the column that it is sorted by, and by row numbers."""
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 
 def groups_between(file: pq.ParquetFile, column: str, low: int, high: int) -> range:
-    """Finds the row groups whose statistics admit values from `low` to `high`; the file is sorted by the column."""
+    """Finds the row groups whose statistics allow values from `low` to `high`; the file is sorted by the column."""
     place = file.schema_arrow.names.index(column)
 
     def bounds(group: int) -> pq.Statistics:
@@ -21,7 +21,9 @@ def groups_between(file: pq.ParquetFile, column: str, low: int, high: int) -> ra
 
 
 def groups_of_rows(file: pq.ParquetFile, first: int, last: int) -> tuple[list[int], int]:
-    """Finds the row groups with these rows of the file, both included, and the row that the first of them begins at."""
+    """Finds the row groups with these rows of the file, both included, and the row at which the first of
+    them begins.
+    """
     ends = list(accumulate(file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)))
     begin, end = bisect_right(ends, first), bisect_right(ends, last)
     return list(range(begin, end + 1)), ends[begin - 1] if begin else 0
@@ -30,7 +32,7 @@ def groups_of_rows(file: pq.ParquetFile, first: int, last: int) -> tuple[list[in
 def read_between(
     file: pq.ParquetFile, column: str, low: int, high: int, names: Sequence[str], held: dict[int, pa.Table]
 ) -> tuple[int, pa.Table]:
-    """Reads whole row groups with the values from `low` to `high`, and tells the file's row that they begin at.
+    """Reads whole row groups with the values from `low` to `high`, and returns the file's row at which they begin.
 
     `held` keeps row groups between calls with the same file and names.
     """

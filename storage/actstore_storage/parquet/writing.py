@@ -1,4 +1,4 @@
-"""Writing one Parquet object of a shard: whole row groups, and a digest of the bytes as they pass."""
+"""Writes one Parquet object of a shard in whole row groups, and hashes the bytes."""
 
 import hashlib
 from collections import deque
@@ -13,17 +13,17 @@ from actstore_storage.bucket import Bucket
 from actstore_storage.format.products import ObjectFormat, ObjectRecord
 from actstore_storage.parquet.pages import footer_of
 
-# In each object's metadata: which object it is.
+# In each object's metadata: its identity.
 _OF_KEY = "actstore.of"
-# A page stays in a core's cache while it is encoded, checked and passed on: dense rows were written 1.6 times as fast
-# as in pages of a megabyte, which is Arrow's default.
+# A page stays in a core's cache while it is encoded, checked and written: dense rows were written 1.6 times as fast as
+# in pages of a megabyte, which is Arrow's default.
 PAGE_BYTES = 256 << 10
-# Pages that may wait for the digest; more and the writer waits too.
+# Pages that may wait for the digest; with more, the writer waits too.
 _DIGEST_QUEUE = 64
 
 
 class ObjectWriter:
-    """Gathers rows into row groups of `group_rows`. Row groups that are full at once are not copied."""
+    """Collects rows into row groups of `group_rows`. Row groups that arrive complete are not copied."""
 
     def __init__(self, stream: "DigestStream", layout: ObjectFormat) -> None:
         self._layout = layout
@@ -43,7 +43,7 @@ class ObjectWriter:
         )
 
     def write(self, columns: list[pa.Array]) -> None:
-        """Columns of equal length in the schema's order. They may be changed by the caller afterwards."""
+        """Columns of equal length in the schema's order. The caller may change them afterwards."""
         table = pa.Table.from_arrays(columns, schema=self._layout.schema)
         if not table.num_rows:
             return
@@ -57,7 +57,9 @@ class ObjectWriter:
             self._pending[-1] = _copied(self._pending[-1])
 
     def finish(self, of: str) -> None:
-        """`of`: what the object is, so that no other can be read in its place, of as many bytes though it may be."""
+        """`of`: the object's identity, so that no other can be read in its place, even with the same number
+        of bytes.
+        """
         if self._pending_rows:
             self._flush(self._pending_rows)
         self._parquet.add_key_value_metadata({_OF_KEY: of})
@@ -65,7 +67,7 @@ class ObjectWriter:
         self._parquet.close()
 
     def abandon(self) -> None:
-        """Close pyarrow's writer now, or it would write its footer whenever it is collected."""
+        """Closes pyarrow's writer now; otherwise it would write its footer when it is garbage-collected."""
         self._pending = []
         with suppress(OSError, pa.ArrowException):
             self._parquet.close()
@@ -78,14 +80,14 @@ class ObjectWriter:
 
 
 class DigestStream:
-    """A file for pyarrow that passes bytes on and takes their SHA-256 on a thread of its own.
+    """A file for pyarrow that passes bytes on and computes their SHA-256 on its own thread.
 
-    On the writer's thread the digest would add half of a dense write's time (1.8 GB/s against 1 GB/s). hashlib lets go
-    of the interpreter's lock, so that it runs beside the encoding and the file system.
+    On the writer's thread the digest would add half of a dense write's time (1.8 GB/s against 1 GB/s). hashlib releases
+    the interpreter's lock, so it runs in parallel with encoding and the file system.
     """
 
     closed = False
-    abandoned = False  # from then on bytes go nowhere
+    abandoned = False  # from then on bytes are discarded
 
     def __init__(self, stream: pa.NativeFile, digester: ThreadPoolExecutor) -> None:
         self.bytes = 0
@@ -107,14 +109,14 @@ class DigestStream:
         return len(data)
 
     def keep_end(self) -> None:
-        """What is written from here on has the footer."""
+        """Keeps the bytes written from here on, which contain the footer."""
         self._end = []
 
     def flush(self) -> None:
-        """Nothing to do: the bucket's stream flushes when it ends."""
+        """Does nothing: the bucket's stream flushes when it ends."""
 
     def close(self) -> None:
-        """The bucket ends its own stream."""
+        """Does nothing: the bucket ends its own stream."""
 
     @property
     def footer_sha256(self) -> str:
@@ -137,7 +139,7 @@ class OpenObject:
         self.write = self._writer.write
 
     def finish(self, of: str) -> ObjectRecord:
-        """`of`: what the object is, which goes into its footer."""
+        """`of`: the object's identity, which is written to its footer."""
         self._writer.finish(of)
         digest = self._digest
         return ObjectRecord(self._key, digest.bytes, self._writer.rows, digest.sha256, digest.footer_sha256)
@@ -149,7 +151,9 @@ class OpenObject:
 
 @contextmanager
 def open_object(bucket: Bucket, key: str, layout: ObjectFormat, digester: ThreadPoolExecutor) -> Iterator[OpenObject]:
-    """Opens an object to be written. The object is in the bucket once the block ends well; call `finish` before."""
+    """Opens an object for writing. The object is in the bucket once the block ends without an exception; call `finish`
+    before.
+    """
     with bucket.create(key) as stream:
         item = OpenObject(key, stream, layout, digester)
         try:
@@ -160,6 +164,6 @@ def open_object(bucket: Bucket, key: str, layout: ObjectFormat, digester: Thread
 
 
 def _copied(table: pa.Table) -> pa.Table:
-    """Rows in memory of our own: the caller's arrays may be its own reused buffers."""
+    """Rows in our own memory, because the caller may reuse its arrays."""
     [batch] = table.combine_chunks().to_batches()
     return pa.Table.from_batches([pa.ipc.read_record_batch(batch.serialize(), batch.schema)])

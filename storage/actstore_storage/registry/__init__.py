@@ -1,1 +1,1 @@
-"""What a store has beside its runs: the models and SAEs that its workers loaded, tokens' texts, archives of folders."""
+"""What a store has besides runs: records of models and SAEs, token texts, archives of folders."""

@@ -1,4 +1,4 @@
-"""A folder's files as one object: a tar archive whose last member is a record of the others' hashes."""
+"""Stores a folder's files as one object: a tar archive whose last member is a record of the others' hashes."""
 
 import hashlib
 import tarfile
@@ -13,7 +13,7 @@ _HASHES = "hashes.json"
 
 
 def write_archive(bucket: Bucket, key: str, folder: Path) -> None:
-    """Stores every file of the folder, which gets one more, of their hashes. Errors: StoreError."""
+    """Stores every file of the folder, and one more with their hashes. Errors: StoreError."""
     (folder / _HASHES).write_bytes(seal({"key": key, "files": _digests(folder)}))
     with bucket.create(key) as out, tarfile.open(fileobj=out, mode="w|") as archive:
         for path in sorted(folder.iterdir()):
@@ -21,7 +21,9 @@ def write_archive(bucket: Bucket, key: str, folder: Path) -> None:
 
 
 def read_archive(bucket: Bucket, key: str, folder: Path) -> None:
-    """Unpacks an archive into an empty folder. Errors: StoreError; CorruptObject, also for that of another key."""
+    """Unpacks an archive into an empty folder. Errors: StoreError; CorruptObject, also for the archive of
+    another key.
+    """
     try:
         with bucket.open(key) as source, tarfile.open(fileobj=source, mode="r|") as archive:
             archive.extractall(folder, filter="data")
@@ -30,11 +32,11 @@ def read_archive(bucket: Bucket, key: str, folder: Path) -> None:
     if (folder / _HASHES).is_file():  # before format version 4 there was none
         told: dict[str, Any] = unseal((folder / _HASHES).read_bytes(), key, dict, sealed=True)
         if told != {"key": key, "files": _digests(folder)}:
-            raise damaged(key, "its files are not those that were stored under this key", kind="archive")
+            raise damaged(key, "its files do not match the hash in its key", kind="archive")
 
 
 def _digests(folder: Path) -> dict[str, str]:
-    """By name; of files that need not fit into memory."""
+    """By name; the files need not fit into memory."""
     found = {}
     for path in folder.iterdir():
         if path.name != _HASHES:

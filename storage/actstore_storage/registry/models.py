@@ -1,4 +1,4 @@
-"""Models that workers of this store have loaded."""
+"""Records of models that workers of this store have loaded."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -13,11 +13,11 @@ from actstore_storage.registry.token_texts import store_token_texts
 
 @dataclass(frozen=True)
 class ModelRecord:
-    """A model as workers loaded it. `family` is transformers' model_type. An empty `revision` is the one that the name
-    stands for by itself.
+    """A model that workers loaded. `family` is the model_type of transformers. An empty `revision` means the model
+    itself.
 
-    `block` is how a layer is wired: pre_ln, post_ln or parallel; it and `config_sha256` are empty in records of before
-    they were asked.
+    `block` says how a layer's parts are connected: pre_ln, post_ln or parallel. It and `config_sha256` are empty in
+    records of early versions.
     """
 
     name: str
@@ -41,20 +41,20 @@ class ModelRecord:
 def register_model(
     bucket: Bucket, record: ModelRecord, token_texts: Sequence[str], token_parts: Mapping[int, bytes] | None = None
 ) -> None:
-    """Registers a model and its tokens' texts, as `TokenTexts` has them; replaces a model of that name."""
+    """Registers a model and its tokens' texts, as in `TokenTexts`; replaces a model with that name."""
     store_token_texts(bucket, record.tokenizer_sha256, token_texts, token_parts)
     bucket.put(record.key, seal(asdict(record)))
 
 
 def find_registered_model(bucket: Bucket, name: str, revision: str) -> ModelRecord | None:
-    """Reads the record of a model; None where nothing is registered under the name."""
+    """Reads the record of a model; None if nothing is registered under the name."""
     return next(iter(read_all_registered(bucket, [model_key(name, revision)], ModelRecord)), None)
 
 
 def block_of(bucket: Bucket, asked: Specification) -> str:
-    """Tells how the blocks of a run's model are wired: pre_ln, post_ln or parallel; empty where that is not known."""
+    """How the blocks of a run's model are wired: pre_ln, post_ln or parallel; empty if unknown."""
     model = find_registered_model(bucket, asked.model, asked.model_revision)
-    # A name may mean another model by now, of another architecture.
+    # The name may now belong to another model with another architecture.
     return model.block if model is not None and asked.made_by(model.weights_sha256, model.config_sha256) else ""
 
 

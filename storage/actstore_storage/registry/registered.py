@@ -1,4 +1,4 @@
-"""Reads the records of models and SAEs, one or all that are there."""
+"""Reads the records of models and SAEs, one or all."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +10,7 @@ from actstore_storage.format.records import as_record, unseal
 
 
 class Registered(Protocol):
-    """A record that says under which key it lies."""
+    """A record that contains its key."""
 
     @property
     def key(self) -> str: ...
@@ -20,7 +20,7 @@ Record = TypeVar("Record", bound=Registered)
 
 
 def read_all_registered(bucket: Bucket, keys: Sequence[str], kind: type[Record]) -> list[Record]:
-    """Reads those of the records that are there. Errors: CorruptObject."""
+    """Reads all existing records. Errors: CorruptObject."""
 
     def read(key: str) -> Record | None:
         try:
@@ -33,8 +33,8 @@ def read_all_registered(bucket: Bucket, keys: Sequence[str], kind: type[Record])
 
 
 def read_registered(bucket: Bucket, key: str, kind: type[Record]) -> Record:
-    """Reads a record. Errors: KeyError where there is none; CorruptObject, also for a record under another's key."""
+    """Reads a record. Errors: KeyError if there is none; CorruptObject, also for a record under another key."""
     record = unseal(bucket.get(key), key, lambda fields: as_record(fields, kind))
     if record.key != key:
-        raise corrupt_object(key, f"{key} is the record of {record.key}")
+        raise corrupt_object(key, f"{key} holds the record of {record.key}")
     return record

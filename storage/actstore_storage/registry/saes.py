@@ -1,4 +1,4 @@
-"""SAEs that workers of this store have loaded or trained, and the files of those that were trained."""
+"""Records of SAEs that workers of this store have loaded or trained, and the files of trained ones."""
 
 import hashlib
 from collections.abc import Iterator, Mapping
@@ -19,8 +19,8 @@ _COPY_BYTES = 1 << 22
 
 @dataclass(frozen=True)
 class SaeModelRecord:
-    """An SAE as workers loaded or trained it. `site` is the short name of the site that it reads; `model` is empty
-    where the SAE does not say.
+    """An SAE that workers loaded or trained. `site` is the short name of the site that it reads; `model` is empty if
+    the SAE does not say.
     """
 
     name: str
@@ -37,9 +37,7 @@ class SaeModelRecord:
 
 
 def register_sae(bucket: Bucket, record: SaeModelRecord) -> None:
-    """Registers an SAE. An SAE that was registered under the name before is replaced; runs carry the hash of the one
-    they used.
-    """
+    """Registers an SAE. It replaces an SAE with the same name; runs contain the hash of the one they used."""
     bucket.put(record.key, seal(asdict(record)))
 
 
@@ -50,12 +48,14 @@ def list_saes(bucket: Bucket) -> list[SaeModelRecord]:
 
 
 def find_registered_sae(bucket: Bucket, name: str) -> SaeModelRecord | None:
-    """Reads the record of an SAE; None where nothing is registered under the name."""
+    """Reads the record of an SAE; None if nothing is registered under the name."""
     return next(iter(read_all_registered(bucket, [sae_key(name)], SaeModelRecord)), None)
 
 
 def store_sae_files(bucket: Bucket, name: str, sha256: str, folder: Path) -> None:
-    """Stores every file of a folder. To be done before the SAE is registered: whoever sees it finds them."""
+    """Stores every file of a folder. It must come before the SAE is registered, so that everyone who sees it finds the
+    files.
+    """
     digests = {}
     for path in sorted(folder.iterdir()):
         with path.open("rb") as file, bucket.create(f"{sae_files_folder(name, sha256)}/{path.name}") as out:
@@ -64,9 +64,9 @@ def store_sae_files(bucket: Bucket, name: str, sha256: str, folder: Path) -> Non
 
 
 def fetch_sae_files(bucket: Bucket, name: str, sha256: str, folder: Path) -> bool:
-    """Copies an SAE's files into an empty folder. False: that SAE's files do not lie in this bucket.
+    """Copies an SAE's files into an empty folder. False: that SAE's files are not in this bucket.
 
-    Errors: CorruptObject for a file that is not the one that was stored, or is gone.
+    Errors: CorruptObject for a file that does not match its hash, or is missing.
     """
     keys = bucket.keys(sae_files_folder(name, sha256))
     digests = {}
@@ -80,9 +80,9 @@ def fetch_sae_files(bucket: Bucket, name: str, sha256: str, folder: Path) -> boo
 
 
 def unlike_sae_files(bucket: Bucket, name: str, sha256: str, digests: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """Yields keys and what is wrong there with an SAE's files, of which these SHA-256 were found, by name.
+    """Yields keys and descriptions of damage to an SAE's files, for which these SHA-256 were found, by name.
 
-    Nothing of files that were stored before there was a record of them. Errors: CorruptObject.
+    Files that were stored before they had a record are not checked. Errors: CorruptObject.
     """
     key = sae_files_key(name, sha256)
     try:
@@ -93,17 +93,17 @@ def unlike_sae_files(bucket: Bucket, name: str, sha256: str, digests: Mapping[st
         if file not in digests:
             yield f"{sae_files_folder(name, sha256)}/{file}", "it is gone"
         elif stored.get(file) != digests[file]:
-            yield f"{sae_files_folder(name, sha256)}/{file}", "it is not the file that was stored"
+            yield f"{sae_files_folder(name, sha256)}/{file}", "it does not match the hash of the file that was stored"
 
 
 def _files_of(fields: Mapping[str, Any], name: str, sha256: str) -> dict[str, str]:
     if (fields["sae"], fields["sha256"]) != (name, sha256):
-        raise ValueError(f"it is of SAE {fields['sae']}")
+        raise ValueError(f"it belongs to SAE {fields['sae']}")
     return dict(fields["files"])
 
 
 def _copied(source: BinaryIO | pa.NativeFile, out: BinaryIO | pa.NativeFile) -> str:
-    """The SHA-256 of what was copied."""
+    """The SHA-256 of the copied bytes."""
     digest = hashlib.sha256()
     while chunk := source.read(_COPY_BYTES):
         digest.update(chunk)
@@ -112,7 +112,7 @@ def _copied(source: BinaryIO | pa.NativeFile, out: BinaryIO | pa.NativeFile) -> 
 
 
 def hash_objects(bucket: Bucket, *keys: str) -> str:
-    """Computes the SHA-256 of objects of any size, one after the other. Errors: KeyError for one that is gone."""
+    """Computes the SHA-256 of objects of any size, one after the other. Errors: KeyError for a missing one."""
     digest = hashlib.sha256()
     try:
         for key in keys:

@@ -1,4 +1,6 @@
-"""What token ids stand for: each one's text alone, and in a row, where the bytes of several may be one character."""
+"""The texts of token ids: of each one alone, and in a sequence, where several tokens may share the bytes of one
+character.
+"""
 
 import codecs
 import hashlib
@@ -17,19 +19,19 @@ from actstore_storage.format.keys import old_token_texts_key, token_texts_key
 from actstore_storage.format.records import canonical_json, seal, unseal
 
 _TOKENIZERS_KEPT = 8
-# In the metadata of tokens' texts: a record of what they are.
+# In the metadata of token texts: a record of what they are.
 _TEXTS_RECORD = b"actstore.record"
 
-# Bytes that are no character show as Python writes them in a literal.
+# Bytes that are not a character are shown as Python writes them in a literal.
 SHOW_BYTES = "backslashreplace"
 
 
 @dataclass(frozen=True)
 class TokenTexts:
-    r"""What the token ids of a tokenizer stand for.
+    r"""The texts of the token ids of a tokenizer.
 
-    `alone[i]` is the text of id i by itself: "" where no token has the id, and bytes that are no character as
-    `\xe2\x80`. `parts` has the bytes of the ids whose text in a row is another one than alone.
+    `alone[i]` is the text of id i alone: "" if there is no such token, and bytes that are not a character as
+    `\xe2\x80`. `parts` has the bytes of ids whose text in a sequence differs from the text alone.
     """
 
     alone: tuple[str, ...]
@@ -37,7 +39,7 @@ class TokenTexts:
 
     @cached_property
     def ids(self) -> Mapping[str, Sequence[int]]:
-        """The ids whose text alone a text is, in order; of "" there are none."""
+        """The ids with this text alone, in order; "" has none."""
         found: dict[str, list[int]] = {}
         for token, text in enumerate(self.alone):
             if text:
@@ -45,8 +47,8 @@ class TokenTexts:
         return found
 
     def in_order(self, tokens: Iterable[int]) -> list[str]:
-        """A text for each of several tokens that follow each other; joined, they are what was written. A character
-        whose bytes several tokens have is the last one's, and the others have "".
+        """A text for each of several consecutive tokens; joined, they are the original text. A character whose bytes
+        several tokens share belongs to the last one, and the others have "".
         """
         found: list[str] = []
         for in_parts, group in groupby(tokens, key=self.parts.__contains__):
@@ -63,7 +65,7 @@ class TokenTexts:
 def store_token_texts(
     bucket: Bucket, tokenizer_sha256: str, texts: Sequence[str], parts: Mapping[int, bytes] | None = None
 ) -> None:
-    """Stores texts as `TokenTexts` has them, unless the tokenizer's are there."""
+    """Stores texts as in `TokenTexts`, unless the tokenizer's exist already."""
     sink = io.BytesIO()
     in_a_row = [(parts or {}).get(token) for token in range(len(texts))]
     table = pa.table({"text": pa.array(texts, pa.string()), "bytes": pa.array(in_a_row, pa.binary())})
@@ -73,10 +75,10 @@ def store_token_texts(
 
 
 def token_texts(bucket: Bucket, tokenizer_sha256: str) -> TokenTexts:
-    """Reads what the token ids of a tokenizer stand for, which is kept in memory.
+    """Reads the texts of the token ids of a tokenizer, which are cached in memory.
 
-    Of a store where no model was registered since format version 4, texts are those of before, which lack leading
-    spaces and bytes of some tokenizers.
+    If no model was registered since format version 4, texts are the old ones, which lack leading spaces and bytes of
+    some tokenizers.
 
     Errors: NotThere MODEL_NOT_FOUND, CorruptObject.
     """
@@ -96,7 +98,7 @@ def _kept_texts(bucket: Bucket, key: str, tokenizer_sha256: str) -> TokenTexts:
 
 
 def read_token_texts(bucket: Bucket, key: str, tokenizer_sha256: str) -> TokenTexts:
-    """Reads texts as they lie in the bucket now. Errors: KeyError where they are not there; CorruptObject."""
+    """Reads texts from the bucket. Errors: KeyError if they do not exist; CorruptObject."""
     data = bucket.get(key)
     try:
         table = pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
@@ -106,10 +108,10 @@ def read_token_texts(bucket: Bucket, key: str, tokenizer_sha256: str) -> TokenTe
     except (OSError, ValueError, pa.ArrowException, KeyError) as error:
         raise damaged(key, error) from error
     record = (table.schema.metadata or {}).get(_TEXTS_RECORD)
-    if record is None and key == old_token_texts_key(tokenizer_sha256):  # of before there were any
+    if record is None and key == old_token_texts_key(tokenizer_sha256):  # from before there were any
         return texts
     if record is None or unseal(record, key, dict, sealed=True) != _texts_record(tokenizer_sha256, table):
-        raise corrupt_object(key, f"{key} has other texts than were stored there")
+        raise corrupt_object(key, f"{key} does not match the token texts that were stored")
     return texts
 
 

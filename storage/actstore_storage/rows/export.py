@@ -1,4 +1,4 @@
-"""Stored rows in the layouts of others: safetensors, and what SAELens reads as cached activations."""
+"""Exports stored rows to other layouts: safetensors, and SAELens's cached activations."""
 
 import json
 import tempfile
@@ -29,18 +29,18 @@ _SAFETENSORS_TYPES = {
     "uint8": "U8",
 }
 _ALIGNMENT_BYTES = 8
-# Of one safetensors file.
+# Rows of one safetensors file.
 PART_BYTES = 1 << 30
 
 
 def export_safetensors(snapshot: Snapshot, site: str, folder: Path, part_bytes: int = PART_BYTES) -> list[Path]:
     """Writes a site's rows as safetensors.
 
-    Files `<site>-00000.safetensors`, each with `activation` [rows, width] and the tokens' columns [rows]. Beside them,
-    where the run knows it, `documents.parquet` says where documents come from: document, source, row.
+    Files are `<site>-00000.safetensors` and so on, each with `activation` [rows, width] and the tokens' columns [rows].
+    If the run knows the sources of documents, `documents.parquet` has them: document, source, row.
 
-    Their metadata has the run, the snapshot's name, site, dtype and the hashes of weights and tokenizer. Errors:
-    BadRequest for a folder that has files.
+    The files' metadata has the run, the snapshot's name, site, dtype and the hashes of weights and tokenizer. Errors:
+    BadRequest for a folder that is not empty.
     """
     _check_empty(folder)
     provenance = snapshot.provenance()
@@ -72,20 +72,21 @@ def export_safetensors(snapshot: Snapshot, site: str, folder: Path, part_bytes: 
 
 
 def export_saelens(snapshot: Snapshot, site: str, folder: Path) -> int:
-    """Writes a dataset that SAELens opens as `cached_activations_path`; answers the number of contexts in it.
+    """Writes a dataset that SAELens opens as `cached_activations_path`; returns the number of contexts in it.
 
     Columns `<TransformerLens's name of the site>` [context_length, d_model] float32 and `token_ids` [context_length].
-    Shorter sequences than the context length have no place in that layout and are left out. Errors: BadRequest for a
-    run that stores some positions only or has no whole context, a folder that has files, or without `datasets`.
+    Sequences shorter than the context length do not fit into that layout and are left out. Errors: BadRequest for a run
+    that stores some positions only or has no whole context, for a folder that is not empty, or without the library
+    `datasets`.
     """
     datasets = _library("datasets")
     _check_empty(folder)
     if snapshot.record.specification.positions.kind != "all":
         raise BadRequest(
-            "SAELens reads whole contexts, and this run stores rows of some positions",
+            "SAELens reads whole contexts, but this run stores rows of some positions only",
             field="positions",
             value=snapshot.record.specification.positions.kind,
-            allowed="a run with all positions",
+            allowed="a run that stores all positions",
         )
     length, width = snapshot.record.specification.context_length, snapshot.record.dense_width(site)
     hook = _long_name(site)
@@ -100,7 +101,7 @@ def export_saelens(snapshot: Snapshot, site: str, folder: Path) -> int:
             lambda: ({hook: matrix, "token_ids": ids} for ids, matrix in _contexts(snapshot, site, length)),
             features=features,
             cache_dir=scratch,
-            fingerprint=snapshot.name[:16],  # else it would hash this function, and what it holds
+            fingerprint=snapshot.name[:16],  # otherwise it would hash this function and its closure
         )
         if not len(found):
             raise BadRequest(
@@ -114,7 +115,7 @@ def export_saelens(snapshot: Snapshot, site: str, folder: Path) -> int:
 
 
 def _contexts(snapshot: Snapshot, site: str, length: int) -> Iterator[tuple[npt.NDArray[np.int32], npt.NDArray[Any]]]:
-    """Token ids [length] and vectors [length, width] of each sequence that is so long; holds one shard at a time."""
+    """Token ids [length] and vectors [length, width] of each sequence with this length; holds one shard at a time."""
     for commit in snapshot.commits:
         held = snapshot.record.shard_sequences(commit.shard)
         keep = TokenFilter(first_sequence=held.start, end_sequence=held.stop)
@@ -138,9 +139,9 @@ class _Tensor:
 
 
 def _write_safetensors(path: Path, tensors: Mapping[str, _Tensor], metadata: Mapping[str, str]) -> None:
-    """The format in its whole: the header's length, the header, the bytes (huggingface/safetensors, "Format").
+    """Writes the format directly: the header's length, the header, the bytes (huggingface/safetensors, "Format").
 
-    The library's own writers take tensors of PyTorch, or NumPy's, which has no bfloat16.
+    The library's own writers take tensors of PyTorch, or of NumPy, which has no bfloat16.
     """
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
     offset = 0
@@ -178,7 +179,7 @@ def _long_name(site: str) -> str:
     found = parse_site(site)
     if found.head is not None:
         raise BadRequest(
-            f"SAELens has no name for one head: {site}", field="site", value=site, allowed=str(found.whole)
+            f"SAELens has no name for a single head: {site}", field="site", value=site, allowed=str(found.whole)
         )
     return found.long_name
 
@@ -187,7 +188,7 @@ def _check_empty(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()):
         message = f"folder {folder} is not empty"
-        raise BadRequest(message, field="folder", value=folder, allowed="an empty or a new folder")
+        raise BadRequest(message, field="folder", value=folder, allowed="an empty folder, or one that does not exist")
 
 
 def _library(name: str) -> Any:

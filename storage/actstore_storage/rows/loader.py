@@ -1,8 +1,8 @@
-"""Stored rows for training: shuffled, from the bucket directly, several sites of the same tokens side by side.
+"""Loads stored rows for training: shuffled, directly from the bucket, with several sites of the same tokens.
 
-Row groups are taken in a random order, so many of them at a time as a pool, and batches are drawn at random from the
-pool's rows. Nothing is copied but each row into its batch. A batch's rows therefore come from `pool_groups` random
-places of the run; what two rows of a batch have in common, beyond chance, is that they may be of one row group.
+Row groups are taken in a random order, several at a time as a pool, and batches are drawn at random from the pool's
+rows. Each row is copied only once, into its batch. A batch's rows therefore come from `pool_groups` random places of
+the run; two rows of a batch are related, beyond chance, only in that they may come from the same row group.
 """
 
 from collections import deque
@@ -24,14 +24,14 @@ from actstore_storage.rows.reading import SiteRead
 from actstore_storage.runs.snapshot import Snapshot
 from actstore_storage.runs.tokens import TOKEN_COLUMNS, dense_token_rows, shard_tokens
 
-# Row groups read at the same time, beside those of the pool that is being served.
+# Row groups read concurrently, in addition to those of the current pool.
 READERS = 2
 
 
 @dataclass(frozen=True)
 class LoadedBatch:
-    """Rows of one batch. `sites` has [rows, width] in `dtypes`' element type, bfloat16 as uint16; `tokens` the columns
-    asked for.
+    """Rows of one batch. `sites` has [rows, width] in `dtypes`' element type, bfloat16 as uint16; `tokens` the
+    requested columns.
     """
 
     sites: Mapping[str, npt.NDArray[Any]]
@@ -41,10 +41,9 @@ class LoadedBatch:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Every so many-th sequence of the run, beginning with the first: left out, or with `alone` nothing else taken.
+    """Holds out one in this many sequences of the run, beginning with the first; with `alone`, only these are taken.
 
-    Whole sequences, all over the run, so that what is held out is of the same text and of no sequence that is trained
-    on.
+    Whole sequences, spread over the run, so that held-out text is similar, but no sequence is in both.
     """
 
     every: int
@@ -61,7 +60,7 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class _Chunk:
-    """Dense rows `first` to before `last` of a shard: a row group of the site with the smallest ones."""
+    """Dense rows `first` to `last` (exclusive) of a shard: a row group of the site with the smallest ones."""
 
     commit: Commit
     first: int
@@ -93,7 +92,7 @@ class _Rows:
 
 @dataclass(frozen=True)
 class _Loaded:
-    """Rows of a chunk, or of several, that no excluded token has. `starts`: where they lie in each site's memory."""
+    """Rows of one or several chunks, without excluded tokens. `starts`: where they are in each site's memory."""
 
     memory: RowMemory
     places: npt.NDArray[np.int64]
@@ -107,7 +106,7 @@ class _Loaded:
 
 @dataclass(frozen=True)
 class _Pool:
-    """Rows that pools before did not fill a batch with, and after them what was loaded, in its new order."""
+    """Rows that were left over from earlier pools, followed by newly loaded ones in random order."""
 
     carried: _Rows
     loaded: _Loaded
@@ -123,12 +122,12 @@ class _Pool:
 
 
 class TrainingLoader:
-    """Iterates over one epoch's batches; iterated again, over the next epoch's, in another order.
+    """Iterates over one epoch's batches; iterating again gives the next epoch's, in another order.
 
-    `state()` may be taken after any batch; a loader made with the same arguments goes on from there with `resume`, with
-    the same batches. Rows of `exclude`d token classes, BOS by default, are left out. The last batch of an epoch may be
-    smaller. Checksums, which are two thirds of what a read costs, are verified when a loader reads a row group first,
-    and not again in later epochs.
+    `state()` may be called after any batch; a loader made with the same arguments continues from there with `resume`,
+    with the same batches. Rows of `exclude`d token classes, BOS by default, are left out. The last batch of an epoch
+    may be smaller. Checksums, which take two thirds of the reading time, are verified when a loader reads a row group
+    for the first time, and not again in later epochs.
 
     Errors: BadRequest for a site that the run does not store, or a batch or pool without rows.
     """
@@ -150,7 +149,9 @@ class TrainingLoader:
                 raise BadRequest(f"{field} is {value}", field=field, value=value, allowed="1 or more")
         for name in columns:
             if name not in TOKEN_COLUMNS:
-                raise BadRequest(f"rows have no column {name!r}", field="columns", value=name, allowed=TOKEN_COLUMNS)
+                raise BadRequest(
+                    f"stored rows have no column {name!r}", field="columns", value=name, allowed=TOKEN_COLUMNS
+                )
         kept_classes(exclude)
         commits = list(snapshot.commits)
         self._snapshot, self._sites = snapshot, [SiteRead(snapshot, commits, site) for site in sites]
@@ -159,7 +160,7 @@ class TrainingLoader:
         with ThreadPoolExecutor(FETCH_THREADS) as pool:
             self._chunks = [chunk for part in pool.map(self._chunks_of, commits) for chunk in part]
         self._verified: set[int] = set()
-        # Of epochs that ended, for the next one.
+        # Counts of finished epochs, for the next one.
         self._spare: list[tuple[RowMemory, RowMemory]] = []
         self._state: dict[str, Any] = {"epoch": 0, "pool": 0, "batch": 0, "carried": ()}
 
@@ -168,7 +169,7 @@ class TrainingLoader:
         return len(self._chunks)
 
     def state(self) -> dict[str, Any]:
-        """Plain numbers and tuples, for a checkpoint of the training. It costs nothing to ask after each batch."""
+        """Plain numbers and tuples, for a checkpoint of the training. It costs nothing to call it after each batch."""
         return dict(self._state)
 
     def resume(self, state: Mapping[str, Any]) -> None:
@@ -190,7 +191,7 @@ class TrainingLoader:
         carried = self._rows_at(self._state["carried"], memories[0])
         coming: deque[list[Future[_Loaded]]] = deque()
         for number in range(first_pool, len(pools)):
-            while len(coming) < 2 and number + len(coming) < len(pools):  # this one, and the next while it is served
+            while len(coming) < 2 and number + len(coming) < len(pools):  # this one, and the next while it is used
                 wanted, memory = pools[number + len(coming)], memories[(number + len(coming)) % 2]
                 coming.append([readers.submit(self._load, int(c), memory, slot) for slot, c in enumerate(wanted)])
             loaded = _joined([found.result() for found in coming.popleft()])
@@ -198,7 +199,7 @@ class TrainingLoader:
             pool = _Pool(carried, loaded, shuffled)
             whole = len(pool) if number + 1 == len(pools) else len(pool) - len(pool) % self._batch_rows
             skipped = self._state["batch"] if number == first_pool else 0
-            # Of a pool that was begun, the carried rows are those it began with.
+            # If a pool was begun, the carried rows are those it began with.
             self._state |= {"pool": number, "carried": tuple(map(tuple, carried.places.tolist()))}
             for start in range(skipped * self._batch_rows, whole, self._batch_rows):
                 self._state["batch"] = start // self._batch_rows + 1
@@ -219,13 +220,13 @@ class TrainingLoader:
         return found.at(np.argsort(by_chunk))
 
     def _new_memories(self) -> tuple[RowMemory, RowMemory]:
-        """One that is served, and one that is filled meanwhile."""
+        """One that is used, and one that is filled meanwhile."""
         slot_rows = max((chunk.last - chunk.first for chunk in self._chunks), default=1)
         slots = min(self._pool_groups, max(1, len(self._chunks)))
         return RowMemory(self._sites, slots, slot_rows), RowMemory(self._sites, slots, slot_rows)
 
     def _chunks_of(self, commit: Commit) -> list[_Chunk]:
-        """From the footers alone."""
+        """Lists the chunks from the footers only."""
         places = {}
         for site in self._sites:
             with open_product(self._snapshot.bucket, commit, site.site) as file:
@@ -252,7 +253,7 @@ class TrainingLoader:
 
 
 def _joined(parts: Sequence[_Loaded]) -> _Loaded:
-    """Of one memory."""
+    """Rows of one memory."""
     first = parts[0]
     return _Loaded(
         first.memory,

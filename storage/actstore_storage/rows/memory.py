@@ -1,8 +1,7 @@
-"""Dense rows in memory that a training loader keeps and fills again and again.
+"""Memory for dense rows that a training loader reuses.
 
-A page that is mapped anew costs more than its copy: what Arrow reads into lies in fresh memory each time. So a row
-group is read as it lies in its object, headers of pages and all, into memory that is there, and a row is found by where
-its first byte came to lie.
+Mapping a new page costs more than copying it, and Arrow reads into new memory each time. So a row group is read in its
+stored form, including page headers, into existing memory, and each row is found by the offset of its first byte.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,14 +21,14 @@ from actstore_storage.parquet.pages import page_at
 from actstore_storage.parquet.reading import open_product, open_product_source
 from actstore_storage.rows.reading import DenseReader, SiteRead
 
-# Room for the headers of a row group's pages, as a share of its rows: 30 bytes a page of 256 kB. Where it does not do,
-# rows are decoded.
+# Room for the headers of a row group's pages, as a fraction of its rows: 30 bytes per page of 256 kB. If it is too
+# small, rows are decoded.
 _HEADERS_SHARE = 1 / 64
 
 
 @dataclass(frozen=True)
 class GroupPlace:
-    """A row group of a site's object: rows `first` to before `last` of the shard, in those bytes of the object."""
+    """A row group of a site's object: rows `first` to `last` (exclusive) of the shard, in those bytes of the object."""
 
     first: int
     last: int
@@ -38,7 +37,7 @@ class GroupPlace:
 
 
 def group_places(footer: pq.FileMetaData) -> tuple[GroupPlace, ...]:
-    """Reads from a footer where each row group lies."""
+    """Reads from a footer where each row group is."""
     groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
     ends = np.cumsum([0, *(group.num_rows for group in groups)]).tolist()
     chunks = [group.column(0) for group in groups]
@@ -49,9 +48,9 @@ def group_places(footer: pq.FileMetaData) -> tuple[GroupPlace, ...]:
 
 
 class RowMemory:
-    """Room for `slots` stretches of at most `slot_rows` rows of each site.
+    """Room for `slots` ranges of at most `slot_rows` rows of each site.
 
-    Two threads may fill two slots at once. Rows that were taken are copies.
+    Two threads may fill two slots at once. Rows that are taken are copies.
     """
 
     def __init__(self, sites: Sequence[SiteRead], slots: int, slot_rows: int) -> None:
@@ -60,7 +59,7 @@ class RowMemory:
         self._bytes = {name: np.empty(slots * size, np.uint8) for name, size in self._slot_bytes.items()}
 
     def fill(self, slot: int, site: str, reading: "Reading") -> npt.NDArray[np.int64]:
-        """Where in the site's memory each row begins. Errors: CorruptObject."""
+        """Returns where in the site's memory each row begins. Errors: CorruptObject."""
         begin, size = slot * self._slot_bytes[site], self._slot_bytes[site]
         starts = reading.into(self._sites[site], self._bytes[site][begin : begin + size])
         return starts + begin
@@ -68,7 +67,8 @@ class RowMemory:
     def take(self, site: str, starts: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
         """[rows, width]."""
         read, held = self._sites[site], self._bytes[site]
-        # One row of raw bytes at every byte, for rows begin anywhere. NumPy copies such rows as fast as aligned ones.
+        # A view with one row of raw bytes at every byte, because rows may begin anywhere. NumPy copies such rows as
+        # fast as aligned ones.
         anywhere: npt.NDArray[np.void] = np.ndarray(
             (len(held) - read.row_bytes + 1,), f"V{read.row_bytes}", held, strides=(1,)
         )
@@ -77,7 +77,7 @@ class RowMemory:
 
 @dataclass(frozen=True)
 class Reading:
-    """Rows `first` to before `last` of a shard's site, and where the row groups of its object lie."""
+    """Rows `first` to `last` (exclusive) of a shard's site, and the locations of the row groups of its object."""
 
     bucket: Bucket
     commit: Commit
@@ -87,7 +87,7 @@ class Reading:
     verify: bool
 
     def into(self, site: SiteRead, memory: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
-        """Where in `memory` each row begins. As it lies where it is a row group of its own."""
+        """Returns where in `memory` each row begins. A complete row group is read in its stored form."""
         whole = (self.first, self.last)
         place = next((place for place in self.places[site.site] if (place.first, place.last) == whole), None)
         if place is not None and place.bytes <= len(memory) and not site.widens(self.commit):
@@ -105,7 +105,7 @@ class Reading:
                 raise OSError(f"a page cannot be read: {error}") from error
 
     def _decoded(self, site: SiteRead, memory: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
-        """Part of a row group, or rows that come in another dtype than they are stored in."""
+        """For a part of a row group, or rows in another dtype than they are stored in."""
         with open_product(self.bucket, self.commit, site.site, verify=self.verify) as file:
             raw = site.column(self.commit, DenseReader(file).rows(self.first, self.last))
         memory[: len(raw) * site.row_bytes] = elements(raw, site.dtype, site.width).view(np.uint8).ravel()
@@ -113,7 +113,7 @@ class Reading:
 
 
 def _row_starts(data: memoryview, rows: int, row_bytes: int, *, verify: bool) -> npt.NDArray[np.int64]:
-    """Errors: ValueError for what is not `rows` rows in pages of plain values."""
+    """Errors: ValueError if it is not `rows` rows in pages of plain values."""
     starts, at = [], 0
     while at < len(data):
         page = page_at(data, at)
@@ -125,12 +125,12 @@ def _row_starts(data: memoryview, rows: int, row_bytes: int, *, verify: bool) ->
         at = page.end
     found = np.concatenate(starts)
     if len(found) != rows:
-        raise ValueError(f"{len(found)} rows, and the footer says {rows}")
+        raise ValueError(f"{len(found)} rows, but the footer says {rows}")
     return found
 
 
 def elements(raw: pa.Array, dtype: str, width: int) -> npt.NDArray[Any]:
-    """Views [rows, width] in the memory that Arrow read into."""
+    """Views [rows, width] of the memory that Arrow read into."""
     kind = np.dtype(ELEMENT_TYPES[dtype])
     row_bytes, first = width * kind.itemsize, raw.offset
     held = np.frombuffer(raw.buffers()[1] or b"", np.uint8)[first * row_bytes : (first + len(raw)) * row_bytes]

@@ -1,4 +1,4 @@
-"""Stored rows as they lie in the bucket, in order of (sequence, position)."""
+"""Reads stored rows in order of (sequence, position)."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -23,7 +23,7 @@ from actstore_storage.runs.snapshot import Snapshot
 from actstore_storage.runs.token_filter import EVERY_ROW, TokenFilter
 from actstore_storage.runs.tokens import TOKEN_COLUMNS, dense_token_rows, shard_tokens, sourced_tokens
 
-# What one record batch holds at most, so that it travels in one message.
+# The most bytes in one record batch, so that it fits into one message.
 BATCH_BYTES = 2 << 20
 TOKEN_BATCH_ROWS = 16_384
 
@@ -35,13 +35,13 @@ def read_activations(
     columns: Sequence[str] = TOKEN_COLUMNS,
     cache: RowCache = NO_CACHE,
 ) -> Iterator[pa.RecordBatch]:
-    """Reads dense rows: the `columns` of sequence, position, document, token and flags, and raw bits of the sites, of
+    """Reads dense rows: the `columns` of sequence, position, document, token and flags, and raw bits of the sites, for
     which see `dense_matrix`.
 
-    One site's column is `activation`; several have their short names, and their rows are of the same tokens. Sequences
-    that no committed shard holds are left out, and so are tokens whose rows the run does not store. Where a shard had
-    to widen a site, all rows of that site come as float32, which changes no value. Where there are no rows, one empty
-    batch comes, for its schema.
+    One site's column is `activation`; several sites have their short names, and their rows are of the same tokens.
+    Sequences whose shard is not committed are left out, and so are tokens whose rows the run does not store. If a shard
+    had to widen a site, all rows of that site are returned as float32, which changes no value. If there are no rows,
+    one empty batch is returned, for its schema.
     """
     names = [_dense_site(snapshot, site) for site in ([sites] if isinstance(sites, str) else sites)]
     titles = ["activation"] if isinstance(sites, str) else names
@@ -57,7 +57,7 @@ def read_tokens(
     snapshot: Snapshot, keep: TokenFilter = EVERY_ROW, cache: RowCache = NO_CACHE
 ) -> Iterator[pa.RecordBatch]:
     """Reads tokens: columns sequence, position, document, token, flags and `text`, the token's own text; and source and
-    row of its document, null where the run does not know.
+    row of its document, null if the run does not know them.
     """
     texts = pa.array(token_texts(snapshot.bucket, snapshot.record.specification.tokenizer_sha256).alone, pa.string())
     schema = pa.schema([*TOKENS_FORMAT.schema, pa.field("text", pa.string()), *SOURCE_FIELDS])
@@ -75,12 +75,12 @@ def read_tokens(
 
 
 def dense_matrix(column: pa.Array | pa.ChunkedArray, dtype: str, d_model: int) -> npt.NDArray[np.float32]:
-    """Widens an `activation` column to [rows, d_model] of float32, which is exact for every dtype that is stored."""
+    """Converts an `activation` column to float32 [rows, d_model], which is exact for every stored dtype."""
     if isinstance(column, pa.ChunkedArray):
         column = column.combine_chunks()
     width = d_model * DTYPES[dtype]
     if column.type != pa.binary(width):
-        raise ValueError(f"{dtype} x {d_model} is {width} bytes wide, and the column is {column.type}")
+        raise ValueError(f"{dtype} x {d_model} is {width} bytes wide, but the column is {column.type}")
     raw = np.frombuffer(column.buffers()[1] or b"", np.uint8)[
         column.offset * width : (column.offset + len(column)) * width
     ]
@@ -92,7 +92,7 @@ def dense_matrix(column: pa.Array | pa.ChunkedArray, dtype: str, d_model: int) -
 
 
 class SiteRead:
-    """How one site is read: the dtype in which all of its rows come, and its column."""
+    """How one site is read: the dtype of all its rows, and its column."""
 
     def __init__(self, snapshot: Snapshot, shards: Sequence[Commit], site: str, title: str = "activation") -> None:
         self._record, self.site = snapshot.record, _dense_site(snapshot, site)
@@ -106,7 +106,7 @@ class SiteRead:
         return int(self.field.type.byte_width)
 
     def widens(self, commit: Commit) -> bool:
-        """Whether rows of this shard come in another dtype than they are stored in."""
+        """Whether rows of this shard are returned in another dtype than they are stored in."""
         return self._stored(commit) != self.dtype
 
     def column(self, commit: Commit, raw: pa.Array) -> pa.Array:
@@ -121,7 +121,7 @@ class SiteRead:
 
 
 class DenseReader:
-    """Rows of a site's object by their numbers; holds the row group that it read last, beside those in the cache."""
+    """Rows of a site's object by number; keeps the last row group, in addition to those in the cache."""
 
     def __init__(self, file: pq.ParquetFile, key: str = "", cache: RowCache = NO_CACHE) -> None:
         self._file, self._key, self._cache = file, key, cache
@@ -130,7 +130,7 @@ class DenseReader:
         self._held: tuple[int, pa.Array] | None = None
 
     def rows(self, first: int, last: int) -> pa.Array:
-        """From `first` to before `last`."""
+        """Rows from `first` to `last` (exclusive)."""
         parts = []
         while first < last:
             group = int(np.searchsorted(self.ends, first, side="right")) - 1
@@ -181,7 +181,7 @@ def _shard_rows(
 
 
 def _take(table: pa.Table, rows: npt.NDArray[np.int64]) -> pa.Table:
-    """Without a copy where the rows lie side by side."""
+    """Without a copy if the rows are contiguous."""
     if rows[-1] - rows[0] + 1 == len(rows):
         return table.slice(int(rows[0]), len(rows))
     return table.take(pa.array(rows))
@@ -190,7 +190,7 @@ def _take(table: pa.Table, rows: npt.NDArray[np.int64]) -> pa.Table:
 def _ordered(columns: Sequence[str]) -> list[str]:
     for name in columns:
         if name not in TOKEN_COLUMNS:
-            raise BadRequest(f"rows have no column {name!r}", field="columns", value=name, allowed=TOKEN_COLUMNS)
+            raise BadRequest(f"stored rows have no column {name!r}", field="columns", value=name, allowed=TOKEN_COLUMNS)
     return [name for name in TOKEN_COLUMNS if name in columns]
 
 

@@ -1,1 +1,1 @@
-"""Runs: a shard's objects and the commit that makes them visible, and a snapshot of what is committed."""
+"""Runs: a shard's objects and the commit that makes them visible, and snapshots of commits."""

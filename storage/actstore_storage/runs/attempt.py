@@ -1,4 +1,4 @@
-"""An attempt at a shard: the objects that it writes, gone again unless its commit is the one that stands."""
+"""An attempt at a shard: the objects that it writes, which are removed unless its commit succeeds."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
@@ -71,7 +71,9 @@ class ShardAttempt(ABC):
             self._remove()
 
     def commit(self) -> bool:
-        """True: this attempt is the shard. False: another attempt's commit stands, and these objects are gone."""
+        """True: this attempt's commit succeeded. False: another attempt's commit exists, and these objects were
+        removed.
+        """
         self._check_whole()
         for sae, index in self._saes.items():
             by_feature = index.sort()
@@ -80,7 +82,7 @@ class ShardAttempt(ABC):
         self._write_last()
         records = {product: item.finish(self._name_of(product)) for product, item in self._objects.items()}
         self._streams.close()
-        # From here on an error may hide a commit that stands (its answer was lost), so nothing may be removed.
+        # From here on an error may hide a successful commit (its answer was lost), so nothing may be removed.
         self._commit_began = True
         commit = self._committed(records)
         won = self._bucket.put_if_absent(commit_key(self._record.run, self._shard), commit.to_json())
@@ -90,7 +92,7 @@ class ShardAttempt(ABC):
 
     @abstractmethod
     def _open_products(self) -> None:
-        """Every object but those of features."""
+        """Opens every object except those of features."""
 
     @abstractmethod
     def _check_whole(self) -> None:
@@ -98,7 +100,7 @@ class ShardAttempt(ABC):
 
     @abstractmethod
     def _write_last(self) -> None:
-        """What only a whole shard tells, beside features."""
+        """Writes what needs the whole shard, except features."""
 
     @abstractmethod
     def _committed(self, records: Mapping[str, ObjectRecord]) -> Commit: ...
@@ -109,8 +111,8 @@ class ShardAttempt(ABC):
         return self._objects[product]
 
     def _name_of(self, product: str) -> str:
-        """Of an object, by all that decides its content: attempts at a shard write the same bytes, and so do runs that
-        differ by their SAEs alone.
+        """The identity of an object, by all that affects its content: attempts at a shard write the same bytes, and so
+        do runs that differ only by their SAEs.
         """
         asked = self._record.specification
         rows = replace(asked, saes=(), rows_of="").sha256
@@ -122,7 +124,7 @@ class ShardAttempt(ABC):
             self._bucket.delete(object_key(self._record.run, self._shard, self._attempt, product))
 
     def _add_features(self, features: Mapping[str, SparseFeatures], flags: npt.NDArray[np.uint8]) -> None:
-        """Of the next rows, whose flags these are."""
+        """Adds features of the next rows, which have these flags."""
         for sae, sparse in features.items():
             product = features_product(sae)
             counted = sparse.finite()
@@ -136,7 +138,7 @@ class ShardAttempt(ABC):
 
     def _check_products(self, given: Iterable[str], wanted: Iterable[str]) -> None:
         if set(given) != set(wanted):
-            raise ValueError(f"the run stores {sorted(wanted)}, not {sorted(given)}")
+            raise ValueError(f"the run stores {sorted(wanted)}, but {sorted(given)} were given")
 
 
 class _AbandonedError(Exception):

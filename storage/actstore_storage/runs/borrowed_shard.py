@@ -1,4 +1,6 @@
-"""Writing a shard of a run over another run's rows: what is new, beside what the other's commit names."""
+"""Writes a shard of a run over another run's rows: the new objects, in addition to those that the other
+commit names.
+"""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -16,10 +18,10 @@ from actstore_storage.runs.feature_index import SparseFeatures
 
 
 class FeatureWriter(ShardAttempt):
-    """Features of the SAEs that `base`, the shard's commit in the run whose rows these are, does not have.
+    """Writes features of the SAEs that `base`, the shard's commit in the other run, does not have.
 
-    All else that the commit says is the base's. Where the two were made on different devices, or by different versions,
-    it says both: rows are of the one, these features of the other.
+    Everything else in the commit is the base's. If the two were made on different devices, or by different versions, it
+    has both: the rows' and these features'.
     """
 
     def __init__(self, bucket: Bucket, record: RunRecord, base: Commit, attempt: str) -> None:
@@ -28,19 +30,19 @@ class FeatureWriter(ShardAttempt):
         self.base = base
 
     def add(self, flags: npt.NDArray[np.uint8], features: Mapping[str, SparseFeatures]) -> None:
-        """The next rows, with their tokens' flags. Errors: ValueError where an SAE lacks its features."""
+        """The next rows, with their tokens' flags. Errors: ValueError if features of an SAE are missing."""
         self._check_products(features, self._saes)
         self._add_features(features, flags)
 
     def _open_products(self) -> None:
-        """None but features."""
+        """Opens only objects of features."""
 
     def _check_whole(self) -> None:
         if self._rows != self.base.tokens:
-            raise ValueError(f"shard {self._shard} was given {self._rows} of its {self.base.tokens} rows")
+            raise ValueError(f"shard {self._shard} got {self._rows} of its {self.base.tokens} rows")
 
     def _write_last(self) -> None:
-        """Nothing: what the base's norms tell, its commit names."""
+        """Nothing: the base's commit has the statistics of norms."""
 
     def _committed(self, records: Mapping[str, ObjectRecord]) -> Commit:
         return replace(

@@ -1,8 +1,8 @@
-"""Many commits in few objects: what keeps a run of 100,000 shards cheap to open.
+"""Checkpoints: many commits in few objects, so that a run of 100,000 shards opens quickly.
 
-A checkpoint is one Parquet object with the commits of a block of shards. Commits stay where they are: a checkpoint says
-nothing that they do not, so it may be lost, written twice, or seen late. A reader takes the largest blocks that there
-are, and lists commits only of shards that none of them holds.
+A checkpoint is one Parquet object with the commits of a block of shards. Commits are kept: a checkpoint contains only
+what they contain, so it may be lost, written twice, or seen late. A reader uses the largest existing blocks, and lists
+commits only for shards that none of them covers.
 """
 
 from collections import deque
@@ -28,7 +28,7 @@ from actstore_storage.format.specification import RunRecord
 from actstore_storage.format.tokens import TOKEN_CLASSES
 
 _SUMMARY_KEY = b"actstore.summary"
-# Commits that are read together when one of them is asked for.
+# Commits that are read together when one of them is needed.
 _GROUP_ROWS = 64
 _GROUPS_KEPT = 64
 _HOW = ("attention_implementation", "device", "code_version")
@@ -36,7 +36,7 @@ _HOW = ("attention_implementation", "device", "code_version")
 
 @dataclass(frozen=True)
 class Summary:
-    """What many commits say together. `how` has each distinct value of `_HOW`'s fields, in order of shard."""
+    """The combined statistics of many commits. `how` has each distinct value of `_HOW`'s fields, in order of shard."""
 
     tokens_by_class: Mapping[str, int] = field(default_factory=lambda: dict.fromkeys(TOKEN_CLASSES, 0))
     norm_moments: NormMoments = field(default_factory=dict)
@@ -61,7 +61,7 @@ class Summary:
         )
 
     def to_json(self, run: str) -> bytes:
-        """Writes the record; `run`: whose checkpoint it is in."""
+        """Writes the record; `run`: the run of the checkpoint."""
         return seal(vars(self) | {"norm_moments": fields_of_moments(self.norm_moments), "run": run})
 
     @classmethod
@@ -70,7 +70,7 @@ class Summary:
 
         def of(fields: dict[str, Any]) -> "Summary":
             if fields.pop("run", record.run) != record.run:
-                raise ValueError("it is of another run")
+                raise ValueError("it belongs to another run")
             restore_infinities(fields["norm_moments"])
             return as_record(fields, cls)
 
@@ -79,7 +79,7 @@ class Summary:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The commits of `shards`, read only where one is asked for."""
+    """The commits of `shards`, read only when one is needed."""
 
     bucket: Bucket
     record: RunRecord
@@ -92,7 +92,7 @@ class Checkpoint:
         return checkpoint_key(self.record.run, self.shards)
 
     def commits(self, first: int, last: int) -> Iterator[Commit]:
-        """Of shards `first` to before `last`."""
+        """The commits of shards `first` to `last` (exclusive)."""
         for group in range((first - self.shards.start) // _GROUP_ROWS, -(-(last - self.shards.start) // _GROUP_ROWS)):
             begin = self.shards.start + group * _GROUP_ROWS
             for shard, record in enumerate(self._group(group), start=begin):
@@ -101,12 +101,12 @@ class Checkpoint:
 
     @cached_property
     def _group(self) -> Callable[[int], tuple[bytes, ...]]:
-        """Not for longer than the snapshot: a run that is removed may come again under its name."""
+        """Cached only as long as the snapshot: a run that is removed may be created again with the same name."""
         return lru_cache(maxsize=_GROUPS_KEPT)(lambda group: _records(self.bucket, self.key, group))
 
 
 class Commits(Sequence[Commit]):
-    """A run's commits in order of shard: whole checkpoints, and the commits that no checkpoint holds."""
+    """A run's commits in order of shard: whole checkpoints, and the commits that no checkpoint covers."""
 
     def __init__(self, checkpoints: Sequence[Checkpoint], loose: Sequence[Commit]) -> None:
         self._parts: list[Checkpoint | Commit] = sorted([*checkpoints, *loose], key=_first_shard)
@@ -136,12 +136,12 @@ class Commits(Sequence[Commit]):
         return self._between(0, len(self))
 
     def of_shards(self, shards: range) -> Iterator[Commit]:
-        """Those of these shards that are committed; others are not looked at."""
+        """The commits among these shards; others are not read."""
         first, last = np.searchsorted(self.shards, [shards.start, shards.stop])
         return self._between(int(first), int(last))
 
     def of_each(self, shards: Iterable[int]) -> Iterator[Commit]:
-        """As `of_shards`, of shards that need not lie side by side."""
+        """As `of_shards`, for shards that need not be consecutive."""
         for shard in shards:
             yield from self.of_shards(range(shard, shard + 1))
 
@@ -153,13 +153,13 @@ class Commits(Sequence[Commit]):
 
     @cached_property
     def token_counts(self) -> npt.NDArray[np.int64]:
-        """Of each commit, in their order."""
+        """The number of tokens of each commit, in their order."""
         held = [part.tokens if isinstance(part, Checkpoint) else [part.tokens] for part in self._parts]
         return np.concatenate([np.empty(0, np.int64), *(np.asarray(part, np.int64) for part in held)])
 
     @property
     def loose(self) -> list[Commit]:
-        """Those that no checkpoint holds."""
+        """The commits that no checkpoint covers."""
         return [part for part in self._parts if isinstance(part, Commit)]
 
     @property
@@ -167,7 +167,7 @@ class Commits(Sequence[Commit]):
         return [part for part in self._parts if isinstance(part, Checkpoint)]
 
     def _between(self, first: int, last: int) -> Iterator[Commit]:
-        """By place, not by shard."""
+        """By index, not by shard."""
         part = int(np.searchsorted(self._starts, first, side="right")) - 1
         while first < last:
             found, begin, end = self._parts[part], int(self._starts[part]), int(self._starts[part + 1])
@@ -180,7 +180,7 @@ class Commits(Sequence[Commit]):
 
 
 def listed_checkpoints(bucket: Bucket, run: str) -> list[range]:
-    """Lists the checkpoints that are there, by their shards."""
+    """Lists the existing checkpoints by their shards."""
     return listed_blocks(bucket, checkpoints_folder(run), ".parquet")
 
 
@@ -189,8 +189,8 @@ def open_checkpoints(
 ) -> list[Checkpoint]:
     """Opens the largest checkpoints, no shard twice, in order of shard.
 
-    Errors: CorruptObject for one that cannot be read; with `unreadable` it goes there, and is as if it were not there,
-    and so is one of whose commits any cannot be read.
+    Errors: CorruptObject for one that cannot be read. With `unreadable`, the error is added to it instead, and the
+    checkpoint is ignored, as is one with a commit that cannot be read.
     """
     opened: dict[range, Checkpoint] = {}
 
@@ -213,8 +213,8 @@ def open_checkpoints(
 def smaller_checkpoints(
     bucket: Bucket, record: RunRecord, read: Sequence[range]
 ) -> Iterator[Checkpoint | CorruptObject]:
-    """Opens the checkpoints that larger ones, which are read, took the place of; nobody reads them while those are
-    there.
+    """Opens the checkpoints that larger ones, which are read, have replaced; nobody reads them while the larger ones
+    exist.
     """
     for block in listed_checkpoints(bucket, record.run):
         if block not in read and any(overlap(block, other) for other in read):
@@ -225,7 +225,7 @@ def smaller_checkpoints(
 
 
 def encoded_checkpoint(commits: Sequence[Commit], summary: Summary) -> bytes:
-    """Writes a checkpoint: small columns for those who count, and the commits' own JSON for those who read."""
+    """Writes a checkpoint: small columns for counting, and the commits' own JSON."""
     columns = {
         "shard": pa.array([commit.shard for commit in commits], pa.int32()),
         "tokens": pa.array([commit.tokens for commit in commits], pa.int64()),
@@ -239,7 +239,7 @@ def encoded_checkpoint(commits: Sequence[Commit], summary: Summary) -> bytes:
         schema.with_metadata(metadata),
         compression="zstd",
         use_dictionary=False,
-        write_statistics=["shard"],  # of records they would be copies
+        write_statistics=["shard"],  # they would be copies of records
         write_page_checksum=True,
     ) as file:
         file.write_table(pa.table(columns, schema), row_group_size=_GROUP_ROWS)
@@ -257,9 +257,9 @@ def open_checkpoint(bucket: Bucket, record: RunRecord, block: range) -> Checkpoi
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
         raise told_apart(bucket, error, damaged(key, error, kind="checkpoint")) from error
     if specification != record.specification_sha256.encode():
-        raise damaged(key, "it is of another specification", kind="checkpoint")
+        raise damaged(key, "it belongs to another specification", kind="checkpoint")
     if columns["shard"].to_pylist() != list(block):
-        raise damaged(key, "it does not hold the shards of its name", kind="checkpoint")
+        raise damaged(key, "it does not hold the shards that its name says", kind="checkpoint")
     return Checkpoint(bucket, record, block, columns["tokens"].to_numpy(), summary)
 
 

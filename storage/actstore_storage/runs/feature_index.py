@@ -1,4 +1,4 @@
-"""A shard's features turned from token-major to feature-major."""
+"""Converts a shard's features from order of token to order of feature."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +15,7 @@ ROWS_MAX = 1 << 31
 
 @dataclass(frozen=True)
 class SparseFeatures:
-    """The nonzero features of a batch, token-major: `row` counts from the batch's first row and ascends."""
+    """The nonzero features of a batch, by token: `row` counts from the batch's first row and ascends."""
 
     row: npt.NDArray[np.int64]
     feature: npt.NDArray[np.int32]
@@ -28,7 +28,7 @@ class SparseFeatures:
 
 @dataclass
 class FeatureIndex:
-    """Holds a shard's nonzeros, 13 bytes each, until the shard is whole."""
+    """Holds a shard's nonzeros, 13 bytes each, until the shard is complete."""
 
     d_sae: int
     _keys: list[npt.NDArray[np.uint64]] = field(default_factory=list)
@@ -36,9 +36,9 @@ class FeatureIndex:
     _flags: list[npt.NDArray[np.uint8]] = field(default_factory=list)
 
     def add(self, sparse: SparseFeatures, flags: npt.NDArray[np.uint8], first_row: int) -> npt.NDArray[np.int32]:
-        """Takes a batch whose row 0 is the shard's row `first_row`; answers the shard's row of each nonzero."""
+        """Adds a batch whose row 0 is the shard's row `first_row`; returns the shard's row of each nonzero."""
         if first_row + len(flags) > ROWS_MAX:
-            raise ValueError(f"a shard with features has at most {ROWS_MAX} rows")
+            raise ValueError(f"a shard with features can have at most {ROWS_MAX} rows")
         self._check(sparse, len(flags))
         rows = (sparse.row + first_row).astype(np.int32)
         # The bits of positive floats ascend with their values, so this one integer sorts by feature ascending, then by
@@ -66,9 +66,9 @@ class FeatureIndex:
         if not len(sparse.row):
             return
         if sparse.activation.dtype != np.float32 or sparse.activation.min() <= 0:
-            raise ValueError("activations of nonzero features are float32 above 0")
+            raise ValueError("activations of nonzero features must be float32 above 0")
         if sparse.row[0] < 0 or sparse.row[-1] >= rows or (np.diff(sparse.row) < 0).any():
-            raise ValueError(f"rows of nonzero features ascend from 0 to {rows - 1}")
+            raise ValueError(f"rows of nonzero features must ascend, from 0 to {rows - 1}")
         if sparse.feature.min() < 0 or sparse.feature.max() >= self.d_sae:
             raise ValueError(f"features are 0 to {self.d_sae - 1}")
 
@@ -86,7 +86,7 @@ class SortedFeatures:
         return [pa.array(column) for column in (self.feature, self.activation, self.row, self.flags)]
 
     def statistics_columns(self) -> list[pa.Array]:
-        """A row for each feature and token class that has a nonzero; by feature, then class."""
+        """One row for each feature and token class with a nonzero; by feature, then class."""
         parts = [self._of_class(number, mask) for number, mask in enumerate(token_classes(self.flags).values())]
         feature, number, count, maximum, total = (np.concatenate(columns) for columns in zip(*parts, strict=True))
         order = np.lexsort((number, feature))
@@ -97,16 +97,16 @@ class SortedFeatures:
         feature, activation = self.feature[mask], self.activation[mask]
         starts = np.flatnonzero(np.diff(feature, prepend=-1))  # where the activation is its feature's largest, too
         counts = np.diff(starts, append=len(feature))
-        # reduceat refuses an empty list of starts only by giving one wrong sum.
+        # reduceat with an empty list of starts returns one wrong sum instead of an error.
         sums = np.add.reduceat(activation.astype(np.float64), starts) if len(starts) else np.empty(0)
         return feature[starts], np.full(len(starts), number), counts, activation[starts], sums
 
 
 def sorted_order(keys: npt.NDArray[np.uint64], bits: int) -> npt.NDArray[np.int64]:
-    """Sorts keys stably, so that equal activations stay in order of row; answers their order.
+    """Sorts keys stably, so that equal activations stay in order of row; returns their order.
 
-    NumPy sorts 16-bit integers by radix; going through the digits from the lowest up took 40 ns a key where its stable
-    sort of 64-bit integers took 100.
+    NumPy sorts 16-bit integers by radix; sorting by 16-bit digits from the lowest up took 40 ns per key, where its
+    stable sort of 64-bit integers took 100.
     """
     order = np.argsort(keys.astype(np.uint16), kind="stable")  # the lowest 16 bits
     for shift in range(16, bits, 16):

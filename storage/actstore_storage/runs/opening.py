@@ -1,4 +1,4 @@
-"""Beginning a run under a name, opening it for reading, and listing the runs and commits that are there."""
+"""Creates a run, opens it for reading, and lists runs and commits."""
 
 import logging
 from collections.abc import Iterable
@@ -15,7 +15,7 @@ from actstore_storage.format.specification import RunRecord
 from actstore_storage.runs.checkpoint import Commits, open_checkpoints
 from actstore_storage.runs.snapshot import Snapshot
 
-# Where a folder is no store, so many in it are looked at for one.
+# Subfolders of a folder that is not a store in which a store is searched.
 NEIGHBOURS_MAX = 100
 
 _log = logging.getLogger(__name__)
@@ -28,18 +28,17 @@ def check_run_name(bucket: Bucket, record: RunRecord) -> None:
         check_same_run(read_record(bucket, record.run), record)
     elif (left := bucket.keys(f"{RUNS}/{record.run}")) and key not in left:
         raise Conflict(
-            f"run {record.run} was removed, but not to the end",
+            f"run {record.run} was only partly removed",
             field="run",
             value=record.run,
-            allowed="another name, or remove the run again",
+            allowed="another name; or remove the run again, which finishes the removal",
         )
 
 
 def create_run(bucket: Bucket, record: RunRecord) -> RunRecord:
-    """Begins a run, and answers the record as it stands in the bucket: this very one, or that of the same specification
-    from before.
+    """Creates a run, and returns the record in the bucket: this one, or an earlier one with the same specification.
 
-    Raises Conflict where another specification has the name.
+    Raises Conflict if another specification has the name.
     """
     check_run_name(bucket, record)
     if bucket.put_if_absent(run_key(record.run), record.to_json()):
@@ -50,12 +49,10 @@ def create_run(bucket: Bucket, record: RunRecord) -> RunRecord:
 
 
 def check_same_run(standing: RunRecord, record: RunRecord) -> None:
-    """Refuses records that have a name in common and not the specification. Errors: Conflict with what one has
-    otherwise.
-    """
+    """Refuses records with the same name and different specifications. Errors: Conflict with the differences."""
     if standing.specification.differing(record.specification):
         raise Conflict(
-            f"run {record.run} exists with another specification: {'; '.join(standing.differences(record))}",
+            f"run {record.run} already exists with another specification: {'; '.join(standing.differences(record))}",
             field="run",
             value=record.run,
             allowed=f"another name, or the specification {standing.specification_sha256}",
@@ -63,19 +60,19 @@ def check_same_run(standing: RunRecord, record: RunRecord) -> None:
 
 
 def check_store(bucket: Bucket) -> None:
-    """Refuses a bucket, to a reader, that has nothing of a store and in which no writer has begun one.
+    """Refuses to read a bucket that has none of a store's objects and in which no writer has begun one.
 
-    Errors: StoreError STORE_NOT_FOUND. Without this check every question would be answered with nothing.
+    Errors: StoreError STORE_NOT_FOUND. Without this check every answer would be empty.
     """
     if _is_store(bucket):
         return
     below = _stores_below(Path(bucket.address)) if isinstance(bucket, LocalBucket) else []
     near = f"; {below[0]} is one" if below else ""
     raise StoreError(
-        f"{bucket.address} is no store: nothing that actstore writes is there{near}",
+        f"{bucket.address} is not a store: it has none of the objects that actstore writes{near}",
         field="store",
         value=bucket.address,
-        allowed=", ".join(below) or "a store that something was captured into, as .actstore/store of `actstore up`",
+        allowed=", ".join(below) or "a store with at least one capture, such as .actstore/store after `actstore up`",
     )
 
 
@@ -95,7 +92,7 @@ def _stores_below(folder: Path) -> list[str]:
 
 
 def list_runs(bucket: Bucket) -> list[str]:
-    """Names every run that was begun."""
+    """Names every run that was created."""
     names = bucket.folders(RUNS)
     with ThreadPoolExecutor(FETCH_THREADS) as pool:
         there = pool.map(lambda name: bucket.exists(run_key(name)), names)
@@ -103,15 +100,13 @@ def list_runs(bucket: Bucket) -> list[str]:
 
 
 def readable_runs(bucket: Bucket) -> list[Snapshot]:
-    """Opens every run that opens. One that is damaged must not hide the others: it is logged, and `open_run` refuses
-    it.
-    """
+    """Opens every readable run. A damaged one must not hide the others: it is logged, and `open_run` refuses it."""
     snapshots = []
     for run in list_runs(bucket):
         try:
             snapshots.append(open_run(bucket, run))
         except CorruptObject as error:
-            _log.warning("run %s is left out of the listing: %s", run, error.message)
+            _log.warning("run %s is omitted from the listing: %s", run, error.message)
     return snapshots
 
 
@@ -121,13 +116,13 @@ def _shard_numbers(keys: Iterable[str]) -> set[int]:
 
 
 def open_run(bucket: Bucket, run: str, unreadable: list[CorruptObject] | None = None) -> Snapshot:
-    """Opens what is committed now. Shards that are committed later are in later snapshots only.
+    """Opens the current commits. Shards that are committed later appear in later snapshots only.
 
-    Errors: RUN_NOT_FOUND; CorruptObject. With `unreadable`, the errors of commits and checkpoints go there, and the
-    snapshot is without those shards, or with what smaller checkpoints and commits say of them.
+    Errors: RUN_NOT_FOUND; CorruptObject. With `unreadable`, errors of commits and checkpoints are added to it, and the
+    snapshot lacks those shards, or uses smaller checkpoints and commits for them.
     """
     record = read_record(bucket, run)
-    # Before the listing: a commit that is folded in between is then found twice, and not never.
+    # Before the listing: a commit that is folded in between is then found twice, instead of never.
     checkpoints = open_checkpoints(bucket, record, unreadable)
     loose = _loose_shards(bucket, record, [checkpoint.shards for checkpoint in checkpoints])
 
@@ -146,20 +141,20 @@ def open_run(bucket: Bucket, run: str, unreadable: list[CorruptObject] | None = 
 
 
 def read_record(bucket: Bucket, run: str) -> RunRecord:
-    """Reads a run's record. Errors: RUN_NOT_FOUND with what there is; CorruptObject."""
+    """Reads a run's record. Errors: RUN_NOT_FOUND with the existing runs; CorruptObject."""
     key = run_key(run)
     try:
         record = RunRecord.from_json(bucket.get(key), key)
     except KeyError:
-        allowed = list_runs(bucket) or "none: nothing was captured into this store"
+        allowed = list_runs(bucket) or "none: this store has no runs"
         raise NotThere(f"there is no run {run!r}", field="run", value=run, allowed=allowed) from None
     if record.run != run:
-        raise corrupt_object(key, f"{key} is the record of run {record.run}")
+        raise corrupt_object(key, f"{key} holds the record of run {record.run}")
     return record
 
 
 def runs_over(bucket: Bucket, run: str) -> list[str]:
-    """Names the runs over this one's rows, whose objects are in part this one's. An unreadable one is left out."""
+    """Names the runs over this one's rows, which share objects with this one. An unreadable one is left out."""
 
     def stands_on(other: str) -> bool:
         try:
@@ -173,7 +168,7 @@ def runs_over(bucket: Bucket, run: str) -> list[str]:
 
 
 def _loose_shards(bucket: Bucket, record: RunRecord, folded: list[range]) -> list[int]:
-    """Committed shards that no checkpoint holds; lists the stretches between checkpoints alone."""
+    """Committed shards that no checkpoint covers; lists only the ranges between checkpoints."""
     folder, found = commits_folder(record.run), []
     starts = [0, *(block.stop for block in folded)]
     stops = [*(block.start for block in folded), record.shards_total]
@@ -185,6 +180,6 @@ def _loose_shards(bucket: Bucket, record: RunRecord, folded: list[range]) -> lis
 
 
 def read_commit(bucket: Bucket, record: RunRecord, shard: int) -> Commit:
-    """Reads a shard's commit. Errors: KeyError where there is none; CorruptObject."""
+    """Reads a shard's commit. Errors: KeyError if there is none; CorruptObject."""
     key = commit_key(record.run, shard)
     return commit_of(record, shard, bucket.get(key), key)

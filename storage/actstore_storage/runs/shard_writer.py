@@ -1,4 +1,4 @@
-"""Writing one shard: its objects first, then the commit that makes them visible."""
+"""Writes one shard: its objects first, then the commit that makes them visible."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,7 +38,9 @@ from actstore_storage.runs.feature_index import SparseFeatures
 
 @dataclass(frozen=True)
 class TokenRows:
-    """Columns of equal length, one row a token, in order of (sequence, position). `flags` has bits BOS and SPECIAL."""
+    """Columns of equal length, one row per token, in order of (sequence, position). `flags` has bits BOS
+    and SPECIAL.
+    """
 
     sequence: npt.NDArray[np.int64]
     position: npt.NDArray[np.int32]
@@ -48,12 +50,11 @@ class TokenRows:
 
 
 class ShardWriter(ShardAttempt):
-    """One attempt at a shard, from its tokens on.
+    """One attempt at a shard, including its tokens.
 
-    `record` is the capturing process's own: the commit takes device, attention implementation and code version from
-    it. `widened` are dense sites that come, and are stored, as float32 because the run's own dtype cannot hold them.
-    `columns` come with the norms and are stored beside them. `sources` has every document of the shard; None: nothing
-    is known of where they come from.
+    `record` is the capturing process's own: the commit takes device, attention implementation and code version from it.
+    `widened` are dense sites that are given, and stored, as float32 because the run's own dtype cannot hold them.
+    `columns` are given with the norms and stored with them. `sources` has every document of the shard; None: unknown.
     """
 
     def __init__(
@@ -88,12 +89,12 @@ class ShardWriter(ShardAttempt):
         features: Mapping[str, SparseFeatures],
         chosen: npt.NDArray[np.int32] | None = None,
     ) -> None:
-        """One batch; batches come in order of (sequence, position), and sequences whole.
+        """Adds one batch. Batches come in order of (sequence, position), with whole sequences.
 
         Every site and SAE of the run has one entry: `dense` arrays of [chosen rows, width] in the run's stored dtype
-        (the raw bits as uint16 for bfloat16), `norms` L2 norms of [rows], and so has each column beside them. `chosen`
-        are the batch's rows that dense sites store, ascending; a run that stores them all has None. Raises ValueError
-        where they do not fit the run.
+        (the raw bits as uint16 for bfloat16), `norms` L2 norms of [rows], and so has each additional column. `chosen`
+        are the batch's rows that dense sites store, ascending; None if the run stores all rows. Raises ValueError if
+        they do not fit the run.
         """
         rows = len(tokens.sequence)
         self._check_order(tokens)
@@ -110,7 +111,7 @@ class ShardWriter(ShardAttempt):
             self._objects[NORMS].write([_norms(name, norms[name], rows) for name in self._columns])
             self._add_moments(norms, classes)
         if (chosen is None) == (POSITIONS in self._objects):
-            raise ValueError("rows are chosen just where the run stores dense rows of some tokens only")
+            raise ValueError("`chosen` must be given if and only if the run stores dense rows of some tokens only")
         dense_rows = rows if chosen is None else self._positions(chosen, rows)
         for site, values in dense.items():
             self._objects[site].write([self._dense(site, values, dense_rows)])
@@ -130,7 +131,7 @@ class ShardWriter(ShardAttempt):
     def _check_whole(self) -> None:
         wanted = self._record.shard_sequences(self._shard)
         if self._sequences != len(wanted):
-            raise ValueError(f"shard {self._shard} was given {self._sequences} of its {len(wanted)} sequences")
+            raise ValueError(f"shard {self._shard} got {self._sequences} of its {len(wanted)} sequences")
 
     def _write_last(self) -> None:
         if NORM_SKETCHES in self._objects:
@@ -159,15 +160,17 @@ class ShardWriter(ShardAttempt):
 
     def _check_order(self, tokens: TokenRows) -> None:
         if not len(tokens.sequence):
-            raise ValueError("a batch has no rows")
+            raise ValueError("the batch has no rows")
         sequences, positions = tokens.sequence.astype(np.int64), tokens.position.astype(np.int64)
         steps = np.diff(sequences, prepend=self._last[0])
         later = (steps > 0) | ((steps == 0) & (np.diff(positions, prepend=self._last[1]) > 0))
         if not later.all():
-            raise ValueError(f"row {int(np.argmin(later))} is not after the one before it in (sequence, position)")
+            raise ValueError(
+                f"row {int(np.argmin(later))} does not follow the row before it in order of (sequence, position)"
+            )
         allowed = self._record.shard_sequences(self._shard)
         if sequences[0] not in allowed or sequences[-1] not in allowed:
-            raise ValueError(f"shard {self._shard} has {allowed}, not sequences {sequences[0]} to {sequences[-1]}")
+            raise ValueError(f"shard {self._shard} has sequences {allowed}, but got {sequences[0]} to {sequences[-1]}")
         self._sequences += int((steps > 0).sum())
         self._last = (int(sequences[-1]), int(positions[-1]))
 
@@ -181,7 +184,7 @@ class ShardWriter(ShardAttempt):
                 self._add_class(kept, list(told), np.sort(values if mask.all() else values[:, mask], axis=1))
 
     def _add_class(self, kept: str, names: Sequence[str], ascending: npt.NDArray[np.float32]) -> None:
-        """`ascending` is [name, row]. What is no number comes last, behind infinity, and is left out."""
+        """`ascending` is [name, row]. NaN comes last, after infinity, and is left out."""
         finite: npt.NDArray[np.bool_] = np.logical_and.reduce(np.isfinite(ascending[:, [0, -1]]), axis=1)
         whole = iter(Moments.of_rows(ascending if finite.all() else ascending[finite]))
         for name, row, all_finite in zip(names, ascending, finite, strict=True):
@@ -193,7 +196,7 @@ class ShardWriter(ShardAttempt):
 
     def _positions(self, chosen: npt.NDArray[np.int32], rows: int) -> int:
         if len(chosen) and (chosen[0] < 0 or chosen[-1] >= rows or (np.diff(chosen) <= 0).any()):
-            raise ValueError(f"chosen rows ascend from 0 to {rows - 1}")
+            raise ValueError(f"chosen rows must ascend, from 0 to {rows - 1}")
         self._objects[POSITIONS].write([pa.array(chosen + self._rows, pa.int32())])
         return len(chosen)
 
@@ -201,7 +204,7 @@ class ShardWriter(ShardAttempt):
         kind, shape = ELEMENT_TYPES[self._dtypes[site]], (rows, self._record.dense_width(site))
         if values.shape != shape or values.dtype != kind:
             raise ValueError(f"{site} is {values.dtype} {values.shape}, not {np.dtype(kind)} {shape}")
-        if site not in self._moments:  # else its norms tell
+        if site not in self._moments:  # else its norms show it
             self._count_non_finite(site, int((~_finite(values).all(axis=1)).sum()))
         bits = pa.py_buffer(np.ascontiguousarray(values))
         return pa.FixedSizeBinaryArray.from_buffers(pa.binary(values.itemsize * shape[1]), rows, [None, bits])
@@ -214,7 +217,7 @@ def _norms(name: str, values: npt.NDArray[np.float32], rows: int) -> pa.Array:
 
 
 def _finite(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    if values.dtype == np.uint16:  # bfloat16 is infinite or no number where all eight bits of the exponent are set
+    if values.dtype == np.uint16:  # bfloat16 is infinite or NaN if all eight bits of the exponent are set
         finite: npt.NDArray[np.bool_] = (values & 0x7F80) != 0x7F80
     else:
         finite = np.isfinite(values)

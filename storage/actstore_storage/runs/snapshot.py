@@ -1,4 +1,4 @@
-"""A run as a reader finds it at one moment: its record and the commits that were there."""
+"""A snapshot: a run's record and its commits at one moment."""
 
 import hashlib
 from collections.abc import Iterable, Mapping
@@ -21,8 +21,8 @@ from actstore_storage.runs.checkpoint import Commits
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What was committed of a run at one moment. Commits are in order of shard. Every answer is a function of this and
-    of immutable objects alone.
+    """The commits of a run at one moment, in order of shard. Every answer depends only on this and on immutable
+    objects.
     """
 
     bucket: Bucket
@@ -31,21 +31,21 @@ class Snapshot:
 
     @property
     def shards(self) -> npt.NDArray[np.int64]:
-        """Those that are committed, ascending."""
+        """The committed shards, ascending."""
         return self.commits.shards
 
     @cached_property
     def name(self) -> str:
-        """SHA-256 over the commits' keys: two readers with the same name saw the same rows."""
+        """SHA-256 of the commits' keys: two readers with the same name saw the same rows."""
         keys = [commit_key(self.record.run, shard) for shard in self.shards.tolist()]
         return hashlib.sha256("\n".join(keys).encode()).hexdigest()
 
     def commits_of(self, sequences: range) -> list[Commit]:
-        """Those of shards that hold some of these sequences."""
+        """The commits of shards with any of these sequences."""
         return list(self.commits.of_shards(self.shards_of(sequences)))
 
     def shards_of(self, sequences: range) -> range:
-        """Those that hold some of these sequences, committed or not."""
+        """The shards with any of these sequences, committed or not."""
         size = self.record.specification.sequences_per_shard
         return range(sequences.start // size, -(-sequences.stop // size)) if sequences else range(0)
 
@@ -74,7 +74,7 @@ class Snapshot:
                 return sae
         names = [sae.name for sae in self.record.specification.saes]
         raise NotThere(
-            f"run {self.record.run} has no features of SAE {name!r}",
+            f"run {self.record.run} has no features from SAE {name!r}",
             reason="SAE_NOT_FOUND",
             field="sae",
             value=name,

@@ -1,4 +1,4 @@
-"""Which of a run's tokens are asked for."""
+"""A filter of a run's tokens."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -16,7 +16,7 @@ from actstore_storage.runs.snapshot import Snapshot
 
 @dataclass(frozen=True, kw_only=True)
 class TokenFilter:
-    """Rows that pass every part that is given. Sequences and positions are from the first to before the end."""
+    """Rows that meet every condition that is set. Ranges of sequences and positions are half-open."""
 
     first_sequence: int = 0
     end_sequence: int | None = None
@@ -34,7 +34,7 @@ class TokenFilter:
         kept_classes(self.exclude)  # refuses others
 
     def check(self, record: RunRecord) -> None:
-        """Errors: BadRequest for sequences, or positions, none of which the run can have."""
+        """Errors: BadRequest for ranges of sequences, or positions, that the run cannot have."""
         sequences = self.first_sequence, self.end_sequence
         positions = self.first_position or 0, self.end_position
         _check_some("sequences", sequences, record.sequences_total, f"run {record.run}")
@@ -42,7 +42,7 @@ class TokenFilter:
         _check_some("positions", positions, longest, f"sequences of run {record.run}")
 
     def commits(self, snapshot: Snapshot) -> list[Commit]:
-        """Of the shards that may hold rows that pass. Errors: as `check`."""
+        """The commits of shards that may have rows that pass. Errors: as `check`."""
         self.check(snapshot.record)
         total = snapshot.record.sequences_total
         end = total if self.end_sequence is None else min(self.end_sequence, total)
@@ -68,7 +68,7 @@ class TokenFilter:
 
 
 class TokenColumns(Protocol):
-    """What a filter looks at: columns of equal length, a row a token."""
+    """The columns that a filter uses, with equal length, one row per token."""
 
     @property
     def sequence(self) -> npt.NDArray[np.int64]: ...
@@ -99,14 +99,16 @@ EVERY_ROW = TokenFilter()
 
 
 def _check_some(field: str, asked: tuple[int, int | None], total: int, what: str) -> None:
-    """`asked`: the first, and the end (None: all that follow). At least one of them has to be below `total`."""
+    """`asked`: the first, and the end (None: no end). At least one of them must be below `total`."""
     first, end = asked
     if asked == (0, None) or (first < total and (end is None or first < end)):
         return
     backwards = end is not None and end <= first
     raise BadRequest(
-        f"there are no {field} from {first} to before {end}" if backwards else f"{what} has no {field} from {first} on",
+        f"the range of {field} is empty: first is {first} and end is {end}"
+        if backwards
+        else f"{what} has no {field} from {first} on",
         field=field,
         value=f"{first} to {'the last' if end is None else end - 1}",
-        allowed=f"of 0 to {total - 1}" if total else "none: the run has no token",
+        allowed=f"0 to {total - 1}" if total else "none: the run has no token",
     )

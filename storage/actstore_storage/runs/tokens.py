@@ -1,4 +1,4 @@
-"""The tokens of a run's shards, as they lie there, and where their documents come from."""
+"""Reads the tokens of a run's shards, and the sources of their documents."""
 
 import numpy as np
 import numpy.typing as npt
@@ -13,13 +13,13 @@ from actstore_storage.runs.document_sources import SOURCE_FIELDS, answered, sour
 from actstore_storage.runs.snapshot import Snapshot
 
 TOKEN_COLUMNS = tuple(TOKENS_FORMAT.schema.names)
-# Under which numbers a shard's tokens are in the cache, without their sources and with them.
+# The numbers of a shard's tokens in the cache, without their sources and with them.
 _ALONE, _WITH_SOURCES = 0, 1
 
 
 def dense_token_rows(bucket: Bucket, commit: Commit, tokens: int) -> npt.NDArray[np.int64]:
-    """Reads which tokens have dense rows: row i of every dense site of the shard is of token row [i] of this; the shard
-    has so many tokens.
+    """Reads which tokens have dense rows: row i of every dense site of the shard belongs to token row [i] of this. The
+    shard has this many tokens.
     """
     if POSITIONS not in commit.objects:
         return np.arange(tokens)
@@ -29,7 +29,7 @@ def dense_token_rows(bucket: Bucket, commit: Commit, tokens: int) -> npt.NDArray
 
 
 def sourced_tokens(bucket: Bucket, commit: Commit, cache: RowCache) -> pa.Table:
-    """Reads a shard's tokens, as `shard_tokens`, with the columns of sources where the shard has them."""
+    """Reads a shard's tokens, as `shard_tokens`, with the columns of sources if the shard has them."""
 
     def read() -> pa.Table:
         with open_product(bucket, commit, TOKENS) as file:
@@ -39,7 +39,7 @@ def sourced_tokens(bucket: Bucket, commit: Commit, cache: RowCache) -> pa.Table:
 
 
 def document_sources(snapshot: Snapshot) -> pa.Table:
-    """Reads where documents come from: columns document, source and row, a row a document of the committed shards,
+    """Reads the sources of documents: columns document, source and row, one row per document of the committed shards,
     ascending.
     """
 
@@ -51,7 +51,7 @@ def document_sources(snapshot: Snapshot) -> pa.Table:
 
     schema = pa.schema([TOKENS_FORMAT.schema.field("document"), *SOURCE_FIELDS])
     found = pa.concat_tables([schema.empty_table(), *read_side_by_side(read, snapshot.commits)])
-    _, firsts = np.unique(found["document"].to_numpy(), return_index=True)  # one may lie in two shards
+    _, firsts = np.unique(found["document"].to_numpy(), return_index=True)  # a document may be in two shards
     return found.take(pa.array(firsts))
 
 

@@ -1,1 +1,1 @@
-"""What keeps a store whole: folding commits, merging indexes, removing runs, checking every byte."""
+"""Maintains a store: folds commits, merges indexes, removes runs, and checks every byte."""

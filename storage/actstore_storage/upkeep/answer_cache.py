@@ -1,6 +1,6 @@
-"""Answers that took long, kept for whoever asks for the same: a cache, on which nothing else depends.
+"""A cache of answers that took long to compute. Nothing else depends on it.
 
-An answer that is not whole, byte for byte, is as good as none: it is made again, and takes the other's place.
+An incomplete or damaged answer counts as missing: it is computed again, and replaced.
 """
 
 import hashlib
@@ -22,14 +22,14 @@ _FORMAT = 2
 
 @dataclass(frozen=True)
 class KeptAnswer:
-    """An answer, as the cache has it. `record` is plain JSON."""
+    """A cached answer. `record` is plain JSON."""
 
     record: Mapping[str, Any]
     tables: Mapping[str, pa.Table]
 
 
 def read_kept(bucket: Bucket, sha256: str) -> KeptAnswer | None:
-    """Reads an answer; None where there is none, or none that is whole. Errors: StoreError."""
+    """Reads an answer; None if there is no complete one. Errors: StoreError."""
     manifest = _manifest(bucket, sha256)
     if manifest is None:
         return None
@@ -43,12 +43,12 @@ def read_kept(bucket: Bucket, sha256: str) -> KeptAnswer | None:
 
 
 def is_kept(bucket: Bucket, sha256: str) -> bool:
-    """Tells whether there is an answer, by its record alone, whose objects are not read. Errors: StoreError."""
+    """Whether there is an answer, by its record only, without reading its objects. Errors: StoreError."""
     return _manifest(bucket, sha256) is not None
 
 
 def keep(bucket: Bucket, sha256: str, answer: KeptAnswer, *, replace: bool = False) -> None:
-    """Stores an answer. The first one stays, unless it is to be replaced, or is not whole. Errors: StoreError."""
+    """Stores an answer. The first one is kept, unless `replace` is set or it is incomplete. Errors: StoreError."""
     attempt, objects = uuid.uuid4().hex, {}
     for name, table in answer.tables.items():
         key, data = kept_object_key(sha256, attempt, name), _parquet(table)
@@ -71,14 +71,14 @@ def remove_unnamed(bucket: Bucket, sha256: str) -> list[str]:
 
 
 def unnamed(bucket: Bucket, sha256: str) -> list[str]:
-    """Names the objects below an answer that its record does not name."""
+    """The objects below an answer that its record does not name."""
     manifest = _manifest(bucket, sha256)
     named = {kept_key(sha256)} | ({item["key"] for item in manifest["objects"].values()} if manifest else set())
     return [key for key in bucket.keys(kept_folder(sha256)) if key not in named]
 
 
 def remove_kept(bucket: Bucket, sha256: str) -> list[str]:
-    """Removes a whole answer; what makes it visible first."""
+    """Removes a whole answer, beginning with the record that makes it visible."""
     bucket.delete(kept_key(sha256))
     return [kept_key(sha256), *remove_unnamed(bucket, sha256)]
 

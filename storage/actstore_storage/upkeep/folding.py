@@ -1,6 +1,6 @@
-"""Folding commits into checkpoints, with their shards' sketches merged beside them.
+"""Folds commits into checkpoints, and merges their shards' sketches.
 
-Whole blocks of 256, 4,096 and 65,536 shards, and of a complete run the shards that are left over at its end.
+Checkpoints have whole blocks of 256, 4,096 and 65,536 shards, and in a complete run the remaining shards at its end.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -30,12 +30,12 @@ BLOCKS = (256, 4096, 65_536)
 
 
 def fold_commits(snapshot: Snapshot) -> list[str]:
-    """Writes each checkpoint that the snapshot's commits fill and that is not there; of a complete run, commits that
-    are gone and that checkpoints hold; and merged sketches that are gone from beside the snapshot's own.
+    """Writes each missing checkpoint that the snapshot's commits fill; in a complete run, missing commits that
+    checkpoints contain; and missing merged sketches.
 
-    Answers the new objects' keys, without those of new checkpoints' sketches.
+    Returns the new objects' keys, without those of new checkpoints' sketches.
 
-    Two at once write the same. Errors: StoreError; CorruptObject for sketches that cannot be read.
+    Two processes at once write the same. Errors: StoreError; CorruptObject for sketches that cannot be read.
     """
     written = []
     there = set(listed_checkpoints(snapshot.bucket, snapshot.record.run))
@@ -45,7 +45,7 @@ def fold_commits(snapshot: Snapshot) -> list[str]:
             continue
         key, commits = checkpoint_key(snapshot.record.run, block), list(snapshot.commits.of_shards(block))
         summary = Summary.merged([Summary.of(commit) for commit in commits])
-        # First, so that a checkpoint without them is one of shards that have none.
+        # First, so that a checkpoint without sketches is one whose shards have none.
         _put_sketches(snapshot, block, commits, list(summary.norm_moments), there)
         snapshot.bucket.put_if_absent(key, encoded_checkpoint(commits, summary))
         written.append(key)
@@ -54,7 +54,7 @@ def fold_commits(snapshot: Snapshot) -> list[str]:
 
 
 def _restored_commits(snapshot: Snapshot) -> list[str]:
-    """Commits of a complete run that are gone and that a checkpoint holds; while a run grows, nobody lists them all."""
+    """Missing commits of a complete run that a checkpoint contains; while a run grows, they are not listed."""
     bucket, run = snapshot.bucket, snapshot.record.run
     if not snapshot.complete:
         return []
@@ -65,7 +65,7 @@ def _restored_commits(snapshot: Snapshot) -> list[str]:
 
 
 def _mended_sketches(snapshot: Snapshot, there: Iterable[range]) -> list[str]:
-    """Last: what a damaged shard keeps from being mended keeps nothing else from being folded."""
+    """Last, so that a damaged shard whose sketches cannot be written prevents nothing else."""
     missing, written = missing_sketches(snapshot), []
     for part in snapshot.commits.checkpoints:
         key = checkpoint_sketches_key(snapshot.record.run, part.shards)
@@ -79,8 +79,8 @@ def _mended_sketches(snapshot: Snapshot, there: Iterable[range]) -> list[str]:
 def _put_sketches(
     snapshot: Snapshot, block: range, commits: Sequence[Commit], names: Sequence[str], there: Iterable[range]
 ) -> bool:
-    """The block's, where its shards have any; from checkpoints that are `there` inside it and have theirs, unless those
-    are damaged: then from the shards.
+    """The block's sketches, if its shards have any; from existing smaller checkpoints inside it that have theirs, or,
+    if those are damaged, from the shards.
     """
     bucket, record = snapshot.bucket, snapshot.record
     inside = [other for other in there if is_inside(other, block) and other != block]
@@ -98,7 +98,9 @@ def _put_sketches(
 
 
 def _blocks(snapshot: Snapshot) -> Iterator[range]:
-    """Of all shards, committed or not, smaller ones first; the left over at the end where the run is complete."""
+    """Blocks of all shards, committed or not, smaller ones first; the remaining ones at the end if the run
+    is complete.
+    """
     total = snapshot.record.shards_total
     yield from aligned_blocks(total, BLOCKS)
     if snapshot.complete and total % BLOCKS[0]:
@@ -108,7 +110,7 @@ def _blocks(snapshot: Snapshot) -> Iterator[range]:
 def _merged_sketches(
     snapshot: Snapshot, commits: Sequence[Commit], names: Sequence[str], smaller: Sequence[range]
 ) -> NormSketches | None:
-    """Of the commits, from `smaller` checkpoints where these hold them; None without norms, or where one lacks it.
+    """Sketches of the commits, from `smaller` checkpoints if possible; None without norms, or if a commit has none.
 
     Errors: CorruptObject for sketches that cannot be merged.
     """
@@ -136,5 +138,5 @@ def _merge(merged: NormSketches, found: Sketches, run: str) -> None:
     try:
         merged.merge(found)
     except ValueError as error:
-        message = f"run {run}: sketches of norms cannot be merged: {error}"
+        message = f"run {run}: norm sketches cannot be merged: {error}"
         raise CorruptObject(message, field="run", value=run) from error

@@ -1,7 +1,7 @@
-"""Merging the shards' by-feature indexes into fewer, larger segments, while readers go on.
+"""Merges the shards' indexes by feature into fewer, larger segments, while readers continue.
 
-A merge is planned once, its parts are written independently, side by side, and a manifest makes them visible. What they
-hold is a function of the shards alone: two who merge the same write the same, and one manifest stands.
+A merge is planned once, its parts are written independently and in parallel, and a manifest makes them visible. Their
+contents depend only on the shards: two processes that merge the same write the same, and one manifest succeeds.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -40,16 +40,16 @@ from actstore_storage.runs.feature_index import sorted_order
 from actstore_storage.runs.opening import list_runs, open_run, read_record
 from actstore_storage.runs.snapshot import Snapshot
 
-# Shards that become one segment while a run is being captured: of so many smaller ones at a time.
+# Shards that become one segment during a capture: this many smaller ones at a time.
 FAN_IN = 16
-# What a complete run's last merge is made of at most: of more sources, each part would open all of them, so that whole
-# blocks are merged before.
+# The most sources of a complete run's last merge: each part has to open all of them, so with more, whole blocks are
+# merged before.
 LAST_FAN_IN = 64
 
 
 @dataclass(frozen=True)
 class Merge:
-    """What is to be merged, in words that travel: parts are numbered, and each is a range of features."""
+    """A planned merge as plain values: parts are numbered, and each is a range of features."""
 
     run: str
     sae: str
@@ -64,11 +64,11 @@ class Merge:
 
 
 def plan_merges(snapshot: Snapshot, sae: str, attempt: str, part_rows: int = PART_ROWS) -> list[Merge]:
-    """Plans what would make reading cheaper now: of a complete run one segment of everything, else whole blocks of
-    shards.
+    """Plans the merges that would make reading cheaper: for a complete run one segment of everything, else whole blocks
+    of shards.
 
-    Smaller ones come first, and are to be done first: larger ones are made of them. `attempt` names the objects; two
-    who plan at once take different ones.
+    Smaller ones come first, and must be done first, because larger ones are made of them. `attempt` names the objects;
+    two processes that plan at once use different ones.
     """
     planned = []
     for block in due_blocks(snapshot, sae):
@@ -79,14 +79,14 @@ def plan_merges(snapshot: Snapshot, sae: str, attempt: str, part_rows: int = PAR
 
 
 def due_blocks(snapshot: Snapshot, sae: str) -> list[range]:
-    """Names the shards of each merge that is due. None: this snapshot's index is as good as it gets."""
+    """The shards of each merge that is due. None: this snapshot's index needs no merge."""
     listed = listed_segments(snapshot.bucket, snapshot.record.run, sae)
     blocks = _blocks(snapshot, sae)
     return [block for block in blocks if not any(is_inside(block, other) for other in listed)]
 
 
 def merge_part(bucket: Bucket, merge: Merge, number: int) -> Part:
-    """Writes one part; nobody sees it before `finish_merge`."""
+    """Writes one part; it is not visible before `finish_merge`."""
     sources = Sources(open_run(bucket, merge.run), merge.sae, merge.shards)
     first, end = merge.features[number]
     if end == first + 1 and sources.count_of(first) > PART_ROWS:
@@ -102,7 +102,7 @@ def merge_part(bucket: Bucket, merge: Merge, number: int) -> Part:
 
 
 def finish_merge(bucket: Bucket, merge: Merge, parts: Sequence[Part]) -> bool:
-    """Makes a merge visible. True: it is the segment. False: another one stands, and these objects are gone."""
+    """Makes a merge visible. True: it is the segment. False: another one exists, and these objects were removed."""
     snapshot = open_run(bucket, merge.run)
     sources = Sources(snapshot, merge.sae, merge.shards)
     segment = Segment(
@@ -123,16 +123,16 @@ def finish_merge(bucket: Bucket, merge: Merge, parts: Sequence[Part]) -> bool:
 
 
 def abandon_merge(bucket: Bucket, merge: Merge) -> None:
-    """Removes what was written of a merge that nobody will finish."""
+    """Removes the objects of a merge that will not be finished."""
     for key in bucket.keys(merge_folder(merge.run, merge.sae, merge.shards, merge.attempt)):
         bucket.delete(key)
 
 
 def runs_to_merge(bucket: Bucket, most: int) -> list[str]:
-    """Names complete runs of which some SAE's features are not yet one segment; in order of name, at most so many.
+    """Names complete runs with an SAE whose features are not in one segment yet; in order of name, at most this many.
 
-    Two small requests a run, and its opening where a segment is missing. Runs that are being captured are left out, and
-    so are those that cannot be read: whoever opens one is told.
+    It needs two small requests per run, and opens it if a segment is missing. Runs that are being captured are left
+    out, and so are those that cannot be read, because opening them reports the error.
     """
     runs = list_runs(bucket)
     with ThreadPoolExecutor(FETCH_THREADS) as pool:
@@ -153,7 +153,7 @@ def _blocks(snapshot: Snapshot, sae: str) -> list[range]:
 
 
 def _sizes(total: int) -> Iterator[int]:
-    """Of blocks, in shards: FAN_IN to the power of 1, 2 and so on, up to `total`."""
+    """Sizes of blocks, in shards: FAN_IN to the power of 1, 2 and so on, up to `total`."""
     return takewhile(lambda size: size <= total, accumulate(repeat(FAN_IN), mul))
 
 
@@ -168,7 +168,7 @@ def _lacks_segment(bucket: Bucket, run: str) -> bool:
 
 
 def _rests(bucket: Bucket, run: str) -> bool:
-    """Whether it is complete, and nobody captures it."""
+    """Whether it is complete and not being captured."""
     try:
         return not bucket.exists(wanted_key(run)) and open_run(bucket, run).complete
     except (NotThere, CorruptObject):
@@ -176,7 +176,7 @@ def _rests(bucket: Bucket, run: str) -> bool:
 
 
 def _by_class(feature: npt.NDArray[np.int32], entries: Entries) -> npt.NDArray[np.int64]:
-    """By feature, token class, activation descending; ties stay as they came."""
+    """By feature, token class, activation descending; ties stay in their order."""
     number = np.zeros(len(entries), np.uint64)
     for place, mask in enumerate(token_classes(entries.flags).values()):
         number[mask] = place

@@ -1,4 +1,4 @@
-"""Taking a run out of the bucket."""
+"""Removes a run from the bucket."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -17,32 +17,33 @@ from actstore_storage.runs.opening import list_runs, runs_over
 
 
 def remove_run(bucket: Bucket, run: str, *, force: bool = False) -> int:
-    """Removes a run, and answers how many objects that were. From its first step on nobody opens the run; what an
-    interruption leaves, the same call removes.
+    """Removes a run, and returns the number of removed objects. From its first step on nobody can open the run; after
+    an interruption, the same call removes the rest.
 
-    Errors: RUN_NOT_FOUND; Conflict, unless by `force`, for a run that is being captured, whose capture then fails, and
-    for one whose rows other runs are over, which then have lost them.
+    Errors: RUN_NOT_FOUND; Conflict, unless `force` is set, for a run that is being captured, whose capture then fails,
+    and for one whose rows other runs use, which then lose them.
     """
     if not bucket.keys(f"{RUNS}/{run}"):
-        allowed = list_runs(bucket) or "none: nothing was captured into this store"
+        allowed = list_runs(bucket) or "none: this store has no runs"
         raise NotThere(f"there is no run {run!r}", field="run", value=run, allowed=allowed)
     if bucket.exists(wanted_key(run)) and not force:
         raise Conflict(
             f"run {run} is being captured",
             field="run",
             value=run,
-            allowed="cancel it first, or force: its capture then fails",
+            allowed="cancel the capture first, or pass force, which makes the capture fail",
         )
     if not force and (others := runs_over(bucket, run)):
         raise Conflict(
-            f"run {run} has the rows of other runs: {', '.join(others)}",
+            f"run {run} holds rows that other runs use: {', '.join(others)}",
             field="run",
             value=run,
-            allowed="remove those first, or force: their rows are then gone",
+            allowed="remove those runs first, or pass force, which deletes the rows they use",
         )
     bucket.delete(wanted_key(run))
     removed = 0
-    # What makes the run visible goes first, its bytes last. Commits before checkpoints, which are made of them.
+    # What makes the run visible is removed first, its data last. Commits are removed before checkpoints, which are made
+    # of them.
     bucket.delete(run_key(run))
     with ThreadPoolExecutor(FETCH_THREADS) as pool:
         for folder in (commits_folder(run), checkpoints_folder(run), indexes_folder(run), data_folder(run)):

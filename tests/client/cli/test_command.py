@@ -115,7 +115,7 @@ def test_growth_of_several_runs(address: str, tmp_path: Path) -> None:
     assert [growth["rate"] for growth in found["growth"]] == pytest.approx([GROWTH] * 2, rel=1e-6)
     assert (tmp_path / "several.png").read_bytes().startswith(b"\x89PNG")
     done = actstore("norms", "planted", "bfloat16", "float16", "--fit", "resid_post.1", address=address)
-    assert "a number for each run, or revisions that end in one" in done.stderr
+    assert "a number for each run, or revisions that all end in one" in done.stderr
 
 
 def test_feature(address: str, tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_capture(service: Service) -> None:
     assert found == {"run": "planted", "complete": True, "tokens": 69, "warnings": [], "dataset_files": files}
     mixed = ("capture", "planted-model", "--dataset", "text", "--run", planted.MIXED, "--json")
     done = actstore(*mixed, address=service.address)
-    left_out = "not read, beside 20 files: 3 (notes, .DS_Store, ...)"
+    left_out = "20 files were read; 3 were not (notes, .DS_Store, ...)"
     assert done.stderr == f"actstore: {left_out}\n"
     assert json.loads(done.stdout)["dataset_files"]["first_not_read"] == ["notes", ".DS_Store"]
     assert left_out in actstore(*mixed[:-1], "--estimate", address=service.address).stdout

@@ -153,7 +153,10 @@ def test_the_status_of_a_stack_whose_workers_do_not_answer(plant_workers: Plant)
     with running_up() as up:
         ready(up)
         found = actstore_says("status", status=3)
-        assert (found["state"], found["wrong"]) == ("unwell", "the workers do not answer now; try again later")
+        assert (found["state"], found["wrong"]) == (
+            "unwell",
+            "the workers do not answer at the moment; try again later",
+        )
 
 
 def test_a_stack_that_starts_can_be_looked_at_and_stopped(plant_workers: Plant) -> None:

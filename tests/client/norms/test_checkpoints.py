@@ -127,7 +127,7 @@ def test_both_doors_say_the_same(question: str, far: Lab, near: Lab) -> None:
 
 
 ROUNDED = (
-    "the runs' dtype differs, so that their numbers differ by rounding as well: "
+    "the runs differ in dtype, so their numbers also differ by rounding: "
     "float32 in at-100 and 2 more, bfloat16 in coarse"
 )
 COMPARISONS = {
@@ -217,10 +217,10 @@ REFUSALS = {
     ),
     "two checkpoints": (
         lambda lab: lab.checkpoints(RUNS[:2]).fit_growth("checkpoint"),
-        "ARGUMENT_INVALID", "runs", "the least is 3",
+        "ARGUMENT_INVALID", "runs", "smallest allowed value is 3",
     ),
     "one is none to separate": (
-        lambda lab: lab.checkpoints(RUNS[:1]).separability(), "ARGUMENT_INVALID", "runs", "the least is 2",
+        lambda lab: lab.checkpoints(RUNS[:1]).separability(), "ARGUMENT_INVALID", "runs", "smallest allowed value is 2",
     ),
     "a gap to separate": (
         lambda lab: lab.checkpoints(RUNS).separability(layers=(0, 2)),
@@ -231,7 +231,7 @@ REFUSALS = {
         "ARGUMENT_INVALID", "quantity", "cosine_to_next",
     ),
     "the same run twice": (
-        lambda lab: lab.checkpoints(["at-100", "at-100"]).norms(), "ARGUMENT_INVALID", "steps", "all must differ",
+        lambda lab: lab.checkpoints(["at-100", "at-100"]).norms(), "ARGUMENT_INVALID", "steps", "a different step",
     ),
 }  # fmt: skip
 

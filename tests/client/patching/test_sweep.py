@@ -90,7 +90,7 @@ def test_an_estimate_is_of_the_same_request(remote: Lab, workers: StandInWorkers
     sweep = remote.patch("planted-model", **how, sites="z", layers=[1])
     assert asked == workers.requests[-1]
     assert estimate == SweepEstimate(len(sweep), 10.5, 40.0, len(sweep) * 100, 1.5)
-    assert repr(estimate).endswith(f"{len(sweep) * 100:,} bytes; about 1.5 s of computing")
+    assert repr(estimate).endswith(f"{len(sweep) * 100:,} bytes; about 1.5 s of computation")
     with pytest.raises(BadRequest) as refusal:
         remote.estimate_patch("planted-model", **how | {"corrupt": "When"})
     assert refusal.value.reason == "PROMPT_LENGTHS_DIFFER"

@@ -153,8 +153,8 @@ def test_an_estimate_stores_nothing(remote: Lab, workers: StandInWorkers) -> Non
     assert isinstance(workers.requests[-1], EstimateCapture)
     assert workers.requests[-1].specification.dataset.max_tokens == 100
     assert estimate == CaptureEstimate(3, 4, 100, 2, {"tokens": 500, "resid_post.0": 4000}, 4500, 12.0, 2, FILES)
-    own = "2 documents begin with a BOS of their own"
-    left_out = "not read, beside 20 files: 3 (notes, .DS_Store, ...)"
+    own = "2 documents already begin with a BOS token"
+    left_out = "20 files were read; 3 were not (notes, .DS_Store, ...)"
     for word in ("100 tokens", "resid_post.0", "4,500 bytes", "12 s", own, left_out):
         assert word in repr(estimate)
     assert "not read" not in repr(replace(estimate, dataset_files=DatasetFiles(20)))

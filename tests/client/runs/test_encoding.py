@@ -54,7 +54,7 @@ def test_a_run_says_whose_rows_it_has(tmp_path: Path) -> None:
         assert found.specification.rows_of == "run"
         assert "rows of" in repr(found)
         assert "rows of" not in repr(lab.run("run"))
-        with pytest.raises(ActstoreError, match="rows of other runs: over"):
+        with pytest.raises(ActstoreError, match="rows that other runs use: over"):
             lab.remove("run")
 
 

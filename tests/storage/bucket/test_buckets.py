@@ -372,7 +372,7 @@ def test_accepts_endpoints(endpoint: str) -> None:
 
 @pytest.mark.parametrize("name", ["ab", "10.0.0.1", "a..b", "bücket", "b" * 64, "bucket?x"])
 def test_refuses_what_is_no_name_of_a_bucket(name: str) -> None:
-    with pytest.raises(BadRequest, match="no name of an S3 bucket") as caught:
+    with pytest.raises(BadRequest, match="not a valid name of an S3 bucket") as caught:
         open_bucket(f"s3://{name}/prefix", S3Access("host", "key", "secret"))
     assert caught.value.details["value"] == name
 

@@ -33,8 +33,8 @@ MEANT = [
         for code in ("InsufficientStorage", "QuotaExceeded", "XMinioStorageFull")
     ),
     *((code, READING, "STORE_UNREACHABLE", "cannot be reached") for code in f"{PASSING} {NO_CODES}".split()),
-    ("EntityTooLarge", WRITING, "STORE_UNSAFE", "would again (entitytoolarge)"),
-    ("NotImplemented", READING, "STORE_UNSAFE", "would again (notimplemented)"),
+    ("EntityTooLarge", WRITING, "STORE_UNSAFE", "would not help (entitytoolarge)"),
+    ("NotImplemented", READING, "STORE_UNSAFE", "would not help (notimplemented)"),
 ]
 
 
@@ -92,18 +92,18 @@ def test_another_region_is_a_wrong_setting(code: str) -> None:
     assert _setting(failure) == ("region", "us-east-1", "the region that the store is in")
 
 
-NO_PROXY_THERE = "the proxy http://proxy:3128 does not lead there, "
-HANGS_UP = "it hangs up, as some do where they speak TLS: that would be ACTSTORE_S3_SECURE=1, "
+NO_PROXY_THERE = "the proxy http://proxy:3128 could not connect to it, "
+HANGS_UP = "it closed the connection, as some servers do if they expect TLS: set ACTSTORE_S3_SECURE=1 then, "
 WORDS = {
     "ProxyError('Cannot connect to proxy.', ConnectionRefusedError())": NO_PROXY_THERE,
     "curlCode: 5, Couldn't resolve proxy name": NO_PROXY_THERE,
     "curlCode: 97, proxy handshake error": NO_PROXY_THERE,
     "CONNECT tunnel failed, response 403": NO_PROXY_THERE,
-    "certificate verify failed: self-signed": "its certificate is not trusted: its authority has to be among this "
-    "machine's, ",
-    "too many redirects": "it sends its callers elsewhere: ask there, ",
-    "curlCode: 6, Couldn't resolve host name": "no such host is known, ",
-    "NameResolutionError('host')": "no such host is known, ",
+    "certificate verify failed: self-signed": "its certificate is not trusted: install its certificate "
+    "authority on this machine, ",
+    "too many redirects": "it redirects requests to another address: use that address, ",
+    "curlCode: 6, Couldn't resolve host name": "the host name is unknown, ",
+    "NameResolutionError('host')": "the host name is unknown, ",
     "[Errno 111] Connection refused": "nothing listens there, ",
     "curlCode: 7, Couldn't connect to server": "nothing listens there, ",
     "Read timed out.": "it does not answer in time, ",
@@ -118,7 +118,7 @@ WORDS = {
 @pytest.mark.parametrize("said", WORDS)
 def test_why_a_store_is_not_reached_is_said_and_which_setting_that_may_be(said: str) -> None:
     failure = store_failure(READING, PLAIN, OSError(said), "none")
-    where = "host:9000, its ACTSTORE_S3_ENDPOINT"
+    where = "host:9000, from ACTSTORE_S3_ENDPOINT"
     assert failure.message == f"s3://bucket/p cannot be reached at {where} ({WORDS[said]}none)"
 
 
@@ -130,7 +130,10 @@ def test_of_an_unknown_cause_only_its_code_is_said(said: str) -> None:
 
 def test_who_hangs_up_on_tls_is_told_with_that() -> None:
     failure = store_failure(READING, TLS, OSError("Connection reset by peer"), "none")
-    assert "(it hangs up, as some do where they are asked over TLS, none)" in failure.message
+    assert (
+        "(it closed the connection, as some servers do if they get TLS where they expect plain HTTP, none)"
+        in failure.message
+    )
 
 
 @pytest.mark.parametrize(
@@ -148,8 +151,8 @@ def test_who_hangs_up_on_tls_is_told_with_that() -> None:
 def test_what_is_no_store_is_told_from_a_store_that_is_busy(code: str, store: bool) -> None:
     failure = store_failure(READING, PLAIN, ValueError("m"), code)
     assert isinstance(failure, StoreUnreachable)
-    why = "host:9000" if store else "host:9000, its ACTSTORE_S3_ENDPOINT"
-    said = "" if store else "what answers there is no S3 store, "
+    why = "host:9000" if store else "host:9000, from ACTSTORE_S3_ENDPOINT"
+    said = "" if store else "the server there is not an S3 store, "
     assert failure.message == f"s3://bucket/p cannot be reached at {why} ({said}{code})"
 
 

@@ -434,7 +434,7 @@ def test_a_site_that_a_parallel_model_lacks(local_bucket: Bucket) -> None:
             with pytest.raises(BadRequest) as caught:
                 door()
             assert caught.value.reason == "SITE_UNKNOWN"
-            assert ("attention and MLP read the same residual" in caught.value.message) == told
+            assert ("attention and MLP both read resid_pre" in caught.value.message) == told
 
 
 @pytest.mark.parametrize(

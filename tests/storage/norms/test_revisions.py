@@ -37,7 +37,9 @@ def test_steps_that_are_given_need_no_names(local_bucket: Bucket) -> None:
 )
 def test_steps_that_do_not_order_the_runs_are_refused(steps: tuple[float, ...], local_bucket: Bucket) -> None:
     runs = [empty(local_bucket, f"run{step}", f"step{step}") for step in (1, 2, 3)]
-    with pytest.raises(BadRequest, match=f"{len(steps)} steps for 3 runs, and all must differ") as caught:
+    with pytest.raises(
+        BadRequest, match=f"{len(steps)} steps were given for 3 runs; each run needs a different step"
+    ) as caught:
         in_order(runs, steps, least=2)
     assert caught.value.details["field"] == "steps"
 
@@ -112,7 +114,7 @@ def test_what_runs_were_computed_with_is_told_by_value_and_first_run(local_bucke
         for run, device in (("a", "cpu"), ("b", "cuda"), ("c", "cpu"), ("d", "cpu"))
     ]
     assert warnings_of(runs, sinks=True) == (
-        "the runs' device differs, so that their numbers differ by rounding as well: cpu in a and 2 more, cuda in b",
+        "the runs differ in device, so their numbers also differ by rounding: cpu in a and 2 more, cuda in b",
     )
     assert warnings_of([runs[0], runs[2]], sinks=True) == ()
     assert warnings_of(runs[:1], sinks=True) == ()
@@ -121,18 +123,18 @@ def test_what_runs_were_computed_with_is_told_by_value_and_first_run(local_bucke
 def test_other_sinks_are_told_where_sinks_count_apart(local_bucket: Bucket) -> None:
     runs = [empty(local_bucket, "a"), empty(local_bucket, "b", sink_ratio=7.5)]
     [told] = warnings_of(runs, sinks=True)
-    assert told.startswith("the runs' sink_ratio differs, so that each has other sinks: ")
+    assert told.startswith("the runs differ in sink_ratio, so different tokens count as sinks: ")
     assert told.endswith("7.5 in b")
     assert warnings_of(runs, sinks=False) == ()
 
 
 def test_norms_by_token_are_of_one_run(local_bucket: Bucket) -> None:
     runs = [empty(local_bucket, f"run{step}", f"step{step}") for step in (1, 2)]
-    with pytest.raises(BadRequest, match="norms by token are of one run") as caught:
+    with pytest.raises(BadRequest, match="norms by token can be read from one run at a time") as caught:
         norms_of_runs(runs, ProfileQuestion(by="token", sequences=(0, None)))
     assert caught.value.details["field"] == "by"
 
 
 def test_norms_by_checkpoint_of_one_run_ask_for_its_step(local_bucket: Bucket) -> None:
-    with pytest.raises(BadRequest, match="do not all say their step"):
+    with pytest.raises(BadRequest, match="do not all end in a training step"):
         norms_of_runs([empty(local_bucket, "run", "main")], ProfileQuestion(by=CHECKPOINT))

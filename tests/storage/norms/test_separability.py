@@ -191,9 +191,9 @@ def test_too_many_rows_of_all_runs(training: list[Snapshot], monkeypatch: pytest
         ({"layers": (3, 9)}, "LAYER_OUT_OF_RANGE", "layers", "has no norms of resid_post.9"),
         ({"layers": (2, 2)}, "LAYER_OUT_OF_RANGE", "layers", "at least 2 layers"),
         ({"site": "mlp_out"}, "SITE_UNKNOWN", "site", "has no norms of 'mlp_out'"),
-        ({"quantity": "centred_l2"}, "SITE_UNKNOWN", "site", "captured before"),
+        ({"quantity": "centred_l2"}, "SITE_UNKNOWN", "site", "captured by an early version"),
         ({"quantity": "cosine_to_next"}, "ARGUMENT_INVALID", "quantity", "no"),
-        ({"steps": (1.0,)}, "ARGUMENT_INVALID", "steps", "1 steps for 4 runs"),
+        ({"steps": (1.0,)}, "ARGUMENT_INVALID", "steps", "1 steps were given for 4 runs"),
         ({"kept": KeptTokens(frozenset({"bos", "text"}))}, "ARGUMENT_INVALID", "exclude", "cannot exclude"),
     ],
 )
@@ -260,12 +260,12 @@ def test_runs_computed_in_other_ways_compare_and_the_answer_says_so(
     assert norms_of_runs(training, _by_layer()).warnings == separability(training).warnings == ()
     assert norms_of_runs(runs[1:2], _by_layer()).warnings == fit_growth(runs[1]).warnings == ()
     told = (
-        "the runs' dtype differs, so that their numbers differ by rounding as well: "
+        "the runs differ in dtype, so their numbers also differ by rounding: "
         "bfloat16 in at-50 and 1 more, float32 in at-100 and 2 more",
-        "the runs' attention_implementation differs, so that their numbers differ by rounding as well: "
+        "the runs differ in attention_implementation, so their numbers also differ by rounding: "
         "sdpa in at-50 and 3 more, eager in at-800",
     )
-    sinks = "the runs' sink_ratio differs, so that each has other sinks: 0 in at-50 and 3 more, 20 in at-800"
+    sinks = "the runs differ in sink_ratio, so different tokens count as sinks: 0 in at-50 and 3 more, 20 in at-800"
     for exclude, expected in ((frozenset(), told), (frozenset({"sink"}), (*told, sinks))):
         profile = norms_of_runs(runs, replace(_by_layer(), kept=KeptTokens(exclude)))
         growth = fit_growth_over_checkpoints(runs, kept=KeptTokens(exclude), bootstrap=Bootstrap(0))

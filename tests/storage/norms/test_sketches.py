@@ -217,7 +217,7 @@ def test_sketches_of_other_tokens_are_damaged(local_bucket: Bucket) -> None:
     key = checkpoint_sketches_key("run", part.shards)
     local_bucket.delete(key)
     nothing, asked = NormSketches(part.summary.norm_moments), snapshot.record.specification_sha256
-    for specification, words in (("0" * 64, "another specification"), (asked, "as many tokens")):
+    for specification, words in (("0" * 64, "another specification"), (asked, "their count")):
         local_bucket.delete(key)
         local_bucket.put_if_absent(key, nothing.encoded(specification))
         with pytest.raises(CorruptObject, match=words):

@@ -207,9 +207,9 @@ def test_refuses(case: str, snapshot: Snapshot) -> None:
 @pytest.mark.parametrize(
     ("case", "words", "allowed"),
     [
-        ("no sequences", "norms by token are of some sequences", "the first, and how many, as range(4)"),
-        ("sequences of another group", "norms by position are over all sequences", "none, or by token"),
-        ("past the end", "these are none of the 20 sequences of run run", "of 0 to 19, those that are committed"),
+        ("no sequences", "norms by token need a range of sequences", "a range of sequences, such as range(4)"),
+        ("sequences of another group", "norms by position are always over all sequences", "none, or by='token'"),
+        ("past the end", "run run has 20 sequences, and none of these", "committed sequences among 0 to 19"),
     ],
 )
 def test_what_is_refused_says_what_to_ask_instead(case: str, words: str, allowed: str, snapshot: Snapshot) -> None:
@@ -259,7 +259,7 @@ def test_a_run_without_commits_has_no_tokens(run: RandomRun, local_bucket: Bucke
     with pytest.raises(BadRequest, match="0 of 7 shards are committed") as refused:
         norm_profile(open_run(local_bucket, "run"), by_token())
     assert refused.value.details["field"] == "sequences"
-    with pytest.raises(BadRequest, match="by layer"):
+    with pytest.raises(BadRequest, match="by='layer'"):
         norms.norm_histogram(open_run(local_bucket, "run"), by_token(), bins=3)
 
 
@@ -268,6 +268,6 @@ def test_tokens_are_of_one_run_and_no_statistics(snapshot: Snapshot) -> None:
     found = norms_of_runs([snapshot], question)
     assert found.profile.equals(norm_profile(snapshot, question))
     assert not found.from_statistics
-    with pytest.raises(BadRequest, match="of one run") as refused:
+    with pytest.raises(BadRequest, match="one run at a time") as refused:
         norms_of_runs([snapshot] * 2, question)
     assert refused.value.details["field"] == "by"

@@ -121,5 +121,5 @@ def test_rows_that_the_footer_does_not_know(run: RandomRun, local_bucket: Bucket
     memory = RowMemory([site], 1, 2 * GROUP_ROWS)
     longer = replace(place, last=place.last + 1)
     reading = Reading(local_bucket, commit, 0, longer.last, {SITE: (longer,)}, verify=True)
-    with pytest.raises(CorruptObject, match="7 rows, and the footer says 8"):
+    with pytest.raises(CorruptObject, match="7 rows, but the footer says 8"):
         memory.fill(0, SITE, reading)

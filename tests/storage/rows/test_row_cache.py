@@ -86,5 +86,5 @@ def test_threads_share_it() -> None:
 
 
 def test_a_limit_below_nothing_is_refused() -> None:
-    with pytest.raises(BadRequest, match="-1 bytes"):
+    with pytest.raises(BadRequest, match="-1 is not a valid size"):
         RowCache(-1)

@@ -138,7 +138,7 @@ def test_a_removal_that_was_interrupted_is_finished_before_the_name_is_used_agai
     bucket.delete("runs/run/run.json")
     with pytest.raises(NotThere):
         open_run(bucket, "run")
-    with pytest.raises(Conflict, match="not to the end"):
+    with pytest.raises(Conflict, match="only partly removed"):
         create_run(bucket, run.record)
     assert kinds(bucket) == [("unreadable", "runs/run/run.json")]
     remove_run(bucket, "run")
@@ -216,11 +216,11 @@ SKETCH_DAMAGES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     **{name: (damage, "is damaged") for name, damage in DAMAGES.items()},
     "of fewer values": (
         lambda data: other_sketches(data, lambda table: _with_first(table, lambda sketch: b"")),
-        "not of as many tokens",
+        "their count, minimum or maximum differs",
     ),
     "half a sketch": (
         lambda data: other_sketches(data, lambda table: _with_first(table, lambda sketch: sketch[: len(sketch) // 2])),
-        "sketches of resid_post.0 are no sketches",
+        "sketches of resid_post.0 cannot be read",
     ),
     "of no known version": (
         lambda data: other_sketches(
@@ -230,11 +230,11 @@ SKETCH_DAMAGES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     ),
     "of other extremes": (
         lambda data: other_sketches(data, lambda table: _with_first(table, _with_more)),
-        "not of the same least and largest value",
+        "their count, minimum or maximum differs",
     ),
     "a name short": (
         lambda data: other_sketches(data, lambda table: table.drop_columns(["resid_pre.2"])),
-        "it has no sketches of resid_pre.2",
+        "it has no sketch of resid_pre.2",
     ),
 }
 
@@ -280,43 +280,43 @@ def _of_site(number: str, change: Callable[[float], float]) -> Callable[[dict[st
 SUMMARY_DAMAGES: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "count": (
         _of_site("count", lambda count: count + 1),
-        r"the count of resid_post\.1 \(text\) is (\d+), and of its commits (\d+);",
+        r"the count of resid_post\.1 \(text\) is (\d+), but (\d+) in its commits;",
     ),
     "mean": (
         _of_site("mean", lambda mean: mean * (1 + 1e-6)),
-        r"the mean of resid_post\.1 \(text\) is \S+, and of its",
+        r"the mean of resid_post\.1 \(text\) is \S+, but \S+ in its",
     ),
     "m2": (_of_site("m2", lambda m2: m2 * (1 + 1e-6)), r"the standard deviation of resid_post\.1 \(text\) is"),
-    "m2 below 0": (_of_site("m2", lambda m2: -m2), r"the standard deviation of resid_post\.1 \(text\) is 0, and"),
+    "m2 below 0": (_of_site("m2", lambda m2: -m2), r"the standard deviation of resid_post\.1 \(text\) is 0, but"),
     "minimum": (_of_site("minimum", lambda least: math.nextafter(least, 0)), r"the minimum of resid_post\.1 \(text\)"),
     "maximum": (
         _of_site("maximum", lambda most: most / 2),
-        r"the maximum of resid_post\.1 \(text\) is \S+, and of its",
+        r"the maximum of resid_post\.1 \(text\) is \S+, but \S+ in its",
     ),
     "log_sum": (_of_site("log_sum", lambda log_sum: log_sum + 1e-3), r"the log_sum of resid_post\.1 \(text\) is"),
     "log_sum of a 0": (
         _of_site("log_sum", lambda log_sum: None),
-        r"the log_sum of resid_post\.1 \(text\) is -inf, and",
+        r"the log_sum of resid_post\.1 \(text\) is -inf, but",
     ),
-    "a class": (lambda summary: summary["norm_moments"]["resid_post.1"].pop("bos"), r"resid_post\.1 \(bos\) is 0, and"),
+    "a class": (lambda summary: summary["norm_moments"]["resid_post.1"].pop("bos"), r"resid_post\.1 \(bos\) is 0, but"),
     "a site": (
         lambda summary: summary["norm_moments"].pop("resid_post.1"),
         r"resid_post\.1 \(bos|text\) is 0.*and \d more",
     ),
     "another site": (
         lambda summary: summary["norm_moments"].update(other=summary["norm_moments"]["resid_post.1"]),
-        r"the count of other \(\w+\) is \d+, and of its commits 0 \(and \d more\)",
+        r"the count of other \(\w+\) is \d+, but 0 in its commits \(and \d more\)",
     ),
     "tokens": (
         lambda summary: summary["tokens_by_class"].update(text=7),
-        r"tokens_by_class are not its commits': text has 7, and in its commits \d+",
+        r"tokens_by_class differ from its commits': text is 7, but \d+ in its commits",
     ),
     "non_finite": (
         lambda summary: summary["non_finite"].update({"resid_post.1": 5}),
-        r"non_finite are not its commits': resid_post\.1 has 5, and in its commits 0",
+        r"non_finite differ from its commits': resid_post\.1 is 5, but 0 in its commits",
     ),
-    "how": (lambda summary: summary["how"].update(device=["tpu"]), "its device is tpu, and its commits' cpu"),
-    "no how": (lambda summary: summary["how"].pop("device"), "its device is not told, and its commits' cpu"),
+    "how": (lambda summary: summary["how"].update(device=["tpu"]), "its device is tpu, but its commits say cpu"),
+    "no how": (lambda summary: summary["how"].pop("device"), "its device is missing, but its commits say cpu"),
 }
 
 

@@ -135,7 +135,7 @@ def test_bad_requests(options: dict[str, object], reason: str, field: str, value
     details = refused.value.details
     assert (refused.value.reason, details["field"], details["value"]) == (reason, field, value)
     assert details["allowed"]
-    assert ("attention and MLP read the same residual" in refused.value.message) == (value == "resid_mid")
+    assert ("attention and MLP both read resid_pre" in refused.value.message) == (value == "resid_mid")
 
 
 def test_a_tokenizer_without_bos(folder: Path) -> None:
@@ -249,6 +249,6 @@ def test_capture_checks_that_it_has_what_was_planned(folder: Path) -> None:
     model = load(planned)
     others = [{"weights_sha256": "0"}, {"model_config": {}}, {"dtype": "bfloat16"}]
     for saes, other in [((), model), *((planned.saes, dataclasses.replace(model, **change)) for change in others)]:
-        with pytest.raises(BadRequest, match="no longer what run") as refused:
+        with pytest.raises(BadRequest, match="changed after run") as refused:
             ShardCapture(other, saes, planned.record)
         assert refused.value.reason == "RUN_MISMATCH"

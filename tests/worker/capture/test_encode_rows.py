@@ -241,7 +241,7 @@ def test_it_ends_with_its_cause(lab: Path, local_bucket: Bucket) -> None:
         worker.capture(replace(task, attempt="third"))
     captured(lab, local_bucket, "again")
     again = planned(lab, local_bucket, "again", ("topk",))
-    with pytest.raises(BadRequest, match="no longer what run"):
+    with pytest.raises(BadRequest, match="changed after run"):
         worker.capture(EncodeTask(again.record, {"topk": lab / "models" / "elsewhere"}, 0, "fourth"))
     assert not [key for key in local_bucket.keys("runs/over") if "/data/" in key]
 

@@ -307,7 +307,7 @@ def test_norms_of_a_model_that_overflows_float16_are_refused_too(
     """No dense site holds its infinities; and no storage dtype would help."""
     loud(monkeypatch, 0)
     plan = planned(folder, dtype="float16", norm_sites=(SITE,), widen_on_overflow=widen)
-    with pytest.raises(OverflowRefused, match="the model overflows float16") as refused:
+    with pytest.raises(OverflowRefused, match="an activation overflowed float16") as refused:
         capture_run(plan, local_bucket, CaptureWorker(local_bucket, CPU))
     assert (refused.value.details["field"], refused.value.details["allowed"]) == (SITE, "dtype bfloat16 or float32")
 

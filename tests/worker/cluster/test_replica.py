@@ -259,7 +259,7 @@ def test_no_number_of_other_files_gets_into_a_run(lab: Lab, tmp_path: Path, chan
         save_tokenizer(lab.model, bos=False)
     else:
         change_weights(lab.models / "sae" / "sae_weights.safetensors")
-    with pytest.raises(BadRequest, match="no longer what run"):
+    with pytest.raises(BadRequest, match="changed after run"):
         capture_run(plan, lab.bucket, CaptureWorker(lab.bucket, CPU))
     assert not open_run(lab.bucket, "run").commits
 

@@ -79,7 +79,7 @@ def test_folders_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         ({"ACTSTORE_GATEWAY_TOKEN": "gateway"}, "ACTSTORE_STORE"),
         ({"ACTSTORE_STORE": "/store"}, "ACTSTORE_GATEWAY_TOKEN"),
         (LEAST | {"ACTSTORE_GATEWAY_TOKEN": ""}, "ACTSTORE_GATEWAY_TOKEN"),
-        (LEAST | {"ACTSTORE_GATEWAY_TOKEN": "hidden-secret\n"}, "ACTSTORE_GATEWAY_TOKEN holds a character"),
+        (LEAST | {"ACTSTORE_GATEWAY_TOKEN": "hidden-secret\n"}, "ACTSTORE_GATEWAY_TOKEN contains a character"),
         (LEAST | {"ACTSTORE_STORE": "s3://bucket"}, "ACTSTORE_S3_ENDPOINT"),
         (LEAST | S3 | {"ACTSTORE_STORE": "/store"}, "ACTSTORE_S3_ENDPOINT"),
         (LEAST | S3 | {"ACTSTORE_S3_SECRET_KEY": ""}, "ACTSTORE_S3_SECRET_KEY"),

@@ -35,7 +35,9 @@ def something_else(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 def test_something_else_at_the_clusters_address(something_else: str) -> None:
-    with pytest.raises(SettingsError, match=f"ACTSTORE_RAY_ADDRESS is {something_else}: what listens there is no head"):
+    with pytest.raises(
+        SettingsError, match=f"ACTSTORE_RAY_ADDRESS is {something_else}: the process that listens there is not the head"
+    ):
         check_cluster(something_else)
 
 

@@ -155,7 +155,9 @@ def test_a_request_that_this_version_does_not_read_is_named_and_left(
         assert await captures.resume()
         assert (await watch(captures, "run"))[-1].state == "complete"
         assert bucket.keys("captures") == ["captures/left.json"]
-        assert "captures/left.json is no request that this version reads: submit the capture again" in caplog.text
+        assert (
+            "this version cannot read the capture request captures/left.json: submit the capture again" in caplog.text
+        )
         await watch(captures, await captures.submit(replace(REQUEST, run="left")))
 
     run(work())

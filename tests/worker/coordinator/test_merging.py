@@ -194,7 +194,7 @@ def test_a_crash_leaves_orphans_that_fsck_finds_and_removes_once_nothing_is_due(
     verdict = check_runs(bucket, remove_orphans=True)
     assert verdict.sound
     assert [(found.kind, found.key) for found in verdict.findings] == [("orphan", key) for key in left]
-    assert "not merged to the end" in verdict.findings[0].what
+    assert "still being merged" in verdict.findings[0].what
     run(merging(bucket).merge("run"))
     verdict = check_runs(bucket, remove_orphans=True)
     assert [(found.kind, found.key) for found in verdict.findings] == [("removed", key) for key in left]

@@ -184,11 +184,11 @@ def test_rows_that_pass_keep_their_numbers(wanted: tuple[str, str, object], tabl
 @pytest.mark.parametrize(
     ("wanted", "allowed"),
     [
-        (("score", "!=", "1"), "a number, as the column has"),
-        (("score", "==", True), "a number, as the column has"),
-        (("score", "not in", ("1", "2")), "a number, as the column has"),
-        (("language", "!=", 1), "a text, as the column has"),
-        (("ids", "!=", "x"), "a column of text, numbers or truth values"),
+        (("score", "!=", "1"), "a number, like the column's values"),
+        (("score", "==", True), "a number, like the column's values"),
+        (("score", "not in", ("1", "2")), "a number, like the column's values"),
+        (("language", "!=", 1), "a text, like the column's values"),
+        (("ids", "!=", "x"), "a column of text, numbers or booleans"),
     ],
     ids=str,
 )
@@ -202,7 +202,7 @@ def test_filters_compare_like_with_like(wanted: tuple[str, str, object], allowed
 
 @pytest.mark.parametrize(
     ("value", "allowed"),
-    [(("en", 1), "values of one kind"), ((1, True), "values of one kind"), (float("nan"), "a number: nothing")],
+    [(("en", 1), "values of one kind"), ((1, True), "values of one kind"), (float("nan"), "a number other than NaN")],
 )
 def test_filters_that_no_column_fits(value: object, allowed: str) -> None:
     several = isinstance(value, tuple)
@@ -281,7 +281,7 @@ def test_columns_that_are_not_there_or_not_that(query: DocumentQuery, field: str
 def test_plain_text_has_no_columns(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("text")
     for query in ({"row_filters": (RowFilter("a", "==", 1),)}, {"tokens_field": "ids"}):
-        with pytest.raises(BadRequest, match="plain text, without columns"):
+        with pytest.raises(BadRequest, match="plain text and has no columns"):
             documents(tmp_path / "a.txt", **query)
 
 

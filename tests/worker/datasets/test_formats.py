@@ -242,11 +242,11 @@ REFUSED: Mapping[str, tuple[Files, str]] = {
     "JSON without rows": ({"squad.json": b'{"data": [\n1]}', "README.md": b"x"}, "squad.json hold one JSON value"),
     "only hidden": (
         {".a.jsonl": lines("a"), "_temporary/b.jsonl": lines("b")},
-        "no file that is text; it has .a.jsonl",
+        "no file with text; it has .a.jsonl",
     ),
     "a DatasetDict": (
         {"dataset_dict.json": b'{"splits": ["train", "test"]}', "train/state.json": b"{}", "train/data.arrow": b""},
-        "saved DatasetDict, with the splits train, test",
+        "saved DatasetDict; name one of its splits: train, test",
     ),
 }
 
@@ -325,14 +325,14 @@ def test_what_is_no_file_of_the_dataset(tmp_path: Path) -> None:
     for name, make, message in (
         ("folder", lambda path: path.symlink_to(tmp_path / "else"), "link to a folder"),
         ("b.jsonl", lambda path: path.symlink_to(tmp_path / "else" / "b.jsonl"), "leaves the dataset folders"),
-        ("c.jsonl", os.mkfifo, "no regular file"),
-        ("d.jsonl", lambda path: path.symlink_to(path.parent / "gone"), "no regular file"),
+        ("c.jsonl", os.mkfifo, "not a regular file"),
+        ("d.jsonl", lambda path: path.symlink_to(path.parent / "gone"), "not a regular file"),
     ):
         on_disk(root / name, {"a.jsonl": lines("a")})
         make(root / name / "corpus" / name)
         with pytest.raises(BadRequest, match=message):
             DatasetPlaces((root / name,)).find("corpus")
-    with pytest.raises(BadRequest, match="no regular file"):
+    with pytest.raises(BadRequest, match="not a regular file"):
         DatasetPlaces((root / "c.jsonl",)).find("corpus/c.jsonl")
 
 
@@ -403,6 +403,6 @@ def test_a_text_is_its_own_source(tmp_path: Path) -> None:
     found = on_disk(tmp_path, {"a/b.txt": b"one"})
     [only] = dataset_documents(found, DocumentQuery())
     assert (only.source, only.row) == ("a/b.txt", WHOLE)
-    with pytest.raises(BadRequest, match="plain text, without columns") as refused:
+    with pytest.raises(BadRequest, match="plain text and has no columns") as refused:
         texts(found, source_field="url")
     assert refused.value.details["field"] == "dataset.source_field"

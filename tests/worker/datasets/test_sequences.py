@@ -138,9 +138,9 @@ def test_a_tokenizer_larger_than_its_model_is_refused_where_it_matters(tmp_path:
     shape = SequenceShape(8, prepend_bos=True)
     with pytest.raises(BadRequest, match=r"100 embeddings.*gives for document 1"):
         tokenise(described, ["!", "é"], shape)
-    with pytest.raises(BadRequest, match=r"100 embeddings.*gives for this text"):
+    with pytest.raises(BadRequest, match=r"100 embeddings.*returns for this text"):
         text_ids(described, "é")
-    with pytest.raises(BadRequest, match="none of id 100, which is in document 7"):
+    with pytest.raises(BadRequest, match="none for token id 100, which is in document 7"):
         tokenise_documents(described, [Document(7, np.array([1, 100, 2], np.int32))], shape)
 
 

@@ -193,9 +193,9 @@ def test_texts_without_a_token_that_counts_have_no_loss(replica: Replica) -> Non
     ("asked", "reason", "field", "value", "allowed"),
     [
         (AblateSites(ModelReference("bert"), TEXTS), "MODEL_UNSUPPORTED", "model", "bert", "a causal language model"),
-        (AblateSites(GPT2, ()), "ARGUMENT_INVALID", "texts", "0 texts", "one text at least"),
+        (AblateSites(GPT2, ()), "ARGUMENT_INVALID", "texts", "0 texts", "at least one text"),
         (AblateSites(GPT2, ("a", "")), "ARGUMENT_INVALID", "texts", "", "text of at least one token"),
-        (AblateSites(GPT2, ("a",)), "NOTHING_LEFT", "texts", "1 texts", "a text of two tokens at least"),
+        (AblateSites(GPT2, ("a",)), "NOTHING_LEFT", "texts", "1 texts", "a text of at least two tokens"),
         (AblateSites(GPT2, ("x" * 32,)), "LIMIT_EXCEEDED", "texts", "33 tokens", "at most 32 tokens"),
         (AblateSites(GPT2, TEXTS, sites=("resid_mid",)), "SITE_UNKNOWN", "site", "resid_mid", None),
         (AblateSites(GPT2, TEXTS, sites=("pattern.1",)), "SITE_UNKNOWN", "site", "pattern.1", None),

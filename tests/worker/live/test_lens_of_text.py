@@ -131,4 +131,4 @@ def test_refusals(
     details = refusal.value.details
     assert (refusal.value.reason, details["field"], details["value"]) == (reason, field, value)
     assert allowed is None or details["allowed"] == allowed
-    assert ("attention and MLP read the same residual" in refusal.value.message) == (value == "resid_mid")
+    assert ("attention and MLP both read resid_pre" in refusal.value.message) == (value == "resid_mid")

@@ -293,7 +293,7 @@ def test_a_dead_direction_is_nobodys_neighbor(lab: Lab) -> None:
             "ARGUMENT_INVALID",
             "text",
             "0",
-            "a text of two tokens at least",
+            "a text of at least two tokens",
         ),
         (
             AblateText(GPT2, "sae", 3, "x" * 20, position=15, pairs=True),
@@ -308,7 +308,7 @@ def test_a_dead_direction_is_nobodys_neighbor(lab: Lab) -> None:
             "ARGUMENT_INVALID",
             "text",
             "x",
-            "a text of two tokens at least",
+            "a text of at least two tokens",
         ),
         (FindNeighbors("sae", direction=64), "FEATURE_OUT_OF_RANGE", "feature", "64", "0 to 63"),
         (FindNeighbors("sae", direction=(1.0,) * 15), "ARGUMENT_INVALID", "vector", "15 numbers", None),

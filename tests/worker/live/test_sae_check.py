@@ -129,10 +129,10 @@ def test_the_bundled_sae_passes(lab: Lab) -> None:
             {"b_enc": 10, "b_dec": 10},
             "",
             "pystdlib",
-            ["explains nothing", "inputs about 10 times as large: FVU would be 0.1"],
+            ["explains nothing", "inputs about 10 times as large: FVU would then be 0.1"],
         ),
         ("decoder-scaled", {"W_dec": 10}, "", "pystdlib", ["explains nothing"]),
-        ("other-name", {}, "", "pythia-70m", ["trained on model 'pythia-70m', and this run is of 'pystdlib'"]),
+        ("other-name", {}, "", "pythia-70m", ["trained on model 'pythia-70m', but this run is from 'pystdlib'"]),
         ("with-owner", {}, "", "somebody/PyStdlib", []),
     ],
 )
@@ -148,7 +148,7 @@ def test_what_is_wrong_on_purpose_is_named(
 def test_an_sae_of_a_later_model_on_an_earlier_one_is_named(lab: Lab) -> None:
     lab.capture("pystdlib", "code.jsonl", "early", max_tokens=2_000, model_revision="step64")
     warnings = lab.check("early", BUNDLED).warnings
-    assert any("of its revision 'step64'" in warning for warning in warnings), warnings
+    assert any("from its revision 'step64'" in warning for warning in warnings), warnings
     assert any("explains nothing" in warning for warning in warnings), warnings
 
 

@@ -120,7 +120,10 @@ def test_of_a_capture_with_saes_their_encoders_are_counted_too(tmp_path: Path) -
         (change(n_ctx=...), "n_ctx"),
         (change(n_layers=4), "weight files lack model.layers.3"),
         (lambda folder: (folder / "model_final.pth").unlink(), "none of model.safetensors, model_final.pth"),
-        (lambda folder: (folder / "tokenizer.json").unlink(), "its tokenizer, 'small-tokenizer', must lie beside it"),
+        (
+            lambda folder: (folder / "tokenizer.json").unlink(),
+            "its folder must also contain its tokenizer, 'small-tokenizer'",
+        ),
     ],
 )
 def test_refusals_name_the_field(tmp_path: Path, spoil: Callable[[Path], None], why: str) -> None:

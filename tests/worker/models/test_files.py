@@ -202,8 +202,8 @@ def _link(folder: Path) -> None:
 
 DAMAGES: dict[str, tuple[Callable[[Path, dict[str, str]], object], str]] = {
     "missing": (lambda folder, _: (folder / SECOND).unlink(), f"{SECOND}, which model.safetensors.index.json names"),
-    "truncated": (lambda folder, _: os.truncate(folder / SECOND, 4000), f"{SECOND}, of 4000 bytes, is no whole"),
-    "empty": (lambda folder, _: os.truncate(folder / SECOND, 0), f"{SECOND}, of 0 bytes, is no whole"),
+    "truncated": (lambda folder, _: os.truncate(folder / SECOND, 4000), f"{SECOND}, of 4000 bytes, is not a complete"),
+    "empty": (lambda folder, _: os.truncate(folder / SECOND, 0), f"{SECOND}, of 0 bytes, is not a complete"),
     "pointer": (
         lambda folder, _: (folder / SECOND).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n"),
         f"{SECOND} is a Git LFS pointer",

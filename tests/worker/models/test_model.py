@@ -141,7 +141,7 @@ def test_a_token_without_an_embedding_is_put_around_no_text(family: str, role: s
     said = json.loads((folder / "tokenizer_config.json").read_text())
     (folder / "tokenizer_config.json").write_text(json.dumps(said | {f"{role}_token": "<far>"}))
     error = refusal(folder)
-    assert f"none of id {VOCABULARY_SIZE}, which its tokenizer puts around each text" in error.message
+    assert f"none for token id {VOCABULARY_SIZE}, which its tokenizer adds to each text" in error.message
     assert error.details["allowed"] == f"ids from 0 to {VOCABULARY_SIZE - 1}"
 
 

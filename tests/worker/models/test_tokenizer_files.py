@@ -127,7 +127,7 @@ def test_settings_that_contradict_the_file_are_refused(saved: str, said: Mapping
     change(folder / "tokenizer_config.json", **{name: None})
     described(folder)
     change(folder / "tokenizer_config.json", **said)
-    assert f"says {name} {value!r}, and tokenizer.json does as with" in refusal(folder)
+    assert f"says {name} {value!r}, but tokenizer.json behaves as with" in refusal(folder)
 
 
 def test_special_tokens_that_are_split_make_another_tokenizer(tmp_path: Path) -> None:

@@ -230,8 +230,8 @@ def test_active_features_are_kept_whole(supplies: Supplies, load: Load, monkeypa
         ({"sae": "standard", "features": (64,)}, "FEATURE_OUT_OF_RANGE", "features", "64", "0..63"),
         ({"sae": "standard", "features": (1,) * 16_385}, "LIMIT_EXCEEDED", "features", "16385", "at most 16384"),
         ({"sae": "", "sites": ("features",)}, "ARGUMENT_INVALID", "sae", "", "an SAE's name"),
-        ({"sites": ("z",)}, "ARGUMENT_INVALID", "sites", "z", "features, with an SAE"),
-        ({"screen": Screen(3)}, "ARGUMENT_INVALID", "sites", "features", "others, with a screen"),
+        ({"sites": ("z",)}, "ARGUMENT_INVALID", "sites", "z", "features, if there is an SAE"),
+        ({"screen": Screen(3)}, "ARGUMENT_INVALID", "sites", "features", "other sites, if there is a screen"),
     ],
 )
 def test_what_features_are_refused_for(
@@ -247,7 +247,7 @@ def test_what_features_are_refused_for(
 def test_transcoders_and_sweeps_of_too_many_features_are_refused(supplies: Supplies, load: Load) -> None:
     sae = supplies.find_sae("standard")
     crossing = replace(sae, output_site=replace(sae.site, layer=2))
-    with pytest.raises(ActstoreError, match="a transcoder's features are read at one site") as refusal:
+    with pytest.raises(ActstoreError, match="a transcoder reads one site and writes another") as refusal:
         planned(load("gpt2"), replace(supplies, find_sae=lambda _: crossing), "standard")
     assert refusal.value.reason == "SAE_MISMATCH"
     with pytest.raises(ActstoreError, match="the sweep has 132 cells") as refusal:

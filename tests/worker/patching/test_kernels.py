@@ -353,7 +353,7 @@ def test_a_layer_that_is_told_of_positions_otherwise_runs_whole(folder: Path, mo
 
 @pytest.mark.parametrize(
     ("of_cells", "place"),
-    [(True, r"(resid_pre\.\d|z\.\d\.\d)@\d"), (False, "a run in which nothing was replaced")],
+    [(True, r"(resid_pre\.\d|z\.\d\.\d)@\d"), (False, "a run with nothing patched")],
     ids=["cells", "nothing"],
 )
 def test_a_sweep_whose_numbers_are_wrong_fails(

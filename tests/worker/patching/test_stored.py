@@ -236,7 +236,7 @@ def test_heads_that_are_stored_alone_are_as_those_of_the_whole_site(lab: Lab, so
         stored = lab.rows(plan.sites, source, StoredSource(run), plan.length)
         found[run] = torch.stack([logits for *_, logits in rows_of(model, plan, stored)])
     torch.testing.assert_close(found["heads"], found["run"], **TOLERANCE)
-    with pytest.raises(ActstoreError, match=r"has no rows of z\.1\.2 to take") as refusal:
+    with pytest.raises(ActstoreError, match=r"has no usable rows of z\.1\.2") as refusal:
         plan_sweep(model, replace(request, heads=(0, 2)), LIMITS, lab.supplies)
     assert refusal.value.details["allowed"] == "z.1.0, z.1.3"
 
@@ -268,7 +268,7 @@ ASKED = RunSweep(ModelReference(""), (PAIR,), sites=("resid_pre",), source="mean
     ("change", "reason", "field", "value", "allowed"),
     [
         ({"stored": None}, "ARGUMENT_INVALID", "stored.run", "", "a run's name"),
-        ({"source": "prompt"}, "ARGUMENT_INVALID", "stored.run", "run", "a source of mean, resample"),
+        ({"source": "prompt"}, "ARGUMENT_INVALID", "stored.run", "run", "source mean or resample"),
         ({"stored": StoredSource("nothing")}, "RUN_NOT_FOUND", "run", "nothing", "run"),
         ({"stored": StoredSource("bfloat16")}, "RUN_MISMATCH", "stored.run", "bfloat16", "float32"),
         ({"stored": StoredSource("norms")}, "SITE_UNKNOWN", "sites", "resid_pre.", "without dense sites"),
@@ -289,7 +289,7 @@ def test_what_is_refused(lab: Lab, change: dict[str, Any], reason: str, field: s
 
 
 def test_rows_of_other_weights_are_refused(lab: Lab) -> None:
-    with pytest.raises(ActstoreError, match="its rows are no activations of these weights") as refusal:
+    with pytest.raises(ActstoreError, match="its rows are not activations of this model") as refusal:
         plan_sweep(lab.model("neox"), ASKED, LIMITS, lab.supplies)
     assert refusal.value.reason == "RUN_MISMATCH"
     assert refusal.value.details["value"] == lab.model("gpt2").weights_sha256

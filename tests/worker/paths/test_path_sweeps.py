@@ -178,7 +178,7 @@ def test_token_layers_are_those_that_were_said(
         ({"receivers": ("q.1",) * 129}, "LIMIT_EXCEEDED", "receivers", "129", "at most 128"),
         ({"receivers": ("q.0",), "sites": ("attn_out",)}, "ARGUMENT_INVALID", "sites", "attn_out", "before a receiver"),
         ({"receivers": ("q.1",), "layers": (0, 2)}, "ARGUMENT_INVALID", "layers", "2", "before a receiver"),
-        ({"receivers": ("q.0.1", "k.2"), "layers": (1,)}, "ARGUMENT_INVALID", "receivers", "q.0.1", "behind a sender"),
+        ({"receivers": ("q.0.1", "k.2"), "layers": (1,)}, "ARGUMENT_INVALID", "receivers", "q.0.1", "after a sender"),
         ({"receivers": ("mlp_in.0", "k.2"), "layers": (1,)}, "ARGUMENT_INVALID", "receivers", "mlp_in.0", "behind a"),
         ({"sites": ("q",)}, "SITE_UNKNOWN", "sites", "q", "resid_pre"),
         (
@@ -188,8 +188,8 @@ def test_token_layers_are_those_that_were_said(
             "two",
             "none",
         ),
-        ({"window_layers": 2}, "ARGUMENT_INVALID", "window_layers", "2", "none, with receivers"),
-        ({"screen": Screen(3)}, "ARGUMENT_INVALID", "screen", "3", "none, with receivers"),
+        ({"window_layers": 2}, "ARGUMENT_INVALID", "window_layers", "2", "none, if there are receivers"),
+        ({"screen": Screen(3)}, "ARGUMENT_INVALID", "screen", "3", "none, if there are receivers"),
         ({"receivers": (), "path_mlps": "frozen"}, "ARGUMENT_INVALID", "receivers", "", "receivers, with path_mlps"),
     ],
 )

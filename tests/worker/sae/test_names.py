@@ -101,14 +101,14 @@ def test_a_hook_point_of_sparsify(hook_point: str, encodes: str, transcodes: str
     assert places(load_sae(save_sparsify(tmp_path / "sae", hook_point), "small")) == (encodes, encodes)
     folder = save_sparsify(tmp_path / "transcoder", hook_point, transcode=True)
     if transcodes is None:
-        with pytest.raises(BadRequest, match="what goes into that module is not captured"):
+        with pytest.raises(BadRequest, match="the input of that module is not captured"):
             load_sae(folder, "small")
     else:
         assert places(load_sae(folder, "small")) == (transcodes, encodes)
 
 
 def test_a_module_that_is_not_captured_is_said_to_be(tmp_path: Path) -> None:
-    with pytest.raises(BadRequest, match="that module is not captured") as caught:
+    with pytest.raises(BadRequest, match="the output of that module is not captured") as caught:
         load_sae(save_sparsify(tmp_path, "layers.1.input_layernorm"), "small")
     assert (caught.value.reason, caught.value.details["field"]) == ("SAE_MISMATCH", "hookpoint")
 
@@ -301,45 +301,51 @@ def as_wide_as(d_sae: object) -> Callable[[Path], Path]:
 
 NORM, SAELENS = "dataset_average_activation_norm", "sae_weights.safetensors"
 REFUSED: dict[str, tuple[Callable[[Path], Path], str, str]] = {
-    "one norm of two": (llama_scope(dataset_average_activation_norm={"in": 2.0}), NORM, "no pair of norms"),
-    "a norm of 0": (llama_scope(dataset_average_activation_norm={"in": 2.0, "out": 0}), NORM, "no pair of norms"),
+    "one norm of two": (llama_scope(dataset_average_activation_norm={"in": 2.0}), NORM, "not a pair of norms"),
+    "a norm of 0": (llama_scope(dataset_average_activation_norm={"in": 2.0, "out": 0}), NORM, "not a pair of norms"),
     "a norm without end": (
-        llama_scope(dataset_average_activation_norm={"in": float("inf"), "out": 1.0}), NORM, "no pair of norms",
+        llama_scope(dataset_average_activation_norm={"in": float("inf"), "out": 1.0}), NORM, "not a pair of norms",
     ),
-    "one norm for both": (llama_scope(dataset_average_activation_norm=2.0), NORM, "no pair of norms"),
+    "one norm for both": (llama_scope(dataset_average_activation_norm=2.0), NORM, "not a pair of norms"),
     "a threshold below 0": (llama_scope(jump_relu_threshold=-0.5), "jump_relu_threshold", "no threshold"),
     "a word for a threshold": (llama_scope(jump_relu_threshold="low"), "jump_relu_threshold", "no threshold"),
-    "no decoder bias": (llama_scope(use_decoder_bias=False), "use_decoder_bias", "not computed here"),
+    "no decoder bias": (llama_scope(use_decoder_bias=False), "use_decoder_bias", "not supported"),
     "a bias taken from the input": (
-        llama_scope(apply_decoder_bias_to_pre_encoder=True), "apply_decoder_bias_to_pre_encoder", "not computed here",
+        llama_scope(apply_decoder_bias_to_pre_encoder=True), "apply_decoder_bias_to_pre_encoder", "not supported",
     ),
-    "a gated encoder": (llama_scope(use_glu_encoder=True), "use_glu_encoder", "not computed here"),
+    "a gated encoder": (llama_scope(use_glu_encoder=True), "use_glu_encoder", "not supported"),
     "another tensor of Llama Scope": (
-        changed("checkpoints/final.safetensors", llama_scope(), extra=torch.ones(2)), "tensors", "it has others",
+        changed("checkpoints/final.safetensors", llama_scope(), extra=torch.ones(2)), "tensors", "it has other tensors",
     ),
     "another tensor of sparsify": (
         changed("sae.safetensors", save_sparsify, extra=torch.ones(2)), "sae.safetensors", "no such tensors",
     ),
-    "another architecture of Gemma Scope 2": (gemma_scope_2(architecture="topk"), "architecture", "it is another"),
-    "a word for a connection": (gemma_scope_2(affine_connection="no"), "affine_connection", "neither true nor false"),
-    "a connection that is not there": (gemma_scope_2(affine_connection=True), "W_skip", "says .* and there is none"),
+    "another architecture of Gemma Scope 2": (gemma_scope_2(architecture="topk"), "architecture", "not supported"),
+    "a word for a connection": (gemma_scope_2(affine_connection="no"), "affine_connection", "must be true or false"),
+    "a connection that is not there": (gemma_scope_2(affine_connection=True), "W_skip", "has a skip connection, but "
+        "its "
+        "tensors "
+        "do "
+        "not"),
     "several layers": (
         changed("params.safetensors", gemma_scope_2(), w_dec=torch.ones(48, 3, D_MODEL)), "w_dec", "several layers",
     ),
-    "another activation of OpenAI's": (openai_state(activation="JumpReLU"), "activation", "it is not one of those"),
+    "another activation of OpenAI's": (openai_state(activation="JumpReLU"), "activation", "it is not supported"),
     "features below 0": (
         openai_state(activation_state_dict={"k": 5, "postact_fn": "Identity"}), "postact_fn", "may be negative",
     ),
-    "another tensor of OpenAI's": (openai_state(extra=torch.ones(2)), "tensors", "it has others"),
+    "another tensor of OpenAI's": (openai_state(extra=torch.ones(2)), "tensors", "it has other tensors than expected"),
     "a skip that is not said": (
-        changed(SAELENS, standard, W_skip=torch.ones(D_MODEL, D_MODEL)), "W_skip", "does not say .* and there is one",
+        changed(SAELENS, standard, W_skip=torch.ones(D_MODEL, D_MODEL)), "W_skip", "has no skip connection, but its "
+            "tensors "
+            "do",
     ),
-    "no encoder": (changed(SAELENS, standard, W_enc=None), "W_enc", "the matrix is not there"),
-    "a row for an encoder": (changed(SAELENS, standard, W_enc=torch.ones(64)), "W_enc", "the matrix is not there"),
-    "no decoder": (changed(SAELENS, standard, W_dec=None), "W_dec", "the matrix is not there"),
+    "no encoder": (changed(SAELENS, standard, W_enc=None), "W_enc", "the matrix is missing"),
+    "a row for an encoder": (changed(SAELENS, standard, W_enc=torch.ones(64)), "W_enc", "the matrix is missing"),
+    "no decoder": (changed(SAELENS, standard, W_dec=None), "W_dec", "the matrix is missing"),
     "no bias": (changed(SAELENS, standard, b_enc=None), "tensors", "has other tensors"),
-    "a number for a bias": (openai_state(pre_bias=3.0), "b_dec", "it is no tensor"),
-    "a number for an encoder": (openai_state(**{"encoder.weight": 3.0}), "W_enc", "the matrix is not there"),
+    "a number for a bias": (openai_state(pre_bias=3.0), "b_dec", "it is not a tensor"),
+    "a number for an encoder": (openai_state(**{"encoder.weight": 3.0}), "W_enc", "the matrix is missing"),
     "no feature": (
         changed(
             "params.safetensors", gemma_scope_2(), w_enc=torch.ones(D_MODEL, 0), w_dec=torch.ones(0, D_MODEL),

@@ -322,7 +322,7 @@ def test_centring_is_refused_where_it_cannot_be_right(tmp_path: Path) -> None:
     folder = save_sae(tmp_path / "plain", "standard")
     say(folder, adapt=["center_writing_weights"])
     SAVERS["llama"](tmp_path / "llama")
-    with pytest.raises(BadRequest, match="cannot be centred"):  # RMSNorm reads the mean
+    with pytest.raises(BadRequest, match="cannot be centered"):  # RMSNorm reads the mean
         check_fit(load_sae(folder, "small"), describe_model(ModelCatalog((tmp_path,)).find_model("llama")))
 
 

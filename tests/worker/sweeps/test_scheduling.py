@@ -280,13 +280,13 @@ def test_a_module_is_for_the_thread_whose_turn_it_is(model: LanguageModel) -> No
             assert shared.module is model.module
         assert shared.module is model.module
         for use in (lambda: shared.module, lambda: shared.layers):
-            with pytest.raises(RuntimeError, match="not this thread's turn"):
+            with pytest.raises(RuntimeError, match="this thread has not taken its turn"):
                 other.submit(use).result()
         waiting = other.submit(lambda: shared.turns.__enter__() or shared.module)
         with pytest.raises(TimeoutError):
             waiting.result(0.05)
     assert waiting.result() is model.module
-    with pytest.raises(RuntimeError, match="not this thread's turn"):
+    with pytest.raises(RuntimeError, match="this thread has not taken its turn"):
         _ = shared.module
 
 

@@ -152,13 +152,13 @@ def test_progress_ends_where_it_said(model: LanguageModel) -> None:
     [
         ({"screen": Screen(0)}, "ARGUMENT_INVALID", "screen.exact_cells", "0", "1..200000"),
         ({"screen": Screen(200_001)}, "LIMIT_EXCEEDED", "screen.exact_cells", "200001", "1..200000"),
-        ({"window_layers": 2}, "ARGUMENT_INVALID", "window_layers", "2", "1, with a screen"),
+        ({"window_layers": 2}, "ARGUMENT_INVALID", "window_layers", "2", "1, if there is a screen"),
         (
             {"joint": (JointCells("both", (CellReference("z.0.0", 1),)),)},
             "ARGUMENT_INVALID",
             "joint",
             "both",
-            "none, with a screen",
+            "none, if there is a screen",
         ),
     ],
 )

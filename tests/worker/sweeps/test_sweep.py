@@ -242,7 +242,7 @@ def test_refusals(
         sweep(models["neox"], changed(change))
     assert refusal.value.reason == reason
     assert refusal.value.details == {"field": field, "value": value, "allowed": allowed}
-    assert ("attention and MLP read the same residual" in refusal.value.message) == (value == "resid_mid")
+    assert ("attention and MLP both read resid_pre" in refusal.value.message) == (value == "resid_mid")
 
 
 def test_too_many_cells_are_refused_before_the_first_is_computed(models: dict[str, LanguageModel]) -> None:

@@ -237,8 +237,8 @@ def test_steps_that_are_too_few_are_warned_about(planted: tuple[Bucket, PlantedR
     usual = training_of(planted[1], "few", rows=122 * 4096, batch_rows=4096, learning_rate=3e-4, dead_after_steps=1000)
     jump, dead, still = warnings_of(usual)
     for warning, steps in ((jump, 200), (dead, 2000), (still, 1667)):
-        assert warning.startswith("122 steps of 4,096 rows are few: ")
-        assert warning.endswith(f"it takes {steps:,} steps, as with --rows {steps * 4096}")
+        assert warning.startswith("122 steps of 4,096 rows are too few: ")
+        assert warning.endswith(f"at least {steps:,} steps are needed, for example with --rows {steps * 4096}")
     assert warnings_of(replace(usual, rows=2000 * 4096)) == []
     assert len(warnings_of(replace(usual, rows=2000 * 4096 - 1))) == 1
     assert warnings_of(replace(usual, rows=500 * 4096, learning_rate=1e-3, dead_after_steps=200)) == []
@@ -260,7 +260,7 @@ def test_a_name_that_is_taken_is_refused(planted: tuple[Bucket, PlantedRows]) ->
         trained(bucket, training_of(rows, "taken", width=32))
     assert (refused.value.reason, refused.value.details["field"]) == ("SAE_EXISTS", "name")
     register_sae(bucket, SaeModelRecord("elsewhere", "c" * 64, "topk", SITE, D, 64, "model"))
-    with pytest.raises(Conflict, match="not trained here"):
+    with pytest.raises(Conflict, match="not trained in this store"):
         trained(bucket, training_of(rows, "elsewhere"))
     with pytest.raises(Conflict, match="another one"):
         trained(bucket, replace(training_of(rows, "other-run"), specification_sha256="0" * 64))
@@ -328,7 +328,7 @@ def test_rows_that_are_no_numbers(local_bucket: Bucket) -> None:
         if spoilt == 0:
             assert trained(local_bucket, training_of(rows, run)).quality is not None
             continue
-        with pytest.raises(BadRequest, match="infinite or no numbers") as refused:
+        with pytest.raises(BadRequest, match="infinite or NaN") as refused:
             trained(local_bucket, training_of(rows, run))
         assert refused.value.details["field"] == "site"
     assert [sae.name for sae in list_saes(local_bucket)] == ["bos"]

@@ -1,4 +1,4 @@
-"""Any question about captures to its answer."""
+"""Answers any question about captures."""
 
 import asyncio
 from typing import Any
@@ -20,16 +20,16 @@ from actstore_worker.datasets.places import DatasetPlaces
 
 
 class CaptureAnswers:
-    """Answers what is asked of a coordinator, and of what its captures can name."""
+    """Answers questions to the coordinator, and about what captures can use."""
 
     def __init__(self, coordinator: Coordinator, catalog: ModelCatalog, places: DatasetPlaces) -> None:
         self._coordinator = coordinator
         self._catalog, self._places = catalog, places
 
     async def answer(self, question: Any) -> Any:
-        """Answer a question of the contract's captures, but for one that is answered in parts.
+        """Answer a question about captures, except the one whose answer is a stream.
 
-        Errors: whatever is wrong with it.
+        Errors: any error of the question.
         """
         captures = self._coordinator
         match question:
@@ -43,4 +43,4 @@ class CaptureAnswers:
                 return CancelCaptureAnswer(await captures.cancel(question.run))
             case GetCaptureTotals():
                 return await captures.totals()
-        raise TypeError(f"{type(question).__name__} is no question about captures")
+        raise TypeError(f"{type(question).__name__} is not a question about captures")

@@ -1,8 +1,8 @@
-"""Hands the shards of captures to workers until the bucket has all of them.
+"""Assigns the shards of captures to workers until all of them are in the bucket.
 
-Its only memory is the bucket: what is committed is never done again, the same specification submitted again finishes
-what is missing, and a coordinator that starts finishes what another one left. Knows nothing of Ray: workers are objects
-that capture a shard.
+The coordinator's only memory is the bucket: committed shards are never captured again, submitting the same
+specification again captures what is missing, and a new coordinator finishes what an earlier one left. This module does
+not use Ray: workers are objects that capture a shard.
 """
 
 import asyncio
@@ -35,39 +35,39 @@ from actstore_worker.capture.worker_pool import LOST_WORKER, Worker, WorkerPool
 
 _log = logging.getLogger(__name__)
 
-# What fails one shard so will fail all others; after anything else the rest of the run is still captured.
+# Errors that would fail all other shards, too. After any other error the rest of the run is still captured.
 _HOPELESS = {Kind.STORE, Kind.BAD_REQUEST, Kind.NOT_FOUND, Kind.DENIED, Kind.LIMIT}
-# What comes back: the capture pauses until it does.
+# Errors that may go away: the capture pauses until they do.
 _PAUSING = {"STORE_UNREACHABLE", "STORE_CREDENTIALS"}
-# What is the shard's own doing and happens again each time.
+# Errors of a single shard that happen again in each attempt.
 _CERTAIN = {"VALUE_OVERFLOW"}
-# Of the measured speed of a matrix product, what a forward pass reaches.
+# The speed of a forward pass, as a fraction of the measured speed of a matrix product.
 _FLOPS_SHARE = 0.5
 
 
 class Preparer(Protocol):
-    """What is asked of models, datasets and the bucket, on threads."""
+    """Blocking work on models, datasets and the bucket, which runs on threads."""
 
     def plan(self, request: CaptureSpecification) -> RunPlan:
-        """Without a trace in the bucket."""
+        """Plans a run, without writing to the bucket."""
 
     def begin(self, plan: RunPlan, request: CaptureSpecification) -> Snapshot:
-        """The run, in the bucket, and wanted: whoever coordinates after us finishes it."""
+        """Creates the run and its request in the bucket, so that a later coordinator can finish it."""
 
     def unwant(self, run: str) -> None: ...
 
     def give_up(self, run: str) -> CaptureProgress | None:
-        """Unwants a run that nobody works on. None: it was not wanted."""
+        """Removes the request of a run that is not being captured. None: there was no request."""
 
     def wanted(self) -> dict[str, CaptureSpecification]:
-        """By run."""
+        """Returns the requests by run."""
 
     def fold(self, run: str) -> None:
-        """Commits into checkpoints."""
+        """Folds commits into checkpoints."""
 
 
 class Coordinator:
-    """All methods run in one event loop, so that its state needs no locks."""
+    """Runs captures. All methods run in one event loop, so that its state needs no locks."""
 
     def __init__(
         self, preparer: Preparer, workers: Iterable[Worker], limits: CoordinatorLimits, merging: Merging
@@ -77,15 +77,15 @@ class Coordinator:
         self._merging = merging
         self.pool = WorkerPool(list(workers), limits)
         self._captures: dict[str, CaptureState] = {}
-        self._beginning = 0  # captures that have a place, and are not among those yet
+        self._beginning = 0  # Slots that are reserved for captures that are not in `_captures` yet.
         self._by_run: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._tasks: set[asyncio.Task[None]] = set()
         self._planning = asyncio.Semaphore(limits.plans)
-        self._totals: Counter[str] = Counter()  # by field of what is told of them
+        self._totals: Counter[str] = Counter()  # By field of GetCaptureTotalsAnswer.
 
     async def submit(self, request: CaptureSpecification) -> str:
-        """The run's name once it is planned and in the bucket. Errors: whatever is wrong with the request, of which
-        there is then no trace in the bucket.
+        """Plans and creates a run, and returns its name. If the request is wrong, an error is raised and nothing is
+        written to the bucket.
         """
         async with self._planning:
             plan = await asyncio.to_thread(self._preparer.plan, request)
@@ -104,12 +104,12 @@ class Coordinator:
         return run
 
     async def resume(self) -> bool:
-        """Take up every run that is wanted and that nobody here has worked on. False: the store failed, ask again."""
+        """Continue every requested run that this coordinator is not capturing. False: the store failed, try again."""
         whole = True
         try:
             wanted = await asyncio.to_thread(self._preparer.wanted)
         except ActstoreError as error:
-            _log.warning("what is wanted cannot be read: %s", error.message)
+            _log.warning("the list of requested captures cannot be read: %s", error.message)
             return False
         for run, request in wanted.items():
             if run in self._captures:
@@ -117,7 +117,7 @@ class Coordinator:
             try:
                 await self.submit(request)
             except ActstoreError as error:
-                _log.warning("run %s is wanted and cannot be resumed: %s", run, error.message)
+                _log.warning("the requested capture of run %s cannot be resumed: %s", run, error.message)
                 whole = whole and error.reason not in _PAUSING
         return whole
 
@@ -139,7 +139,9 @@ class Coordinator:
         )
 
     async def progress_after(self, run: str, version: int) -> tuple[int, CaptureProgress]:
-        """Progress and its version: at once where it is newer than `version`, else at the next change or heartbeat."""
+        """Returns progress and its version: at once if it is newer than `version`, else at the next change or
+        heartbeat.
+        """
         capture = self._find(run)
         if capture.version <= version and capture.active:
             with contextlib.suppress(TimeoutError):
@@ -147,11 +149,11 @@ class Coordinator:
         return capture.version, capture.progress()
 
     async def cancel(self, run: str) -> CaptureProgress:
-        """Gives out no more shards and interrupts those under way. What is committed stays.
+        """Assigns no more shards and interrupts those in progress. Committed shards stay.
 
-        A run that is wanted, and that nobody works on because it could not be resumed, is wanted no longer.
+        It also removes the request of a run that is not being captured because it could not be resumed.
         """
-        async with self._lock(run):  # or one that is just beginning would be missed
+        async with self._lock(run):  # Otherwise a run that is just being created would be missed.
             given_up = None if self._is_active(run) else await asyncio.to_thread(self._preparer.give_up, run)
         if given_up is not None:
             return given_up
@@ -172,12 +174,15 @@ class Coordinator:
         return GetCaptureTotalsAnswer(captures_running=len(self._running()), **self._totals)
 
     async def _run(self, capture: CaptureState, plan: RunPlan) -> None:
-        """All captures share the workers, first come, first served. A shard goes out once a worker is idle."""
+        """Captures a run. All captures share the workers, first come, first served. A shard is assigned once a worker
+        is idle.
+        """
         attempts: set[asyncio.Task[None]] = set()
         while capture.active and (capture.pending or attempts):
-            # A shard that waits to be tried again keeps its place: what fails every shard shall not try them all.
+            # A shard that will be tried again keeps its slot, so that an error of every shard does not make all of them
+            # fail.
             if not capture.pending or len(attempts) >= self.pool.places:
-                # And now and then, for workers that joined.
+                # And at intervals, for workers that have joined.
                 _, attempts = await asyncio.wait(
                     attempts, timeout=self._limits.heartbeat_seconds, return_when=asyncio.FIRST_COMPLETED
                 )
@@ -195,7 +200,7 @@ class Coordinator:
     async def _finish(self, capture: CaptureState) -> None:
         run = capture.record.run
         await self._fold(run)
-        self._start(self._merging.merge(run))  # beside what follows: nobody waits for it
+        self._start(self._merging.merge(run))  # In the background: nothing waits for it.
         if capture.failed_shards:
             _, first = min(capture.failed_shards.items())
             await self._end(capture, "failed", first)
@@ -203,8 +208,8 @@ class Coordinator:
             await self._end(capture, "complete")
 
     async def _end(self, capture: CaptureState, state: told.CaptureState, failure: Failure | None = None) -> None:
-        """Once, and the first end stands: nobody who hears of it finds the run still wanted, and whoever submits it
-        again waits for this.
+        """Ends a capture once. Its request is removed before the final state is reported, and submitting the run again
+        waits for this.
         """
         capture.pending.clear()
         async with capture.ending:
@@ -215,7 +220,7 @@ class Coordinator:
         self._totals[f"captures_{state}"] += 1
 
     async def _attempt(self, capture: CaptureState, plan: RunPlan, shard: int, worker: Worker) -> None:
-        """Once. A shard that failed and is to be tried again goes back among those pending."""
+        """Makes one attempt. A failed shard that will be tried again goes back to the pending ones."""
         failure = await self._try_shard(capture, plan, shard, worker)
         if failure is None or not capture.active:
             return
@@ -251,7 +256,9 @@ class Coordinator:
             return Failure(error.reason, error.message, error.details)
         except Exception:  # noqa: BLE001  a worker's fault must not end the coordinator
             _log.exception("shard %d of %s", shard, run)
-            return Failure("INTERNAL", f"shard {shard} failed; the coordinator's log says how", {"shard": str(shard)})
+            return Failure(
+                "INTERNAL", f"shard {shard} failed; the coordinator's log has the details", {"shard": str(shard)}
+            )
         if capture.shards_committed % self._limits.fold_shards == 0:
             self._start(self._tidy(run))
         return None
@@ -263,14 +270,14 @@ class Coordinator:
     async def _fold(self, run: str) -> None:
         try:
             await asyncio.to_thread(self._preparer.fold, run)
-        except ActstoreError as error:  # another time will do
-            _log.warning("the commits of %s could not be folded: %s", run, error.message)
+        except ActstoreError as error:  # It is tried again later.
+            _log.warning("the commits of %s could not be folded into checkpoints: %s", run, error.message)
 
     async def _unwant(self, run: str) -> None:
         try:
             await asyncio.to_thread(self._preparer.unwant, run)
-        except ActstoreError as error:  # then a coordinator that starts finds that nothing is left to do
-            _log.warning("run %s stays wanted: %s", run, error.message)
+        except ActstoreError as error:  # The next coordinator then finds a request with nothing left to do.
+            _log.warning("the request for run %s could not be removed: %s", run, error.message)
 
     def _count(self, capture: CaptureState, report: ShardReport) -> None:
         if report.won:
@@ -306,18 +313,18 @@ class Coordinator:
         return [run for run, capture in self._captures.items() if capture.active]
 
     def _lock(self, run: str) -> asyncio.Lock:
-        """Of whoever begins this run or gives it up."""
+        """The lock for creating a run or removing its request."""
         return self._by_run.setdefault(run, asyncio.Lock())
 
     @contextlib.contextmanager
     def _place(self) -> Iterator[None]:
-        """A place among the captures for a run that is beginning: taken before anything of it is in the bucket, so that
-        of requests that come at once no more begin than there are places.
+        """Reserves a slot for a run before anything of it is in the bucket, so that simultaneous requests cannot exceed
+        the limit.
         """
         running = len(self._running()) + self._beginning
         if running >= self._limits.captures:
             raise BadRequest(
-                f"{running} captures are running, and no more than {self._limits.captures} may",
+                f"{running} captures are running, and at most {self._limits.captures} may run at a time",
                 reason="LIMIT_EXCEEDED",
                 field="captures",
                 value=running + 1,

@@ -1,4 +1,4 @@
-"""From a request over another run's rows to its run: what SAEs are to be encoded, looked up and checked."""
+"""Plans a run over another run's rows: finds and checks the SAEs that encode them."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
@@ -21,14 +21,16 @@ from actstore_worker.provenance import code_version
 from actstore_worker.sae.autoencoder import SparseAutoencoder
 from actstore_worker.sae.formats.loading import load_sae
 
-# What a run over another's rows has of its own.
+# Fields that a run over another run's rows has itself.
 _OWN = frozenset({"run", "saes", "rows_of"})
 _NOTHING_ASKED = CaptureSpecification()
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncodePlan(RunPlan):
-    """`saes` are those that the other run lacks. No document is read, and no model is run."""
+    """A run over another run's rows. `saes` are those that the other run does not have. No document is read, and no
+    model is run.
+    """
 
     @property
     def model_to_register(self) -> None:
@@ -36,7 +38,7 @@ class EncodePlan(RunPlan):
 
     @property
     def flops_per_token(self) -> float:
-        """The encoders' alone."""
+        """The operations of the encoders only."""
         return 2.0 * sum(sae.d_in * sae.d_sae for sae in self.saes)
 
     def task(self, shard: int, attempt: str) -> EncodeTask:
@@ -44,7 +46,7 @@ class EncodePlan(RunPlan):
 
 
 def plan_encoding(request: CaptureSpecification, bucket: Bucket, catalog: ModelCatalog, device: str) -> EncodePlan:
-    """Errors: BadRequest or NotThere with field, value and what is allowed."""
+    """Plans the run. Errors: BadRequest or NotThere with field, value and what is allowed."""
     if request.run:
         check_name(request.run, "run")
     base = _complete_run(bucket, request.rows_of)
@@ -53,7 +55,8 @@ def plan_encoding(request: CaptureSpecification, bucket: Bucket, catalog: ModelC
     paths = {name: catalog.find_sae(name) for name in dict.fromkeys(request.saes) if name not in known}
     if not paths:
         raise BadRequest(
-            f"run {base.run} has the features of {', '.join(request.saes) or 'no SAE, and none is named'}",
+            f"run {base.run} already has the features of "
+            f"{', '.join(request.saes) or 'no SAE, and the request has no SAE'}",
             field="saes",
             value=request.saes,
             allowed="at least one SAE that the run does not have",
@@ -69,7 +72,7 @@ def plan_encoding(request: CaptureSpecification, bucket: Bucket, catalog: ModelC
 def _record(
     request: CaptureSpecification, base: RunRecord, saes: Sequence[SparseAutoencoder], device: str
 ) -> RunRecord:
-    """Of a run that has the base's rows and features, and those of the SAEs besides."""
+    """The record of a run with the base run's rows and features, and those of the additional SAEs."""
     added = [SaeRecord(sae.name, sae.sha256, str(sae.site), sae.d_sae) for sae in saes]
     specification = base.borrow_rows(added)
     return replace(
@@ -90,21 +93,21 @@ def _complete_run(bucket: Bucket, run: str) -> RunRecord:
             f"run {run} has {len(snapshot.commits)} of its {snapshot.record.shards_total} shards",
             field="rows_of",
             value=run,
-            allowed="a complete run: capture it to its end first",
+            allowed="a complete run: finish its capture first",
         )
     return snapshot.record
 
 
 def _check_taken_over(request: CaptureSpecification, standing: Specification) -> None:
-    """What the request says beside its SAEs is what the other run says."""
+    """Checks that all other fields of the request match the other run."""
     for field, asked, stands in _said(request, standing):
         if asked != stands:
-            message = f"{field} is {asked!r}, and run {request.rows_of} was captured with {stands!r}"
+            message = f"{field} is {asked!r}, but run {request.rows_of} was captured with {stands!r}"
             raise BadRequest(message, field=field, value=asked, allowed=f"{stands!r}, or leave it out")
 
 
 def _said(request: CaptureSpecification, standing: Specification) -> Iterator[tuple[str, Any, Any]]:
-    """What the request says of its own accord: the field, what it says, and what stands in the other run."""
+    """Yields what the request sets explicitly: the field, its value, and the other run's value."""
     for name in (field.name for field in fields(CaptureSpecification)):
         asked = getattr(request, name)
         if name in _OWN or asked == getattr(_NOTHING_ASKED, name):
@@ -138,7 +141,7 @@ def _said_of_dataset(asked: DatasetReference, standing: Specification) -> Iterat
 
 
 def _check_stored(sae: SparseAutoencoder, base: RunRecord) -> None:
-    """That the run has the rows which the SAE reads, of every token."""
+    """Checks that the run has the rows that the SAE reads, for every token."""
     asked, site = base.specification, str(sae.site)
     if site not in asked.dense_sites:
         raise BadRequest(
@@ -150,14 +153,15 @@ def _check_stored(sae: SparseAutoencoder, base: RunRecord) -> None:
         )
     if asked.positions.kind != "all":
         raise BadRequest(
-            f"run {base.run} stores rows of some tokens only ({asked.positions.kind}), and features are of every token",
+            f"run {base.run} stores rows of some tokens only ({asked.positions.kind}), but features are computed on "
+            "every token",
             field="rows_of",
             value=base.run,
-            allowed="a run that stores the rows of all positions",
+            allowed="a run that stores rows of all positions",
         )
     if sae.d_in != base.dense_width(site):
         raise BadRequest(
-            f"SAE {sae.name!r} reads rows of {sae.d_in} elements; those of {site} in run {base.run} have "
+            f"SAE {sae.name!r} reads rows of {sae.d_in} elements, but those of {site} in run {base.run} have "
             f"{base.dense_width(site)}",
             reason="SAE_MISMATCH",
             field="d_in",

@@ -1,4 +1,4 @@
-"""About how much a run will store and compute, before anything of it is captured."""
+"""Estimates how much a run will store and compute, before it is captured."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -19,13 +19,14 @@ from actstore_worker.models.model import ModelDescription
 from actstore_worker.sae.autoencoder import SparseAutoencoder, TopKSae
 
 _LAYER = re.compile(r"(?:^|\.)(\d+)\.")
-# Bytes of a token's row of tokens.parquet as it compressed on text, of one norm, of a nonzero by row and by feature:
+# Bytes per token of tokens.parquet as compressed on text, per norm, and per nonzero in the index by row and by feature:
 # measured on the bundled model and SAE, 1.8, 4.0, 5.9 and 8.0.
 _TOKEN_BYTES, _NORM_BYTES, _BY_ROW_BYTES, _BY_FEATURE_BYTES = 2, 4, 6, 8
 _POSITION_BYTES = 1
-# Of the object of a shard's sketches: what Parquet says of each name of statistics, and to what part zstd compresses.
+# For the object of a shard's sketches: Parquet's overhead for each name of statistics, and the compression ratio of
+# zstd.
 _SKETCH_COLUMN_BYTES, _SKETCH_COMPRESSED = 200, 0.8
-# Where the architecture does not fix how many features are on, and where a feature chooses the rows.
+# If the architecture does not fix the number of active features, and if a feature selects the rows.
 _NONZEROS_GUESS, _ACTIVE_GUESS = 64, 0.05
 
 
@@ -36,7 +37,7 @@ def bytes_by_product(
     saes: Sequence[SparseAutoencoder],
     sequences: TokenSequences,
 ) -> dict[str, int]:
-    """Estimates; exact but for the Parquet files' own bytes where rows are of one size."""
+    """Estimates the bytes of each product; exact except for Parquet's overhead if rows have a fixed size."""
     tokens = len(sequences.tokens)
     sizes = {TOKENS: _TOKEN_BYTES * tokens}
     if norm_columns:
@@ -50,8 +51,8 @@ def bytes_by_product(
 
 
 def sketch_bytes(names: int, sequences: TokenSequences, bos_id: int | None, shards: int) -> int:
-    """Of all shards' sketches, estimated: for each name of statistics one of the shard's text and one of its BOS. What
-    special tokens and sinks add, which are few, and what checkpoints merge is not in it.
+    """Estimates the bytes of all shards' sketches: for each name of statistics one sketch for text and one for BOS. It
+    does not include special tokens and sinks, which are few, and merged sketches of checkpoints.
     """
     bos = 0 if bos_id is None else int((sequences.tokens[sequences.offsets[:-1]] == bos_id).sum())
     of_classes = sum(_one_sketch_bytes(count / shards) for count in (len(sequences.tokens) - bos, bos) if count)
@@ -59,15 +60,15 @@ def sketch_bytes(names: int, sequences: TokenSequences, bos_id: int | None, shar
 
 
 def _one_sketch_bytes(values: float) -> float:
-    """A header, where each level begins, the extremes, and what is kept, as float32: of few values all, and of many
-    between k and 3 k, as levels fill and are halved. Taken as 1.5 k.
+    """A header, where each level begins, the extremes, and the kept values as float32: all of them if they are few,
+    otherwise between k and 3 k, as levels fill and are halved. Estimated as 1.5 k.
     """
     levels = 1 + np.log2(max(1.0, values / SKETCH_K))
     return float(20 + 4 * levels + 4 * (2 + min(values, 1.5 * SKETCH_K)))
 
 
 def feature_bytes(saes: Sequence[SparseAutoencoder], tokens: int) -> dict[str, int]:
-    """By product, estimated."""
+    """Estimates the bytes of features, by product."""
     sizes = {}
     for sae in saes:
         nonzeros = tokens * (sae.k if isinstance(sae, TopKSae) else min(_NONZEROS_GUESS, sae.d_sae))
@@ -87,9 +88,9 @@ def _dense_rows(positions: Positions, sequences: TokenSequences) -> int:
 
 
 def forward_flops_per_token(record: RunRecord, source: ModelSource, model: ModelDescription) -> float:
-    """Two for each weight of a matrix in the layers that run, and four for each score that attention computes.
+    """Two operations for each weight of a matrix in the layers that run, and four for each attention score.
 
-    Kaplan et al. (2020), "Scaling laws for neural language models", section 2.1; a capture stops after its last site,
+    Kaplan et al. (2020), "Scaling laws for neural language models", section 2.1. A capture stops after its last site,
     and on average a token attends to half of its sequence.
     """
     asked = record.specification

@@ -1,4 +1,4 @@
-"""How much the coordinator of captures takes on, and how long it waits."""
+"""Limits of the coordinator: how many captures it accepts, and how long it waits."""
 
 from dataclasses import dataclass
 
@@ -7,40 +7,41 @@ from actstore_worker.errors import SettingsError
 
 @dataclass(frozen=True)
 class CoordinatorLimits:
-    # Requests being planned at once; further ones wait.
+    # Requests that are planned at the same time; further ones wait.
     plans: int = 2
-    # Captures running at once; the next is refused.
+    # Captures that run at the same time; further ones are refused.
     captures: int = 16
-    # Finished captures whose progress can still be asked for.
+    # Finished captures whose progress is kept.
     finished_captures: int = 1000
-    # How often a shard is tried before its capture fails.
+    # Attempts at a shard before its capture fails.
     attempts_per_shard: int = 3
-    # Wait before a shard that failed is tried again.
+    # The pause before a failed shard is tried again.
     retry_seconds: float = 1.0
-    # How many workers may die with one shard before the shard is given up.
+    # Workers that may die with one shard before the shard is given up.
     losses_per_shard: int = 10
-    # While the store is not there, or refuses the credentials, one try so often, for so long.
+    # While the store cannot be reached, or refuses the credentials: the interval between attempts, and the time limit.
     pause_seconds: float = 5.0
     patience_seconds: float = 6 * 3600.0
-    # Commits are folded into checkpoints after so many of them.
+    # The number of commits after which they are folded into checkpoints.
     fold_shards: int = 256
-    # How often the cluster is looked at for more places.
+    # The interval at which the cluster is checked for new nodes.
     pool_seconds: float = 5.0
-    # How long a worker may take to say how fast it is, and that it is there.
+    # How long a worker may take to measure its speed, or to answer that it is alive.
     answer_seconds: float = 30.0
-    # Longest silence of a watch.
+    # The longest pause between messages of a watch.
     heartbeat_seconds: float = 2.0
 
     def __post_init__(self) -> None:
         if min(self.plans, self.captures, self.finished_captures, self.attempts_per_shard) < 1:
-            raise SettingsError(f"counts must be at least 1: {self}")
+            raise SettingsError(f"each of these limits must be at least 1: {self}")
 
 
 @dataclass(frozen=True)
 class MergeLimits:
-    # Parts of merged indexes that are written at once, beside captures: each takes a core and half a gigabyte.
+    # Parts of merged indexes that are written at the same time, during captures. Each takes one core and half a
+    # gigabyte.
     parts: int = 2
-    # Complete runs whose indexes a coordinator that starts finishes merging; of more, the next one.
+    # Complete runs whose indexes a new coordinator merges to the end. The next coordinator continues with others.
     runs_resumed: int = 1000
 
     def __post_init__(self) -> None:

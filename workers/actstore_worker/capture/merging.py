@@ -1,7 +1,7 @@
-"""Merging the indexes of runs while captures and readers go on: what is due is asked of the bucket, and is done a few
-parts at a time.
+"""Merges the feature indexes of runs while captures and readers continue.
 
-Knows nothing of Ray, and nothing of models: the process that writes a part imports neither.
+The bucket says what is due, and a few parts are written at a time. This module uses neither Ray nor models: the process
+that writes a part imports neither.
 """
 
 import asyncio
@@ -26,18 +26,20 @@ _log = logging.getLogger(__name__)
 
 class PartWriter(Protocol):
     async def write(self, merge: Merge, number: int) -> Part:
-        """Of the merge's parts this one, somewhere. Errors: any; the merge is then given up until it is due again."""
+        """Writes this part of the merge, in some process. If it fails, the merge is given up until it is due again."""
 
 
 @dataclass
 class _Asked:
-    """A run at work on; `again` where it was asked for since its merges were planned."""
+    """A run that is being merged; `again` if another merge was requested since its merges were planned."""
 
     again: bool = True
 
 
 class Merging:
-    """Of one coordinator. All methods run in its event loop. Two at work on one run do no harm: one manifest stands."""
+    """Merges of one coordinator. All methods run in its event loop. Two coordinators may merge the same run, because
+    only one manifest succeeds.
+    """
 
     def __init__(self, bucket: Bucket, writer: PartWriter, limits: MergeLimits) -> None:
         self._bucket, self._writer, self._limits = bucket, writer, limits
@@ -45,7 +47,9 @@ class Merging:
         self._asked: dict[str, _Asked] = {}
 
     async def merge(self, run: str) -> None:
-        """Whatever is due. Returns at once where the run is being worked on, which then looks once more."""
+        """Runs all merges that are due. Returns at once if the run is being merged already; that checks once more at
+        its end.
+        """
         if run in self._asked:
             self._asked[run].again = True
             return
@@ -54,33 +58,37 @@ class Merging:
             while asked.again:
                 asked.again = False
                 await self._merge_due(run)
-        # Shards that no segment holds answer themselves, and the next commits or the next coordinator try again.
+        # Readers use the shards that no segment covers, and the next commits or the next coordinator try again.
         except ActstoreError as error:
-            _log.warning("the index of %s could not be merged: %s", run, error.message)
+            _log.warning("the feature index of %s could not be merged: %s", run, error.message)
         except Exception:  # noqa: BLE001  a part's fault must not end the coordinator
-            _log.exception("the index of %s could not be merged", run)
+            _log.exception("the feature index of %s could not be merged", run)
         finally:
             del self._asked[run]
 
     async def resume(self) -> None:
-        """Complete runs whose merges another coordinator left."""
+        """Merges complete runs whose merges another coordinator left."""
         try:
             left = await asyncio.to_thread(runs_to_merge, self._bucket, self._limits.runs_resumed)
         except ActstoreError as error:
-            _log.warning("which runs are to be merged cannot be read: %s", error.message)
+            _log.warning("the list of runs whose indexes need merging cannot be read: %s", error.message)
             return
         for run in left:
             await self.merge(run)
 
     async def _merge_due(self, run: str) -> None:
-        """Smaller ones first, for larger ones are made of them."""
+        """Smaller merges come first, because larger segments are made of them."""
         for merge in await asyncio.to_thread(_due, self._bucket, run):
             parts = await self._parts(merge)
             if await asyncio.to_thread(finish_merge, self._bucket, merge, parts):
-                _log.info("shards %d to %d of %s are merged", merge.first_shard, merge.end_shard - 1, run)
+                _log.info(
+                    "merged the feature indexes of shards %d to %d of %s", merge.first_shard, merge.end_shard - 1, run
+                )
 
     async def _parts(self, merge: Merge) -> Sequence[Part]:
-        """In order. After a failure no further part is begun, and nothing of the merge is left if the store allows."""
+        """Writes parts in order. After a failure no further part is begun, and the parts of this merge are removed if
+        possible.
+        """
         given_up = asyncio.Event()
         numbers = range(len(merge.features))
         written = await asyncio.gather(*(self._part(merge, i, given_up) for i in numbers), return_exceptions=True)
@@ -102,13 +110,13 @@ class Merging:
 
 
 def write_part(store: str, s3: S3Access | None, merge: Merge, number: int) -> Part:
-    """In a process that knows the store by its address alone."""
+    """Runs in a process that has only the address of the store."""
     return merge_part(_opened(store, s3), merge, number)
 
 
 @lru_cache(1)
 def _opened(store: str, s3: S3Access | None) -> Bucket:
-    """Kept, for what was read of a merge's sources is kept with it."""
+    """Cached, because data read from a merge's sources is cached with it."""
     return open_bucket(store, s3)
 
 

@@ -1,4 +1,4 @@
-"""What of a capture is stored, and in which form: the parts of a request that decide it.
+"""The options that decide what a capture stores, and in which form.
 
 Errors here are BadRequest with field, value and what is allowed.
 """
@@ -20,8 +20,8 @@ from actstore_worker.datasets.row_filters import check_filter
 from actstore_worker.models.model import ModelDescription
 from actstore_worker.sae.autoencoder import SparseAutoencoder
 
-# A token is flagged as a sink where its norm is so many times the median of its sequence. Sinks of trained models
-# exceed it by far: 100 to 1,000 times (Sun et al. 2024, "Massive activations in large language models").
+# A token is a sink if its norm exceeds this many times the median of its sequence. Sinks of trained models exceed it by
+# far: 100 to 1,000 times (Sun et al. 2024, "Massive activations in large language models").
 SINK_RATIO = 10.0
 
 
@@ -51,9 +51,9 @@ def document_query(dataset: DatasetReference) -> DocumentQuery:
 
 
 def row_filters(dataset: DatasetReference) -> tuple[RowFilter, ...]:
-    """The filters as a run's specification has them: of one value that value, of several a list.
+    """Returns the filters in the form of a run's specification: a single value as it is, several as a list.
 
-    Errors: BadRequest for a comparison with one value that has none, or several.
+    Errors: BadRequest if a comparison with one value has none, or several.
     """
     return tuple(map(_row_filter, dataset.row_filters))
 
@@ -61,14 +61,14 @@ def row_filters(dataset: DatasetReference) -> tuple[RowFilter, ...]:
 def _row_filter(found: asked.RowFilter) -> RowFilter:
     several = found.comparison in ("in", "not in")
     if len(found.values) != 1 and not several:
-        allowed = "one value, or any number for in and not in"
+        allowed = "one value; any number of values with in and not in"
         message = f"the filter of {found.column} has {len(found.values)} values"
         raise BadRequest(message, field="dataset.row_filters", value=found.column, allowed=allowed)
     return RowFilter(found.column, found.comparison, found.values if several else found.values[0])
 
 
 def stored_positions(positions: asked.Positions) -> Positions:
-    """The positions as a run's specification has them."""
+    """Returns the positions in the form of a run's specification."""
     return Positions(**vars(positions))
 
 
@@ -79,7 +79,7 @@ def checked_options(
     storage = request.storage_dtype or dtype
     ratio = SINK_RATIO if request.sink_ratio is None else request.sink_ratio
     if not (ratio == 0 or 1 < ratio < np.inf):
-        raise _invalid("sink_ratio", ratio, "above 1, or 0 to flag none")
+        raise _invalid("sink_ratio", ratio, "above 1, or 0 to flag no sinks")
     if request.packing:
         _check_packing(model, dense)
     positions = stored_positions(request.positions)
@@ -95,11 +95,13 @@ def checked_options(
 
 
 def _check_packing(model: ModelDescription, dense: Sequence[Site]) -> None:
-    """Which tokens share a row of the batch must not show in what is stored."""
+    """Refuses packing if stored values would depend on which tokens share a row of the batch."""
     if not model.family.causal:
-        raise _invalid("packing", True, f"False: a {model.family.name} model's attention sees both sides")
+        raise _invalid("packing", True, f"False: a {model.family.name} model's attention is bidirectional")
     if not model.family.packs:
-        raise _invalid("packing", True, f"False: transformers does not tell {model.family.name}'s sequences apart")
+        raise _invalid(
+            "packing", True, f"False: transformers cannot separate packed sequences in {model.family.name} models"
+        )
     for site in dense:
         if site.kind == "pattern":
             raise _invalid("packing", True, f"False, or no attention weights ({site})")

@@ -1,4 +1,4 @@
-"""From a request for a capture to its run: everything is looked up and checked here, before any forward pass."""
+"""Plans a capture: finds and checks everything that a request names, before any forward pass."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -38,7 +38,7 @@ from actstore_worker.sae.formats.loading import load_sae
 SEQUENCES_PER_BATCH_MAX = 1024
 SEQUENCES_PER_SHARD_MAX = 1 << 20
 _HASH_DIGITS_IN_NAME = 8
-# Of a dataset's files that are not read, so many are named.
+# The number of unread files of a dataset that are listed.
 FILES_TOLD = 20
 
 
@@ -48,19 +48,21 @@ class PlanSettings:
     # Where the capture workers run models: cpu or cuda.
     device: str = "cpu"
     sequences_per_batch: int = 16
-    # A shard is about this large: small enough to be done again after a crash, large enough for an object store.
+    # The target size of a shard: small enough to repeat after a crash, large enough for an object store.
     shard_bytes_target: int = 64 << 20
-    # A worker holds a shard's nonzeros in memory, and does all of a shard again after a crash.
+    # A worker holds a shard's nonzeros in memory, and repeats the whole shard after a crash.
     shard_bytes_max: int = 1 << 30
-    # A small run is cut this far all the same, so that workers share it and a reader sees it grow.
+    # Small runs have at least this many shards, so that workers share them and readers see progress.
     shards_target: int = 8
-    # What one run may store.
+    # The largest size of a run.
     run_bytes_max: int = 10 << 40
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan(RunPlan):
-    """`sequences` are all of the run's, and `sources` of their documents; a worker needs those of its shard."""
+    """A planned capture. `sequences` are all sequences of the run, and `sources` those of their documents; a worker
+    gets those of its shard.
+    """
 
     sequences: TokenSequences
     model_source: ModelSource
@@ -88,7 +90,7 @@ class Plan(RunPlan):
 
 
 def plan_capture(request: CaptureSpecification, catalog: ModelCatalog, settings: PlanSettings) -> Plan:
-    """What a capture will run and store. Its documents are read, and nothing is written.
+    """Returns what a capture will run and store. It reads the documents, and writes nothing.
 
     Errors: BadRequest or NotThere with field, value and what is allowed.
     """
@@ -116,7 +118,9 @@ def plan_capture(request: CaptureSpecification, catalog: ModelCatalog, settings:
 
 @dataclass(frozen=True)
 class _Asked:
-    """What a request names, found and fitting together, with every default filled in. No document is read yet."""
+    """Everything that a request names, found and checked together, with every default filled in. No document is read
+    yet.
+    """
 
     request: CaptureSpecification
     model_reference: ModelReference
@@ -135,7 +139,7 @@ class _Asked:
 
     @property
     def widths(self) -> dict[str, int]:
-        """Elements of a row, by dense site."""
+        """Elements per row, for each dense site."""
         return {str(site): self.model.site_width(site, self.shape.context_length) for site in self.dense}
 
     @property
@@ -179,7 +183,7 @@ def _look_up(request: CaptureSpecification, catalog: ModelCatalog, settings: Pla
 
 
 def _named(request: CaptureSpecification) -> tuple[ModelReference, DatasetReference]:
-    """Errors: BadRequest where one is not named: only what is encoded over another run's rows needs neither."""
+    """Errors: BadRequest if model or dataset is missing: only encoding another run's rows needs neither."""
     if request.model is None or request.dataset is None:
         field = "model" if request.model is None else "dataset"
         raise BadRequest(f"{field} is required", field=field, value="", allowed="a name")
@@ -187,7 +191,7 @@ def _named(request: CaptureSpecification) -> tuple[ModelReference, DatasetRefere
 
 
 def _sizes(asked: _Asked, sequences: TokenSequences, settings: PlanSettings) -> tuple[dict[str, int], int]:
-    """About how many bytes each product will have, and how many sequences a shard."""
+    """Estimates the bytes of each product, and the number of sequences in a shard."""
     columns = asked.norm_columns
     sizes = bytes_by_product(asked.options, asked.widths, len(columns), asked.saes, sequences)
     wanted = asked.request.sequences_per_shard
@@ -222,7 +226,7 @@ def _specification(asked: _Asked, tokenised: TokenisedDataset, per_shard: int) -
 
 
 def default_run_name(specification: Specification) -> str:
-    """`<model>-<dataset>-<hash>`, of characters that a name may have."""
+    """`<model>-<dataset>-<hash>`, with characters that are allowed in names."""
     words = f"{specification.model}-{Path(specification.dataset).stem}"
     words = re.sub(r"[^A-Za-z0-9._-]+", "-", words).strip("-._")[:100]
     return check_name(f"{words}-{specification.sha256[:_HASH_DIGITS_IN_NAME]}", "run")
@@ -248,7 +252,7 @@ def _record(asked: _Asked, specification: Specification, sequences: TokenSequenc
 
 
 def _attention(model: ModelDescription, dense_sites: Iterable[str]) -> str:
-    """Attention weights can be seen in eager attention only."""
+    """Only eager attention exposes attention weights."""
     shows_weights = any(parse_site(site).kind == "pattern" for site in dense_sites)
     return "eager" if shows_weights else model.attention_implementation
 
@@ -276,7 +280,7 @@ def _shape(request: CaptureSpecification, max_tokens: int | None, model: ModelDe
 
 
 def _sites(request: CaptureSpecification, model: ModelDescription) -> tuple[tuple[Site, ...], tuple[Site, ...]]:
-    """Dense sites may have heads; norms are of residual kinds."""
+    """Dense sites may be in heads; norms are of kinds of the residual stream."""
     kinds = (*model.kinds, *model.inner_kinds, *HEAD_KINDS)
     dense = expand_sites(request.dense_sites, kinds, model.layer_count, model.head_counts)
     norms = expand_sites(request.norm_sites or model.kinds, model.kinds, model.layer_count)
@@ -292,7 +296,7 @@ def _fitting_sae(path: Path, name: str, model: ModelDescription) -> SparseAutoen
 def _sequences_per_shard(
     asked: int | None, sequences: TokenSequences, sizes: Mapping[str, int], batch: int, settings: PlanSettings
 ) -> int:
-    """As asked, or whole batches; the bytes of a shard are those of an average sequence times their number."""
+    """As requested, or whole batches. The bytes of a shard are those of an average sequence times their number."""
     sequence_bytes = sum(sizes.values()) / len(sequences)
     by_bytes = max(1, int(settings.shard_bytes_target / sequence_bytes))
     by_share = -(-len(sequences) // settings.shards_target)
@@ -308,17 +312,17 @@ def _check_run_bytes(sizes: Mapping[str, int], run_bytes_max: int) -> None:
     if total > run_bytes_max:
         largest = max(sizes, key=lambda product: sizes[product])
         raise BadRequest(
-            f"the run would store about {total} bytes, most of them {largest}; the limit is {run_bytes_max}",
+            f"the run would store about {total} bytes, mostly {largest}; the limit is {run_bytes_max}",
             reason="LIMIT_EXCEEDED",
             field="bytes",
             value=total,
-            allowed=f"at most {run_bytes_max}: fewer tokens, sites or positions",
+            allowed=f"at most {run_bytes_max} bytes: capture fewer tokens, sites or positions",
         )
 
 
 @contextmanager
 def _naming_dataset(name: str) -> Iterator[None]:
-    """Whoever finds that a dataset has no tokens does not know its name."""
+    """Adds the dataset's name to the error for a dataset without tokens."""
     try:
         yield
     except BadRequest as error:

@@ -1,4 +1,4 @@
-"""From a request to a run that is in the bucket: planned, wanted, created once, its model and SAEs registered."""
+"""Creates a run from a request: plans it, stores the request, creates the run, and registers its model and SAEs."""
 
 import logging
 from contextlib import ExitStack
@@ -28,27 +28,28 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Preparing:
-    """The coordinator's `Preparer` over a bucket and what there is of models and datasets."""
+    """The coordinator's `Preparer` for a bucket and a catalog of models and datasets."""
 
     bucket: Bucket
     catalog: ModelCatalog
     settings: PlanSettings
 
     def plan(self, request: CaptureSpecification) -> RunPlan:
-        """Errors: BadRequest for what was asked."""
+        """Plans the run. Errors: BadRequest for the request."""
         if request.rows_of:
             return plan_encoding(request, self.bucket, self.catalog, self.settings.device)
         return plan_capture(request, self.catalog, self.settings)
 
     def begin(self, plan: RunPlan, request: CaptureSpecification) -> Snapshot:
-        """The run, as it is in the bucket and wanted there from now on.
+        """Creates the run and its request in the bucket.
 
-        Wanted before it is created: a crash in between leaves a request that the next coordinator finishes, and no run
-        that nobody works on. Registered before both: whoever sees the run can read its tokens' texts. The request is
-        kept under the run's own name, so that it means that run whatever else would be chosen for it.
+        The request is written before the run is created: a crash in between leaves a request that the next coordinator
+        finishes, and no run without a request. Model and SAEs are registered before both, so that everyone who sees the
+        run can read its tokens' texts. The request is stored under the run's own name, so that it always means this
+        run.
 
-        Errors: Conflict where the run's name is taken, and then nothing was written; StoreError, after which the run is
-        not there and not wanted, unless it was before.
+        Errors: Conflict if the run's name is taken, and then nothing was written; StoreError, after which the run and
+        its request do not exist, unless they did before.
         """
         record = plan.record
         check_run_name(self.bucket, record)
@@ -69,13 +70,13 @@ class Preparing:
         self.bucket.delete(wanted_key(run))
 
     def give_up(self, run: str) -> CaptureProgress | None:
-        """What there is of a run that was wanted, and is not from now on. None: it was not."""
+        """Removes the request of a run, and returns the state of the run. None: there was no request."""
         if not self.bucket.exists(wanted_key(run)):
             return None
         self.unwant(run)
         try:
             capture = CaptureState.of(open_run(self.bucket, run))
-        except NotThere:  # it was wanted, and a crash came before it was created
+        except NotThere:  # A crash came between the request and the creation of the run.
             return CaptureProgress(run, "cancelled")
         capture.end("cancelled")
         return capture.progress()
@@ -85,7 +86,7 @@ class Preparing:
         for key in self.bucket.keys(WANTED):
             try:
                 request = _request(self.bucket.get(key), key)
-            except KeyError:  # its capture has just ended
+            except KeyError:  # Its capture has just ended.
                 continue
             except CorruptObject as error:
                 _log.warning("%s", error.message)
@@ -98,7 +99,7 @@ class Preparing:
 
 
 def register(bucket: Bucket, plan: RunPlan) -> None:
-    """The run's model, with its tokens' texts, and its SAEs."""
+    """Registers the run's model, with its tokens' texts, and its SAEs."""
     model = plan.model_to_register
     if model is not None:
         register_model(bucket, _model_record(model), model.texts.alone, model.texts.parts)
@@ -107,21 +108,23 @@ def register(bucket: Bucket, plan: RunPlan) -> None:
 
 
 def sealed_request(request: CaptureSpecification) -> bytes:
-    """Write a request as it is kept: the contract's message, in the JSON that protobuf has for it."""
+    """Writes a request as it is stored: the contract's message, in protobuf's JSON."""
     return seal(to_json(request))
 
 
 def _request(data: bytes, key: str) -> CaptureSpecification:
-    """Errors: CorruptObject for one that is damaged, of another run, or of a version that said requests otherwise."""
+    """Reads a request. Errors: CorruptObject for one that is damaged, belongs to another run, or was written by an
+    incompatible version.
+    """
     said = unseal(data, key, dict)
     try:
         request = from_json(CaptureSpecification, said)
     except ValueError as error:
         why, *_ = str(error).splitlines()
-        message = f"{key} is no request that this version reads: submit the capture again, or cancel it ({why})"
+        message = f"this version cannot read the capture request {key}: submit the capture again, or cancel it ({why})"
         raise corrupt_object(key, message) from error
     if wanted_key(request.run) != key:
-        raise corrupt_object(key, f"{key} asks for run {request.run}")
+        raise corrupt_object(key, f"{key} is a request for run {request.run}")
     return request
 
 

@@ -1,4 +1,4 @@
-"""How a capture is getting on: what callers are told, and what the coordinator keeps of it."""
+"""The state of a capture: what the coordinator keeps of it, and what callers get."""
 
 import asyncio
 import random
@@ -12,7 +12,7 @@ from actstore_api.records.terms import Failure
 from actstore_storage.format.specification import RunRecord
 from actstore_storage.runs.snapshot import Snapshot
 
-# Of shards that failed, those whose causes are told.
+# The number of failed shards whose causes are reported.
 FAILED_SHARDS_TOLD = 100
 
 
@@ -21,7 +21,7 @@ NO_FILES = DatasetFiles()
 
 @dataclass
 class CaptureState:
-    """A capture in hand. `changed` is set, and replaced, at each change.
+    """A capture of this coordinator. `changed` is set, and replaced, at each change.
 
     `tried` counts the failures of a shard, `lost` the workers that died with it.
     """
@@ -75,7 +75,7 @@ class CaptureState:
         self.tell()
 
     def pause(self, failure: Failure) -> float:
-        """Seconds for which it has been paused now."""
+        """The seconds for which it has been paused."""
         if self.paused_since is None:
             self.paused_since = time.monotonic()
             self.state, self.failure = "paused", failure
@@ -93,7 +93,9 @@ class CaptureState:
         self.tell()
 
     def shuffle(self) -> None:
-        """Another coordinator is at work on this run: go on somewhere else than it does."""
+        """Another coordinator works on the same run: shuffles the pending shards, so that both work on
+        different ones.
+        """
         shards = list(self.pending)
         random.shuffle(shards)
         self.pending = deque(shards)

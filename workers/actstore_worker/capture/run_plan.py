@@ -1,4 +1,4 @@
-"""What is known of a run before anything of it is in the bucket, however its shards are made."""
+"""The plan of a run before anything of it is in the bucket, for captures and for encoding stored rows."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -16,13 +16,13 @@ from actstore_worker.sae.autoencoder import SparseAutoencoder
 
 @dataclass(frozen=True, kw_only=True)
 class RunPlan(ABC):
-    """`saes` are those that its shards take. `bytes_by_product` is an estimate."""
+    """A planned run. `saes` are those that its shards need. `bytes_by_product` is an estimate."""
 
     record: RunRecord
     sae_paths: Mapping[str, Path]
     saes: tuple[SparseAutoencoder, ...]
     bytes_by_product: Mapping[str, int]
-    # Documents that are read, and those of them with a BOS of their own.
+    # The documents that are read, and the number of them that begin with a BOS.
     documents: int = 0
     documents_with_bos: int = 0
     dataset_files: DatasetFiles = NO_FILES
@@ -30,13 +30,15 @@ class RunPlan(ABC):
     @property
     @abstractmethod
     def model_to_register(self) -> ModelDescription | None:
-        """None where it was registered for the run whose rows are encoded."""
+        """The model; None if it was already registered for the run whose rows are encoded."""
 
     @property
     @abstractmethod
     def flops_per_token(self) -> float:
-        """Floating-point operations that a token costs, estimated."""
+        """Floating-point operations per token, estimated."""
 
     @abstractmethod
     def task(self, shard: int, attempt: str) -> Task[Any]:
-        """With the plan's record, not that of whoever began the run: a commit says which device and version made it."""
+        """Returns a task with the plan's record, not the record of the process that created the run: a commit says
+        which device and version made it.
+        """

@@ -1,4 +1,4 @@
-"""The workers of one coordinator: who is idle, who has which attempt in hand, and who died."""
+"""The workers of one coordinator: which ones are idle, their attempts in progress, and which ones died."""
 
 import asyncio
 import contextlib
@@ -19,26 +19,26 @@ class Worker(Protocol):
     """Captures up to `TASKS` shards at a time."""
 
     async def capture(self, task: Task[Any]) -> ShardReport:
-        """Errors: any; the shard is tried again. WORKERS_UNAVAILABLE where the worker died."""
+        """Captures a shard. Errors: any; the shard is tried again. WORKERS_UNAVAILABLE if the worker died."""
 
     async def interrupt(self, attempt: str) -> None:
-        """Make `capture` of this attempt give up soon; no effect where it is over."""
+        """Make `capture` of this attempt stop soon; no effect if it has ended."""
 
     async def ready(self) -> None:
-        """Returns once the worker can take shards: of one that died, once another is in its place."""
+        """Returns once the worker can take shards: if it died, once another has replaced it."""
 
     async def flops(self) -> float:
-        """Floating-point operations a second of a large matrix product on its device."""
+        """Floating-point operations per second of a large matrix product on its device."""
 
 
 class WorkerPool:
-    """All methods run in one event loop."""
+    """All workers. All methods run in one event loop."""
 
     def __init__(self, workers: Sequence[Worker], limits: CoordinatorLimits) -> None:
         self._limits = limits
         self._workers: list[Worker] = []
         self._idle: asyncio.Queue[Worker] = asyncio.Queue()
-        self._in_flight: dict[str, tuple[str, Worker]] = {}  # by attempt: its run and worker
+        self._in_flight: dict[str, tuple[str, Worker]] = {}  # By attempt: its run and worker.
         self._coming_back: set[asyncio.Task[None]] = set()
         self.add(workers)
 
@@ -47,11 +47,11 @@ class WorkerPool:
 
     @property
     def places(self) -> int:
-        """Tasks that all workers together have in hand at most."""
+        """The largest number of tasks that all workers together can have in progress."""
         return TASKS * len(self._workers)
 
     def add(self, workers: Sequence[Worker]) -> None:
-        """Each as often as it takes tasks, but all of them once before any of them twice."""
+        """Adds each worker as often as it takes tasks, but all of them once before any of them twice."""
         self._workers += workers
         for worker in [worker for _ in range(TASKS) for worker in workers]:
             self.release(worker)
@@ -64,7 +64,7 @@ class WorkerPool:
         self._idle.put_nowait(worker)
 
     async def capture(self, worker: Worker, plan: RunPlan, shard: int) -> ShardReport:
-        """One attempt by that worker, which is idle again afterwards: one that died, once another is in its place.
+        """Makes one attempt with that worker, which is idle again afterwards: if it died, once another has replaced it.
 
         Errors: any of the worker's.
         """
@@ -84,7 +84,7 @@ class WorkerPool:
                 self.release(worker)
 
     async def interrupt(self, run: str) -> None:
-        """Makes what is under way of a run give up soon. A worker that does not answer has nothing to interrupt."""
+        """Stops all attempts of a run soon. A worker that does not answer has nothing to interrupt."""
         under_way = [(attempt, worker) for attempt, (of, worker) in self._in_flight.items() if of == run]
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._limits.heartbeat_seconds):
@@ -93,7 +93,7 @@ class WorkerPool:
                 )
 
     async def flops(self) -> float:
-        """Of all workers together; one that does not answer counts for nothing."""
+        """The speed of all workers together; one that does not answer is not counted."""
         answers = (asyncio.wait_for(worker.flops(), self._limits.answer_seconds) for worker in self._workers)
         speeds = await asyncio.gather(*answers, return_exceptions=True)
         return sum(speed for speed in speeds if isinstance(speed, float))
@@ -104,7 +104,7 @@ class WorkerPool:
         task.add_done_callback(self._coming_back.discard)
 
     async def _release_when_ready(self, worker: Worker) -> None:
-        """A worker that died takes no shard from others before there is another in its place."""
+        """A worker that died takes no shard before another has replaced it."""
         while True:
             try:
                 await worker.ready()

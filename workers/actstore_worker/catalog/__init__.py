@@ -1,1 +1,1 @@
-"""What models, SAEs and datasets there are to name, in folders, in the bucket and on the hub."""
+"""Finds models, SAEs and datasets by name: in folders, in the bucket and on the hub."""

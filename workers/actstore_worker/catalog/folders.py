@@ -1,9 +1,9 @@
-"""What models and SAEs there are, and in which folder: a name from outside becomes a folder here and nowhere else.
+"""Finds models and SAEs in folders: the only place where a name from a caller becomes a folder.
 
-A model is a folder with `config.json`; its revisions are the folders `revisions/<revision>` in it, which borrow its
-tokenizer. An SAE is a folder, or a file, of any format that `sae/files.py` knows. Where the hub is allowed, what no
-folder has is downloaded from there: of models safetensors only, of SAEs also `.npz` and `.pt`, which are read without
-running any code.
+A model is a folder with `config.json`. Its revisions are the folders `revisions/<revision>` in it, which use its
+tokenizer. An SAE is a folder, or a file, in any format that `sae/files.py` knows. If the hub is allowed, names that are
+in no folder are downloaded from it: for models only safetensors, for SAEs also `.npz` and `.pt`, which are read without
+running code.
 """
 
 from collections.abc import Iterator
@@ -21,14 +21,14 @@ from actstore_worker.sae.files import find_saes, missing_files
 from actstore_worker.sae.stored import StoredSaes
 
 _REVISIONS = "revisions"
-# So deep below a model folder SAEs are found: `owner/repository/layer_3/width_16k/average_l0_82`, and a folder more.
+# How deep below a model folder SAEs are found: `owner/repository/layer_3/width_16k/average_l0_82`, and one more level.
 _SAE_DEPTH_MAX = 6
 
 
 @dataclass(frozen=True)
 class ModelCatalog:
-    """`model_folders` hold models and SAEs; the first with a name wins. `stored`: SAEs that no folder has. `allow_hub`:
-    what is not there either is downloaded.
+    """Finds models and SAEs. `model_folders` contain them; the first folder with a name wins. `stored`: SAEs that no
+    folder has. `allow_hub`: everything else is downloaded.
     """
 
     model_folders: tuple[Path, ...]
@@ -36,9 +36,10 @@ class ModelCatalog:
     stored: StoredSaes | None = None
 
     def find_model(self, name: str, revision: str = "", *, asks_hub: bool = True) -> ModelSource:
-        """Without `asks_hub` a model of the hub is what this machine downloaded last, where it has one.
+        """Returns a model's location. Without `asks_hub`, a model of the hub is the version that this machine
+        downloaded last, if any.
 
-        Errors: NotThere MODEL_NOT_FOUND with what there is; BadRequest NAME_INVALID.
+        Errors: NotThere MODEL_NOT_FOUND with the available models; BadRequest NAME_INVALID.
         """
         parts = _name_parts(name, "model")
         if revision:
@@ -55,12 +56,12 @@ class ModelCatalog:
         raise _not_found("model", name, sorted({source.name for source in self.models()}))
 
     def find_sae(self, name: str) -> Path:
-        """The folder or the file of an SAE: `name` is one below a model folder, one that was trained from the
-        store, or on the hub, where that is allowed, `owner/repository/path/within`.
+        """Returns the folder or the file of an SAE. `name` is one below a model folder, one that was trained from the
+        store, or on the hub, if that is allowed, `owner/repository/path/within`.
 
-        Errors: NotThere SAE_NOT_FOUND with what there is; BadRequest NAME_INVALID.
+        Errors: NotThere SAE_NOT_FOUND with the available SAEs; BadRequest NAME_INVALID.
         """
-        check_name(statistics_product(name), "sae")  # the longest name that it becomes a part of
+        check_name(statistics_product(name), "sae")  # The longest name that contains it.
         parts = name.split("/")
         for root in self.model_folders:
             found = root.joinpath(*parts)
@@ -85,14 +86,14 @@ class ModelCatalog:
         return sorted({name for root in self.model_folders for name in _saes_below(root)})
 
     def _folders(self, parts: list[str]) -> Iterator[tuple[Path, Path]]:
-        """With the model folder that each lies in."""
+        """Yields folders with the model folder that they are in."""
         for root in self.model_folders:
             folder = root.joinpath(*parts)
             if folder.is_dir() and is_inside(folder, root):
                 yield root, folder
 
     def _walk(self) -> Iterator[tuple[Path, str, Path]]:
-        """Folders one and two levels down, so that `owner/model` is found as on the hub."""
+        """Yields folders one and two levels down, so that `owner/model` is found as on the hub."""
         for root in self.model_folders:
             for pattern in ("*", "*/*"):
                 for folder in sorted(root.glob(pattern)):
@@ -102,7 +103,7 @@ class ModelCatalog:
 
 
 def _name_parts(name: str, field: str) -> list[str]:
-    """A model may be named `owner/model`; each part is a plain name, so `..` and absolute paths are none."""
+    """Splits `owner/model`. Each part is a plain name, so `..` and absolute paths are refused."""
     parts = name.split("/") if name.count("/") == 1 else [name]
     return [check_name(part, field) for part in parts]
 
@@ -124,7 +125,7 @@ def _revisions(folder: Path) -> list[str]:
 
 
 def _saes_below(root: Path) -> Iterator[str]:
-    """By the name of the folder; of several in a folder, by the names of their files."""
+    """SAEs by the name of the folder; several SAEs in one folder by the names of their files."""
     for depth in range(1, _SAE_DEPTH_MAX + 1):
         for folder in root.glob("/".join("*" * depth)):
             if folder.is_dir() and is_inside(folder, root) and (found := find_saes(folder)):
@@ -137,7 +138,7 @@ def _local_source(name: str, revision: str, folder: Path, found: Path, root: Pat
 
 
 def _not_found(kind: str, name: str, there: list[str]) -> BadRequest:
-    known = f"there are: {', '.join(there)}" if there else "the model folders have none"
+    known = f"available: {', '.join(there)}" if there else "the model folders are empty"
     return NotThere(
         f"no {kind} {name!r}; {known}",
         reason=f"{kind.upper()}_NOT_FOUND",

@@ -1,4 +1,4 @@
-"""Models and SAEs of the hub, fetched unread into its cache on this machine."""
+"""Downloads models and SAEs from the hub into its cache on this machine, without reading them."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -10,7 +10,7 @@ from actstore_storage.errors import NotThere
 from actstore_worker.models.files.source import MODEL_CONFIGURATION, ModelSource
 from actstore_worker.sae.files import fetched_names, find_saes
 
-# Of models safetensors only, and no code.
+# For models only safetensors, and no code.
 _MODEL_FILES = (
     MODEL_CONFIGURATION,
     "generation_config.json",
@@ -25,7 +25,7 @@ _MODEL_FILES = (
 
 
 def download_model(name: str, revision: str, asks_hub: bool) -> ModelSource:
-    """A model of the hub; without `asks_hub` what this machine downloaded last, where it has one.
+    """Downloads a model. Without `asks_hub`, returns the version that this machine downloaded last, if any.
 
     Errors: NotThere MODEL_NOT_FOUND.
     """
@@ -37,11 +37,12 @@ def download_model(name: str, revision: str, asks_hub: bool) -> ModelSource:
 
 
 def download_sae(repository: str, within: str, name: str) -> Path:
-    """The folder or file of the SAE that lies at `within` of a repository. Errors: NotThere SAE_NOT_FOUND."""
+    """Returns the folder or file of the SAE at `within` of a repository. Errors: NotThere SAE_NOT_FOUND."""
     found = _fetch(repository, "", tuple(fetched_names(within)), "sae", name) / within
     if not find_saes(found):
         raise NotThere(
-            f"SAE {name!r} is in no model folder, and {repository} has none at {within or 'its top'} on the hub",
+            f"SAE {name!r} is in no model folder, and the hub repository {repository} has no SAE at "
+            f"{within or 'its top'} on the hub",
             reason="SAE_NOT_FOUND",
             field="sae",
             value=name,
@@ -56,12 +57,12 @@ def _fetched_before(repository: str, revision: str) -> Path | None:
 
 
 def _fetch(repository: str, revision: str, files: tuple[str, ...], kind: str, value: str) -> Path:
-    """The folder of a repository's files, of which those are there that match one of `files`."""
+    """Returns the folder of a repository's files, with those that match one of `files`."""
     try:
         folder = huggingface_hub.snapshot_download(repository, revision=revision or None, allow_patterns=list(files))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
         raise NotThere(
-            f"{kind} {value!r} is in no model folder, and the hub gave nothing under that name: {error}",
+            f"{kind} {value!r} is in no model folder, and the hub returned an error for that name: {error}",
             reason=f"{kind.upper()}_NOT_FOUND",
             field=kind,
             value=value,

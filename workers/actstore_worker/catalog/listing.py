@@ -1,6 +1,6 @@
-"""What a capture can name, as it lies in the workers' folders and stores now. Nothing is loaded.
+"""Lists what a capture can use, as it is in the workers' folders and stores. Nothing is loaded.
 
-Names only: where a folder lies on the workers' machines is nobody else's business.
+It lists names only, and never paths on the workers' machines.
 """
 
 import os
@@ -20,7 +20,7 @@ from actstore_worker.models.files.folder import raw_configuration
 from actstore_worker.models.files.transformer_lens import WEIGHTS, is_transformer_lens
 
 LISTED_MAX = 1000
-# Files of a folder that are looked at for one that is a document.
+# Files of a folder that are checked for a document.
 _LOOKED_AT_MAX = 1000
 _WEIGHTS = ("model*.safetensors", *WEIGHTS)
 
@@ -28,7 +28,7 @@ Name = TypeVar("Name")
 
 
 def find_sources(catalog: ModelCatalog, places: DatasetPlaces) -> ListSourcesAnswer:
-    """What there is to capture: at most LISTED_MAX of a kind, in order of name."""
+    """Lists at most LISTED_MAX of each kind, in order of name."""
     models = [
         FoundModel(source.name, source.revision, family)
         for source in catalog.models()
@@ -45,8 +45,8 @@ def find_sources(catalog: ModelCatalog, places: DatasetPlaces) -> ListSourcesAns
 
 
 def dataset_names(places: DatasetPlaces) -> list[str]:
-    """What lies at the top of the folders and stores and holds documents, in order. A folder is looked into until a
-    document is met, and not far; a store's folder not at all.
+    """Names at the top of the folders and stores that contain documents, in order. A folder is searched until a
+    document is found, up to a limit; a store's folder is not searched.
     """
     found = {path.name for folder in places.folders for path in _visible(folder) if _holds_documents(path, folder)}
     for store in places.stores:
@@ -64,7 +64,7 @@ def _holds_documents(path: Path, root: Path) -> bool:
         return False
     if path.is_file():
         return kind_of(path.name) is not None and path.stat().st_size > 0
-    # What may not be read is passed over.
+    # Folders that cannot be read are skipped.
     files = (name for _, _, names in os.walk(path) for name in names)
     return any(kind_of(name) is not None for name in islice(files, _LOOKED_AT_MAX))
 
@@ -74,7 +74,7 @@ def _first(names: list[Name]) -> tuple[Name, ...]:
 
 
 def _family(folder: Path) -> str:
-    """Of a folder that has a configuration of a supported family, and weights; else empty."""
+    """The family of a folder with a supported configuration and weights; else empty."""
     if not any(any(folder.glob(pattern)) for pattern in _WEIGHTS):
         return ""
     config = _configuration(folder)
@@ -83,7 +83,7 @@ def _family(folder: Path) -> str:
 
 
 def _configuration(folder: Path) -> dict[str, Any]:
-    """Empty where it is none."""
+    """The configuration; empty if it is not valid."""
     try:
         return raw_configuration(folder)
     except (OSError, DamagedFile):

@@ -1,4 +1,4 @@
-"""What comes back of a call to another process, or that it did not."""
+"""Answers of calls to other processes, and errors if a process died."""
 
 from collections.abc import Awaitable
 from typing import TypeVar
@@ -11,16 +11,16 @@ Answer = TypeVar("Answer")
 
 
 async def answer(reference: Awaitable[Answer]) -> Answer:
-    """Waits for what another process answers.
+    """Waits for the answer of another process.
 
-    Errors: those that were raised over there; ActstoreError WORKERS_UNAVAILABLE where the process died.
+    Errors: those that were raised there; ActstoreError WORKERS_UNAVAILABLE if the process died.
     """
     try:
         return await reference
     except RayTaskError as error:
         raise error.cause from None
     except RayActorError:
-        raise unavailable("a worker process died; the work can be tried again") from None
+        raise unavailable("a worker process died; try again") from None
 
 
 def unavailable(message: str) -> ActstoreError:

@@ -1,4 +1,4 @@
-"""The coordinator of captures, as it is inside its actor; its workers as Ray actors, and parts of indexes as tasks."""
+"""The coordinator of captures inside its actor, its workers as Ray actors, and parts of indexes as tasks."""
 
 import asyncio
 import os
@@ -26,7 +26,7 @@ from actstore_worker.settings import WorkerSettings
 
 
 class RayCoordinator(Coordinator):
-    """Owns the capture workers: they end with it, and Ray's restart of it begins with new ones."""
+    """Owns the capture workers: they end with it, and if Ray restarts it, it starts new ones."""
 
     def __init__(self, settings: WorkerSettings, workers: int, gpus: int) -> None:
         bucket = open_bucket(settings.store, settings.s3)
@@ -50,14 +50,14 @@ class RayCoordinator(Coordinator):
         self._start(self._look_after_workers(settings))
 
     async def ask(self, question: Any) -> Any:
-        """Answer any question about captures that has one answer.
+        """Answers any question about captures that has a single answer.
 
         Errors: as `CaptureAnswers.answer`.
         """
         return await self._answers.answer(question)
 
     async def _look_after_workers(self, settings: WorkerSettings) -> None:
-        """Finish what a coordinator before this one left, and use every place that joins the cluster. Ray itself puts a
+        """Continues what an earlier coordinator left, and uses every node that joins the cluster. Ray itself restarts a
         worker that died where there is room for it.
         """
         resumed = False
@@ -70,14 +70,14 @@ class RayCoordinator(Coordinator):
 
 
 class _CaptureActor(CaptureWorker):
-    """A thread for each task, and one that can be told to stop."""
+    """An actor with a thread for each task, and one for interrupts."""
 
     def __init__(self, settings: WorkerSettings, threads: int) -> None:
         torch.set_num_threads(threads)
         super().__init__(open_bucket(settings.store, settings.s3), device_here(), settings.sae_cache)
 
     def ready(self) -> int:
-        """Its process. Answers once the actor is (again) up."""
+        """Returns its process. Answers once the actor is up (again)."""
         return os.getpid()
 
 
@@ -88,12 +88,12 @@ class _RemoteWorker:
         self._actor, self._answer_seconds = actor, answer_seconds
 
     async def capture(self, task: Task[Any]) -> ShardReport:
-        # Ray restarts an actor that died; a call that is tried again waits for that, a capture must not run twice.
+        # Ray restarts an actor that died. A retried call waits for that, but a capture must not run twice.
         try:
-            # A place may be left from before its actor died; without this the shard would wait for another node.
+            # A slot may be left from before its actor died; without this the shard would wait for another node.
             await asyncio.wait_for(self.ready(), self._answer_seconds)
         except TimeoutError:
-            raise unavailable("a worker process is not there; another one may be tried") from None
+            raise unavailable("a worker process cannot be reached; another one may work") from None
         return await answer(self._actor.capture.remote(task))
 
     async def ready(self) -> None:
@@ -107,8 +107,8 @@ class _RemoteWorker:
 
 
 class _RemoteWriter:
-    """Parts of merged indexes as tasks anywhere in the cluster. They ask for no CPU, for capture workers may have taken
-    them all: how many run at once is the coordinator's to limit.
+    """Writes parts of merged indexes as tasks anywhere in the cluster. They request no CPU, because capture workers may
+    use all of them: the coordinator limits how many run at once.
     """
 
     def __init__(self, settings: WorkerSettings) -> None:

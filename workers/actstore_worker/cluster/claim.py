@@ -1,4 +1,4 @@
-"""The place that a deployment takes on a cluster, where there is room for one."""
+"""Ensures that a cluster runs only one deployment."""
 
 import os
 import socket
@@ -14,20 +14,20 @@ from actstore_worker.errors import SettingsError
 from actstore_worker.settings import WorkerSettings
 
 _NAME = "deployment"
-# How long the claim of a process that was killed may outlive it.
+# How long the claim of a killed process may outlive it.
 _CLAIM_SECONDS = 10.0
-# How long another deployment's claim may take to say whose it is, on a machine that is busy with the deployment.
+# How long another deployment's claim may take to answer on a machine that is busy with that deployment.
 _ANSWER_SECONDS = 60.0
 
 
 @contextmanager
 def only_deployment(settings: WorkerSettings) -> Iterator[None]:
-    """Holds the one place that a cluster which is not ours has for a deployment, while the block runs.
+    """Within this context, holds the claim that only one deployment can have on an existing cluster.
 
-    Its coordinator and its application have one name each, so another deployment's would be taken for ours. The claim
-    is an actor that ends with this process, however it ends.
+    Coordinator and application have fixed names, so another deployment's would be mistaken for ours. The claim is an
+    actor that ends with this process, however it ends.
 
-    Errors: SettingsError where another deployment runs.
+    Errors: SettingsError if another deployment runs.
     """
     if settings.ray_address is None:
         yield
@@ -38,10 +38,12 @@ def only_deployment(settings: WorkerSettings) -> Iterator[None]:
     while claim is None:
         try:
             claim = placed.remote(what)
-        except ValueError:  # of a process that was killed it takes Ray a moment to end it
+        except ValueError:  # Ray takes a moment to end the claim of a killed process.
             if time.monotonic() > give_up:
-                message = f"on the Ray cluster at {settings.ray_address} there are already {_claimed()}; it has room"
-                raise SettingsError(f"{message} for one deployment: end that one, or join another cluster") from None
+                message = (
+                    f"on the Ray cluster at {settings.ray_address} there are already {_claimed()}; a cluster has room"
+                )
+                raise SettingsError(f"{message} for one deployment: stop that one, or join another cluster") from None
             time.sleep(POLL_SECONDS)
     try:
         yield
@@ -50,7 +52,7 @@ def only_deployment(settings: WorkerSettings) -> Iterator[None]:
 
 
 class _Claim:
-    """What holds the cluster's place, as an actor."""
+    """The claim, as an actor."""
 
     def __init__(self, what: str) -> None:
         self._what = what

@@ -1,5 +1,5 @@
-"""The gateway as Ray Serve's ingress, and how it reaches the coordinator and the replicas. It runs no model, and loads
-no library that does.
+"""The gateway as Ray Serve's ingress, and how it reaches the coordinator and the replicas. It loads no library that
+runs models.
 """
 
 import json
@@ -23,7 +23,7 @@ from actstore_worker.wire.gateway import Gateway
 
 
 def model_id_of(model: ModelReference) -> str:
-    """How Serve tells models apart that it multiplexes."""
+    """The id by which Serve distinguishes the models that it multiplexes."""
     return json.dumps([model.name, model.revision])
 
 
@@ -33,7 +33,7 @@ class GatewayIngress(Gateway):
 
 
 class _RemoteCoordinator:
-    """Looked up for each call, so that a coordinator that was replaced is found again."""
+    """The coordinator, looked up for each call, so that a replaced coordinator is found."""
 
     async def ask(self, question: Any) -> Any:
         return await answer(self._actor.ask.remote(question))
@@ -63,7 +63,7 @@ class _RemoteModels:
             response.cancel()
 
     async def estimate(self, request: RunSweep) -> SweepEstimate:
-        """Goes to a replica that has the model, if one has."""
+        """Sends it to a replica that has the model, if one has."""
         model_id = model_id_of(request.model)
         response = self._handle.options(multiplexed_model_id=model_id).estimate.remote(request)
         try:
@@ -72,7 +72,7 @@ class _RemoteModels:
             response.cancel()
 
     def run(self, request: RunSweep) -> AsyncIterator[SweepProgress | SweepCells | SweepResult]:
-        """Likewise; and on to another one, should that die."""
+        """Sends it to a replica that has the model, and to another one if that dies."""
         return going_on(lambda finished: self._run(request, finished))
 
     async def _run(self, request: RunSweep, finished: Finished) -> AsyncGenerator[SweepUpdate, None]:

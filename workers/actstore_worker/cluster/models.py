@@ -22,11 +22,12 @@ if TYPE_CHECKING:
 
 
 def model_replica(models_per_replica: int) -> type:
-    """The deployment's class; Serve wants the number of models at the decorator."""
+    """Returns the deployment's class; Serve needs the number of models in the decorator."""
 
     class ModelReplica:
         def __init__(self, settings: WorkerSettings) -> None:
-            # In its own process alone: what runs models takes seconds to import, and who deploys it runs none.
+            # Imported only in its own process: libraries that run models take seconds to import, and the deploying
+            # process does not need them.
             from actstore_worker.cluster.stores import catalog_of, device_here
             from actstore_worker.replica import Replica
 
@@ -56,10 +57,10 @@ def model_replica(models_per_replica: int) -> type:
             try:
                 return await asyncio.to_thread(self._replica.live.answer, question, model, stop)
             finally:
-                stop.set()  # a caller who went away leaves no passes to be run
+                stop.set()  # If the caller has gone, no passes are run.
 
         async def _served(self, model_id: str) -> "Served":
-            """For Serve a model is one thing, whatever its files are by now."""
+            """The id of a model in Serve, whatever the current contents of its files."""
             return await asyncio.to_thread((await self.model(model_id)).get)
 
     return ModelReplica

@@ -1,17 +1,17 @@
-"""What every process of the workers does before it starts a Ray of its own."""
+"""What every process of the workers does before it starts its own Ray."""
 
 import os
 import secrets
 from collections.abc import MutableMapping
 
-# How long Serve waits for an answer of a proxy that starts. After three times in vain it kills the proxy, and the start
-# fails: with Serve's own 5 seconds, on a machine that is busy with other things.
+# How long Serve waits for an answer of a starting proxy. After three timeouts it kills the proxy, and the start fails:
+# with Serve's own 5 seconds this happens on a machine that is busy with other things.
 PROXY_READY_SECONDS = 60.0
 
 
 def reserve_standard_output() -> int:
-    """Ray prints what its processes print; that goes to standard error from now on, and what is for whoever started
-    this process to the file descriptor that comes back.
+    """Ray prints what its processes print. From now on that goes to standard error, and the returned file descriptor is
+    the real standard output.
     """
     reserved = os.dup(1)
     os.dup2(2, 1)
@@ -19,9 +19,9 @@ def reserve_standard_output() -> int:
 
 
 def prepare_ray(environment: MutableMapping[str, str]) -> None:
-    """Ray listens on every interface and runs what it is sent, so a Ray of our own wants a token that nobody else has.
+    """Ray listens on every interface and runs what it is sent, so our own Ray gets a secret token.
 
-    It lives in the environment of its processes alone. On a cluster that is not ours, the operator's choice stands.
+    The token is only in the environment of its processes. On an existing cluster, the operator's choice applies.
     """
     environment.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     environment.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", str(PROXY_READY_SECONDS))

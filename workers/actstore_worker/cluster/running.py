@@ -1,4 +1,6 @@
-"""The workers, from a cluster to a gateway that answers. Models' libraries are loaded in other processes alone."""
+"""Runs the workers, from a cluster to a gateway that answers. Libraries that run models are loaded in other processes
+only.
+"""
 
 import time
 from collections.abc import Callable, Iterator
@@ -27,12 +29,12 @@ from actstore_worker.settings import WorkerSettings
 def running(
     settings: WorkerSettings, connected: Callable[[], None], waits: Callable[[str], None] = lambda _: None
 ) -> Iterator[str]:
-    """The workers, up and answering at the yielded address, down again when the block ends.
+    """Within this context, the workers are up and answer at the yielded address.
 
-    `connected` is called once Ray is there, and has replaced this process's signal handlers. `waits` hears what is
-    waited for next.
+    `connected` is called once Ray is up, which has replaced this process's signal handlers. `waits` is called with what
+    is waited for next.
 
-    Errors: SettingsError for what the cluster cannot hold.
+    Errors: SettingsError if the cluster has too few resources.
     """
     waits("Ray")
     with ray_session(settings.ray_address, settings.ray.object_store_bytes):
@@ -49,9 +51,9 @@ def running(
 
 @contextmanager
 def coordinator_running(settings: WorkerSettings) -> Iterator[None]:
-    """A coordinator that runs as long as the block does.
+    """Within this context, a coordinator runs.
 
-    It takes the place of one that a killed process left: that one has the settings of then.
+    It replaces one that a killed process left, because that has other settings.
     """
     workers, gpus = worker_count(settings), gpu_count()
     check_room(workers)
@@ -70,16 +72,17 @@ def coordinator_running(settings: WorkerSettings) -> Iterator[None]:
 
 
 def _stop_coordinator() -> None:
-    """Kills the coordinator, if one is there, and returns once its name is free."""
-    with suppress(ValueError):  # it is not there
+    """Kills the coordinator, if there is one, and returns once its name is free."""
+    with suppress(ValueError):  # there is none
         while True:
             ray.kill(ray.get_actor(COORDINATOR, NAMESPACE))
             time.sleep(POLL_SECONDS)
 
 
 class _CoordinatorActor:
-    """The coordinator's process, which alone imports what captures need: that takes seconds, and who starts it needs
-    none of it. `workers` and `gpus` are those of the start: when Ray starts it again, nodes may be on their way back.
+    """The coordinator's process, which alone imports what captures need: that takes seconds, and the starting process
+    does not need it. `workers` and `gpus` are those at the start: when Ray restarts the actor, nodes may still be on
+    their way back.
     """
 
     def __init__(self, settings: WorkerSettings, workers: int, gpus: int) -> None:

@@ -1,4 +1,4 @@
-"""Ray Serve: started or joined, and what is deployed on it."""
+"""Starts or joins Ray Serve, and deploys the application on it."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,14 +20,14 @@ _SERVICES = f"{add_services.__module__}.{add_services.__name__}"
 
 
 def port_of_running(settings: WorkerSettings) -> int | None:
-    """Where the proxy of a Serve that runs already listens; None where none runs.
+    """The port of the proxy of a running Serve; None if none runs.
 
-    Errors: SettingsError for one that cannot be taken.
+    Errors: SettingsError for a Serve that cannot be used.
     """
     client = _serve_client()
     if client is None:
         return None
-    options = client.get_serve_details().get("grpc_options") or {}  # as its REST API has them
+    options = client.get_serve_details().get("grpc_options") or {}  # the options as in its REST API
     return port_of_running_serve({"port": gRPCOptions().port} | options, _SERVICES, settings)
 
 
@@ -37,7 +37,7 @@ def _serve_client() -> Any:
 
 @contextmanager
 def serve_running(settings: WorkerSettings, running_port: int | None, waits: Callable[[str], None]) -> Iterator[int]:
-    """Ray Serve, while the block runs: the port of its gRPC proxy. One that runs already is taken as it is."""
+    """Within this context, Ray Serve runs; yields the port of its gRPC proxy. A running Serve is used as it is."""
     waits("Ray Serve")
     try:
         yield _start_serve(settings.gateway_port) if running_port is None else running_port
@@ -46,7 +46,7 @@ def serve_running(settings: WorkerSettings, running_port: int | None, waits: Cal
 
 
 def _end_serve(settings: WorkerSettings, *, ours: bool) -> None:
-    """Ends our application, and Serve with it. On a cluster that is not ours, what others run on it goes on."""
+    """Ends our application, and Serve with it. On an existing cluster, other applications continue."""
     if settings.ray_address is not None and _serve_client() is not None:
         serve.delete(APPLICATION)
         ours = ours and not serve.status().applications
@@ -67,7 +67,7 @@ def _start_serve(wanted_port: int) -> int:
 
 
 def deploy(settings: WorkerSettings) -> None:
-    """Puts the gateway and the replicas of models on Serve, as one application."""
+    """Deploys the gateway and the replicas of models on Serve, as one application."""
     limits = settings.ray
     models = serve.deployment(
         model_replica(limits.models_per_replica),

@@ -1,4 +1,4 @@
-"""One process's place in a Ray cluster: a Ray of its own, or one that it joins."""
+"""One process's connection to a Ray cluster: its own Ray, or one that it joins."""
 
 import shutil
 import tempfile
@@ -22,9 +22,9 @@ _REMOVE_SECONDS = 10.0
 
 @contextmanager
 def ray_session(address: str | None, object_store_bytes: int) -> Iterator[None]:
-    """A Ray cluster that this process belongs to while the block runs: the one at the address, or one of its own.
+    """Within this context, this process belongs to a Ray cluster: the one at the address, or its own.
 
-    Errors: SettingsError where the cluster at the address cannot be joined.
+    Errors: SettingsError if the cluster at the address cannot be joined.
     """
     if address is not None:
         _join(address)
@@ -33,10 +33,11 @@ def ray_session(address: str | None, object_store_bytes: int) -> Iterator[None]:
         finally:
             ray.shutdown()
         return
-    # A short path of our own: Ray's socket names must fit into 107 bytes, and nothing of it is wanted afterwards.
+    # A short path, because Ray's socket names must fit into 107 bytes; the folder is not needed afterwards.
     folder = Path(tempfile.mkdtemp(prefix="actstore-", dir="/tmp"))
     try:
-        # Ray's workers import from the folder that it is started in, which is a user's: his random.py is not meant.
+        # Ray's workers import from the folder that it is started in. That would be a user's folder, which may contain a
+        # random.py.
         with chdir(folder):
             ray.init(
                 address="local",
@@ -55,7 +56,7 @@ def _join(address: str) -> None:
     check_cluster(address)
     try:
         ray.init(address=address, namespace=NAMESPACE)
-    except (RuntimeError, ConnectionError, ValueError, SystemExit) as error:  # the last where it has given up
+    except (RuntimeError, ConnectionError, ValueError, SystemExit) as error:  # the last error
         raise no_cluster(address, f"Ray cannot join it ({error})") from error
 
 
@@ -71,7 +72,9 @@ def _remove(folder: Path) -> None:
 
 
 def on_this_node() -> NodeAffinitySchedulingStrategy:
-    """Where an actor belongs that has to live as long as this process: with another node it would die too soon."""
+    """Places an actor on this node, if it has to live as long as this process: it would die too soon with
+    another node.
+    """
     return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
@@ -81,13 +84,13 @@ def gpu_count() -> int:
 
 
 def worker_count(settings: WorkerSettings) -> int:
-    """How many capture workers: as many as were asked for; else one a GPU, or one a node without."""
+    """The number of capture workers: as requested; else one per GPU, or one per node without GPUs."""
     nodes = sum(bool(node["Alive"] and node["Resources"].get("CPU")) for node in ray.nodes())
     return settings.capture_workers or gpu_count() or nodes
 
 
 def check_room(count: int) -> None:
-    """Errors: SettingsError where the cluster can never place so many capture workers."""
+    """Errors: SettingsError if the cluster can never place this many capture workers."""
     room = gpu_count() or int(ray.cluster_resources()["CPU"])
     if count > room:
         raise SettingsError(f"ACTSTORE_CAPTURE_WORKERS is {count}; this cluster has room for {room}")

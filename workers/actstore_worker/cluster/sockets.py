@@ -1,6 +1,6 @@
-"""What is asked of a Ray cluster and its Serve over plain sockets: they themselves would try for minutes in silence.
+"""Checks a Ray cluster and its Serve over plain sockets: Ray's own calls would retry silently for minutes.
 
-Loopback never goes through a proxy that the environment names, and Ray's own connections do not either.
+Loopback never goes through a proxy of the environment, and neither do Ray's own connections.
 """
 
 import random
@@ -22,18 +22,18 @@ from actstore_worker.settings import WorkerSettings
 CONNECT_SECONDS = 10.0
 _POLL_SECONDS = 0.05
 _NO_PROXY = [("grpc.enable_http_proxy", 0)]
-# Of Ray's own contract. Any cluster answers it, be it with UNAUTHENTICATED.
+# A method of Ray's own contract. Any cluster answers it, if only with UNAUTHENTICATED.
 _ASK = "/ray.rpc.NodeInfoGcsService/GetClusterId"
 _NO_GRPC = re.compile("HTTP/2|http1")
-# The system gives outgoing connections ports from 32768 on (Linux) or 49152 on, and Ray its workers 10002 to 19999. As
-# the local stack's SeaweedFS, which may not import this.
+# The system uses ports from 32768 on (Linux) or from 49152 on for outgoing connections, and Ray 10002 to 19999 for its
+# workers. These are the same ports as for the local stack's SeaweedFS, which may not import this.
 _QUIET_PORTS = range(20_000, 32_768)
 
 
 def check_cluster(address: str) -> None:
-    """Of an address `host:port`; others, such as `auto`, Ray itself looks up at once.
+    """Checks an address `host:port`; Ray itself resolves others, such as `auto`, at once.
 
-    Errors: SettingsError where nobody answers there, or something else does.
+    Errors: SettingsError if nothing answers there, or something else does.
     """
     host, _, port = address.rpartition(":")
     if "://" in address or not host or not port.isdecimal():
@@ -46,40 +46,46 @@ def check_cluster(address: str) -> None:
         try:
             channel.unary_unary(_ASK)(b"", timeout=CONNECT_SECONDS)
         except grpc.RpcError as error:
-            # Where the cluster wants TLS this one sees a closed connection, and Ray's own tells better.
+            # If the cluster requires TLS, this connection is closed, and Ray's own error is clearer.
             if error.code() is grpc.StatusCode.UNIMPLEMENTED or _NO_GRPC.search(str(error.details())):
-                raise no_cluster(address, "what listens there is no head of a Ray cluster") from None
+                raise no_cluster(address, "the process that listens there is not the head of a Ray cluster") from None
 
 
 def no_cluster(address: str, why: str) -> SettingsError:
     return SettingsError(
-        f"ACTSTORE_RAY_ADDRESS is {address}: {why}; it is the head's host:port, whose port is 6379 unless `ray start` "
+        f"ACTSTORE_RAY_ADDRESS is {address}: {why}; it must be host:port of the cluster's head, and the port is 6379 "
+        "unless `ray start` "
         "was told another; without the setting the workers start a Ray of their own"
     )
 
 
 def port_of_running_serve(options: Mapping[str, Any], services: str, settings: WorkerSettings) -> int:
-    """Where its gRPC proxy listens: Serve keeps the `options` that it was started with, whatever it is told later.
+    """Returns the port of the running gRPC proxy: Serve keeps the `options` that it was started with, whatever it is
+    told later.
 
-    Errors: SettingsError where it does not offer `services`, or listens at another port than the wanted one.
+    Errors: SettingsError if it does not offer `services`, or listens at another port than the requested one.
     """
-    of_cluster = f"the Ray Serve that runs on the cluster at {settings.ray_address}"
+    of_cluster = f"the running Ray Serve of the cluster at {settings.ray_address}"
     if services not in options.get("grpc_servicer_functions", ()):
         raise SettingsError(
-            f"{of_cluster} does not offer actstore's services: end it (`serve shutdown`), or start it with {services} "
+            f"{of_cluster} does not offer actstore's gRPC services: stop it (`serve shutdown`), or start it with "
+            f"{services} "
             "among its grpc_servicer_functions"
         )
     port = int(options["port"])
     if settings.gateway_port not in (0, port):
         raise SettingsError(
-            f"ACTSTORE_GATEWAY_PORT is {settings.gateway_port}, but {of_cluster} listens at {port}: set that, or none, "
-            "or end it (`serve shutdown`)"
+            f"ACTSTORE_GATEWAY_PORT is {settings.gateway_port}, but {of_cluster} listens at {port}: set that port, "
+            "leave the variable out, "
+            "or stop Serve (`serve shutdown`)"
         )
     return port
 
 
 def wait_until_answering(address: str, application: str, settings: WorkerSettings) -> None:
-    """Serve says that an application runs before its proxy knows of it. Errors: ActstoreError after `start_seconds`."""
+    """Waits until the gateway answers: Serve reports an application as running before its proxy knows it. Errors:
+    ActstoreError after `start_seconds`.
+    """
     metadata = (("application", application), ("authorization", f"Bearer {settings.gateway_token}"))
     give_up = time.monotonic() + settings.ray.start_seconds
     with grpc.insecure_channel(address, _NO_PROXY) as channel:
@@ -99,23 +105,25 @@ def wait_until_answering(address: str, application: str, settings: WorkerSetting
 
 
 def check_port_is_free(port: int) -> None:
-    """Of a port that Serve shall listen at; it would say only that its proxies are not ready. Errors: SettingsError."""
+    """Checks a port for Serve, which would only say that its proxies are not ready. Errors: SettingsError."""
     if not _is_free(port):
-        raise SettingsError(f"ACTSTORE_GATEWAY_PORT is {port}, where another program listens")
+        raise SettingsError(f"ACTSTORE_GATEWAY_PORT is {port}, which another program uses")
 
 
 def free_port(but: int = 0) -> int:
-    """One that nobody is likely to take before Serve listens there, seconds later: see `_QUIET_PORTS`. Not `but`."""
+    """Returns a port, other than `but`, that no other program is likely to take before Serve listens there, seconds
+    later: see `_QUIET_PORTS`.
+    """
     ports = [port for port in _QUIET_PORTS if port != but]
     for port in random.SystemRandom().sample(ports, len(ports)):
         if _is_free(port):
             return port
-    raise SettingsError(f"of the ports {_QUIET_PORTS.start} to {_QUIET_PORTS.stop - 1} none is free")
+    raise SettingsError(f"none of the ports {_QUIET_PORTS.start} to {_QUIET_PORTS.stop - 1} is free")
 
 
 def _is_free(port: int) -> bool:
     with socket.socket() as listener, suppress(OSError):
-        # As those who will listen there: what is left of connections that have ended is no obstacle.
+        # As Serve will do: ended connections in TIME_WAIT are no obstacle.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("", port))
         return True

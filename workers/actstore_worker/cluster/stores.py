@@ -1,4 +1,4 @@
-"""What each process of the workers opens by its settings: the catalog, and the device that it has."""
+"""What each process of the workers opens according to its settings: the catalog, and its device."""
 
 import torch
 
@@ -9,7 +9,7 @@ from actstore_worker.settings import WorkerSettings
 
 
 def catalog_of(settings: WorkerSettings, bucket: Bucket) -> ModelCatalog:
-    """The models and SAEs that the settings name, and the SAEs that were trained from the bucket."""
+    """The models and SAEs of the settings, and the SAEs that were trained from the bucket."""
     return ModelCatalog(settings.model_folders, settings.allow_hub, StoredSaes(bucket, settings.sae_cache))
 
 

@@ -1,4 +1,4 @@
-"""Work as Ray tasks side by side, that a caller in the middle of the work hears of."""
+"""Runs jobs as parallel Ray tasks whose progress the caller receives."""
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -11,7 +11,7 @@ from actstore_worker.cluster.answers import unavailable
 from actstore_worker.cluster.session import gpu_count, on_this_node, ray_session
 from actstore_worker.settings import RayLimits
 
-# A job whose process died goes on from its checkpoint so often.
+# How often a job continues from its checkpoint after its process died.
 JOB_RETRIES = 3
 _LISTEN_SECONDS = 1.0
 Job = TypeVar("Job")
@@ -22,8 +22,8 @@ Say = Callable[[Any], object]
 def side_by_side(
     work: Callable[[Job, Say], Done], jobs: Sequence[Job], said: Callable[[Any], None], ray_address: str | None
 ) -> list[Done | Exception]:
-    """`work` on each job, all at once or as the cluster has room, each with an equal share of it; `said` hears what
-    they say meanwhile. A job that fails ends no other; one whose process dies is tried again.
+    """Runs `work` on each job, all at once or as the cluster has room, each with an equal share of it. `said` is called
+    with their progress. A failing job does not end the others; a job whose process dies is tried again.
     """
     with ray_session(ray_address, RayLimits().object_store_bytes):
         ear = ray.remote(_Ear).options(num_cpus=0, scheduling_strategy=on_this_node()).remote()
@@ -40,7 +40,7 @@ def side_by_side(
 
 
 class _Ear:
-    """What tasks say, until it is taken."""
+    """Collects messages of tasks until they are taken."""
 
     def __init__(self) -> None:
         self._said: list[Any] = []
@@ -54,7 +54,7 @@ class _Ear:
 
 
 def _heard(work: Callable[[Job, Say], Done], job: Job, ear: Any) -> Done:
-    """Returns once the ear has heard the last word, and so all before it: nobody listens after that."""
+    """Returns once all messages up to the last one have arrived: nothing is read after that."""
     words: list[Any] = []
 
     def say(what: Any) -> None:
@@ -63,7 +63,7 @@ def _heard(work: Callable[[Job, Say], Done], job: Job, ear: Any) -> Done:
     try:
         return work(job, say)
     finally:
-        with suppress(RayError):  # what is done is done, whoever hears of it
+        with suppress(RayError):  # the job is done, whether or not its last message arrived
             ray.get(words)
 
 

@@ -1,7 +1,7 @@
-"""Which sequences run through the model together, so that padding wastes little.
+"""Decides which sequences run through the model together, so that little is padded.
 
-Sequences of a window are sorted by length and cut into batches of about equal ones, or packed several to a row. What
-comes out goes back into the order of the dataset; where that is their order already, nothing is moved.
+Sequences of a window are sorted by length and cut into batches of similar length, or packed several to a row. Outputs
+are put back into the order of the dataset; if that is their order already, nothing is moved.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,10 +16,10 @@ from actstore_worker.datasets.sequences import TokenSequences
 
 @dataclass(frozen=True)
 class Batch:
-    """Sequences, each in a stretch of a row, in order of row and place.
+    """Sequences, each in a part of a row, in order of row and place.
 
-    `rows` are the window's token rows that the batch's tokens are, in order: `ids[inside]` is the window's
-    `tokens[rows]`. `position_ids` only where a row may hold several sequences; each of them counts from 0.
+    `rows` are the indices of the batch's tokens among the window's token rows, in order: `ids[inside]` is the window's
+    `tokens[rows]`. `position_ids` are given only if a row may hold several sequences; positions of each start at 0.
     """
 
     sequences: TokenSequences
@@ -31,14 +31,16 @@ class Batch:
 
 @dataclass(frozen=True)
 class Window:
-    """Consecutive sequences that are written together, and the batches that they are run in."""
+    """Consecutive sequences that are written together, and the batches in which they run."""
 
     sequences: TokenSequences
     batches: tuple[Batch, ...]
 
 
 def windows(sequences: TokenSequences, window_size: int, batch_size: int, row_tokens: int | None) -> Iterator[Window]:
-    """Windows of so many sequences, of batches of so many rows; with `row_tokens`, rows are packed up to that."""
+    """Yields windows of this many sequences, in batches of this many rows; with `row_tokens`, rows are packed up to
+    that.
+    """
     for window in sequences.batches(window_size):
         lengths = window.lengths
         if row_tokens is None:
@@ -47,7 +49,7 @@ def windows(sequences: TokenSequences, window_size: int, batch_size: int, row_to
         else:
             bins = packed(lengths, row_tokens)
             order = np.array([index for row in bins for index in row])
-        if (np.diff(order) > 0).all():  # in the dataset's order: each batch can be written as soon as it is there
+        if (np.diff(order) > 0).all():  # in the dataset's order, so each batch can be written as soon as it is ready
             for first in range(0, len(bins), batch_size):
                 part = bins[first : first + batch_size]
                 alone = window.slice(part[0][0], part[-1][-1] + 1)
@@ -59,7 +61,9 @@ def windows(sequences: TokenSequences, window_size: int, batch_size: int, row_to
 
 
 def by_length(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
-    """Indices of texts of like length: groups of at most so many tokens with their padding, or of one text."""
+    """Indices of texts grouped by similar length: groups of at most this many tokens, padding included, or
+    of one text.
+    """
     group: list[int] = []
     for index in sorted(range(len(lengths)), key=lengths.__getitem__):
         if group and (len(group) + 1) * lengths[index] > tokens:
@@ -71,10 +75,10 @@ def by_length(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
 
 
 def packed(lengths: Int[NDArray[np.int64], " sequence"], row_tokens: int) -> list[list[int]]:
-    """Which sequences share a row: each, the longest first, in the first row with room for it.
+    """Returns which sequences share a row: each, the longest first, goes into the first row with room for it.
 
-    First fit decreasing needs at most 11/9 of the fewest rows, and one (Johnson et al. 1974, "Worst-case performance
-    bounds for simple one-dimensional packing algorithms").
+    First fit decreasing needs at most 11/9 of the smallest number of rows, plus one (Johnson et al. 1974, "Worst-case
+    performance bounds for simple one-dimensional packing algorithms").
     """
     rows: list[list[int]] = []
     room: list[int] = []
@@ -105,7 +109,8 @@ def _batch(window: TokenSequences, bins: list[list[int]], several_in_a_row: bool
     ids[row, column], inside[row, column] = sequences.tokens, True
     position_ids = None
     if several_in_a_row:
-        # Padding counts by column, which every model has an embedding of: nothing attends to what comes after it.
+        # Padding has its column as position, for which every model has an embedding: nothing attends to later
+        # positions.
         position_ids = np.tile(np.arange(shape[1]), (shape[0], 1))
         position_ids[row, column] = sequences.positions
     rows = np.repeat(window.offsets[order], lengths) + sequences.positions

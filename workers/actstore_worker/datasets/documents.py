@@ -1,7 +1,7 @@
-"""Where documents come from: the rows of tables, and plain text.
+"""Reads documents from the rows of tables, and from plain text.
 
-A table has a document a row; a plain-text file is one document. Text is UTF-8 or refused: a document that is silently
-repaired is no longer what its name says.
+A table has one document per row; a plain-text file is one document. Text must be UTF-8: a document that was silently
+repaired would no longer be the original.
 """
 
 import itertools
@@ -21,9 +21,9 @@ from actstore_worker.datasets.row_filters import compares_text, no_field, passes
 from actstore_worker.datasets.rows import Row, WantedColumns, plain_text, table_rows
 
 _ID_MAX = np.iinfo(np.int32).max
-# Of a document's source that is a column's: a URL, an identifier.
+# The longest source of a document from a column, such as a URL or an identifier.
 SOURCE_CHARACTERS_MAX = 4096
-# What transformers' tokenizers give beside token ids: 1 for a token, 0 for padding.
+# What transformers' tokenizers return with token ids: 1 for a token, 0 for padding.
 MASK_FIELD = "attention_mask"
 
 TokenIds = Int[NDArray[np.int32], " token"]
@@ -31,8 +31,8 @@ TokenIds = Int[NDArray[np.int32], " token"]
 
 @dataclass(frozen=True)
 class DocumentQuery:
-    """Which documents of a dataset, and what of them. With `tokens_field` they are tokenised already; with
-    `source_field` a document's source is that column's, instead of its file and row.
+    """Which documents of a dataset are read, and which columns. With `tokens_field` they are tokenized already; with
+    `source_field` a document's source is that column's value, instead of its file and row.
     """
 
     text_field: str = "text"
@@ -49,13 +49,13 @@ class DocumentQuery:
 
     @property
     def wanted(self) -> WantedColumns:
-        """A table without types has text where text is asked for."""
+        """Without types in a table, a text column is read as text."""
         texts = {found.column for found in self.row_filters if compares_text(found)}
         texts |= {self.text_field, self.source_field} - {""}
         return WantedColumns(self.columns, sorted(texts), self._missing, (MASK_FIELD,) if self.tokens_field else ())
 
     def field_of(self, column: str) -> str:
-        """The field of the request that asks for a column."""
+        """The field of the request that names a column."""
         for name in ("tokens_field", "text_field", "source_field"):
             if column == getattr(self, name):
                 return f"dataset.{name}"
@@ -67,9 +67,9 @@ class DocumentQuery:
 
 @dataclass(frozen=True)
 class Document:
-    """`number` counts the documents of the dataset from 0, those that a filter leaves out included. `source` is the
-    document's file in the dataset, and `row` its row there, WHOLE for a file that is one document. With `source_field`,
-    `source` is that column's value, and `row` is WHOLE.
+    """One document. `number` counts the documents of the dataset from 0, including those that a filter leaves out.
+    `source` is the document's file in the dataset, and `row` its row there, WHOLE for a file that is one document. With
+    `source_field`, `source` is that column's value, and `row` is WHOLE.
     """
 
     number: int
@@ -79,10 +79,10 @@ class Document:
 
 
 def documents(dataset: Dataset, query: DocumentQuery) -> Iterator[Document]:
-    """In a fixed order: files by path, rows as they lie.
+    """Yields documents in a fixed order: files by path, rows as they are stored.
 
-    Errors: BadRequest DATASET_UNREADABLE with file and place; ARGUMENT_INVALID for a filter of text without columns,
-    or one that compares what cannot be compared; StoreError where the store of the files fails.
+    Errors: BadRequest DATASET_UNREADABLE with file and place; ARGUMENT_INVALID for a filter on text without columns, or
+    one that compares values of different kinds; StoreError if the store of the files fails.
     """
     numbered = enumerate(_documents(dataset, query))
     passing = (Document(number, *found) for number, found in numbered if found is not None)
@@ -93,7 +93,7 @@ _Found = tuple[str | TokenIds, str, int]
 
 
 def _documents(dataset: Dataset, query: DocumentQuery) -> Iterator[_Found | None]:
-    """Of every document in its turn; None for one that a filter leaves out."""
+    """Yields every document in order; None for one that a filter leaves out."""
     if dataset.table is not None:
         for row in _library_rows(dataset, query):
             yield _document(row, dataset.name, query)
@@ -125,7 +125,7 @@ def _check_no_columns(file: DatasetFile, query: DocumentQuery) -> None:
     for column in query.columns:
         if column != query.text_field:
             raise BadRequest(
-                f"{file.name} is plain text, without columns",
+                f"{file.name} is plain text and has no columns",
                 field=query.field_of(column),
                 value=column,
                 allowed="a dataset of JSON, Parquet, Arrow or CSV",
@@ -140,7 +140,7 @@ def _row_text(row: Row, text_field: str) -> str:
 
 
 def _row_source(row: Row, source_field: str) -> str:
-    """A missing one is empty."""
+    """The source of a row; empty if it is missing."""
     value = _value(row, source_field, "dataset.source_field")
     if value is None:
         return ""
@@ -169,7 +169,7 @@ def _row_tokens(row: Row, tokens_field: str) -> TokenIds:
 
 
 def _without_padding(row: Row, ids: TokenIds) -> TokenIds:
-    """The token ids that the row's mask leaves, where it has one: the model reads no others."""
+    """The token ids without padding, if the row has an attention mask: the model reads no others."""
     if row.columns.get(MASK_FIELD) is None:
         return ids
     mask = row.columns[MASK_FIELD]
@@ -177,7 +177,7 @@ def _without_padding(row: Row, ids: TokenIds) -> TokenIds:
     places = np.flatnonzero(mask) if known else np.empty(0)
     if not known or (np.diff(places) != 1).any():
         raise BadRequest(
-            f"{row.place}: its {MASK_FIELD} is not of one run of its token ids, with padding before or behind",
+            f"{row.place}: its {MASK_FIELD} is not valid: its 1s must be contiguous, with padding only before or after",
             reason="DATASET_UNREADABLE",
             field="dataset.tokens_field",
             value=MASK_FIELD,
@@ -193,7 +193,7 @@ def _value(row: Row, column: str, field: str) -> Any:
 
 
 def _unicode(row: Row, text: str) -> str:
-    """JSON can escape half of a surrogate pair."""
+    """JSON can contain half of an escaped surrogate pair."""
     try:
         text.encode()
     except UnicodeEncodeError as error:

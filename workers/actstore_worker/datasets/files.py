@@ -1,4 +1,4 @@
-"""The files of a dataset as they are read: whole, uncompressed, and each by its own name where it is damaged."""
+"""Reads the files of a dataset uncompressed and completely; errors name the damaged file."""
 
 import io
 import lzma
@@ -17,26 +17,28 @@ _READ_BYTES = 1 << 20
 
 
 class FileStore(Protocol):
-    """Files under any names, to be read: a prefix of S3 that others wrote, or any bucket."""
+    """Files with arbitrary names, for reading: an S3 prefix that other programs wrote, or any bucket."""
 
     def keys(self, prefix: str) -> list[str]:
         """The keys below a folder."""
 
     def top(self) -> tuple[list[str], list[str]]:
-        """Objects and folders at the top."""
+        """Objects and folders at the top level."""
 
     def open(self, key: str) -> pa.NativeFile:
-        """The bytes under a key. Errors: KeyError."""
+        """Opens the object with this key. Errors: KeyError."""
 
     def exists(self, key: str) -> bool:
-        """Whether there is an object of exactly this key."""
+        """Whether there is an object with exactly this key."""
 
     def store_error(self, error: OSError) -> StoreError | None:
-        """The store's own error behind an error of reading; None: it is the bytes'."""
+        """Returns the store's own error that caused an error during reading; None: the bytes are wrong."""
 
 
 class _XzStreams(io.RawIOBase):
-    """All streams of an xz file. `lzma.LZMAFile` takes one that does not begin as it should for the end of the file."""
+    """All streams of an xz file. `lzma.LZMAFile` would treat a stream with an invalid beginning as the end
+    of the file.
+    """
 
     def __init__(self, source: pa.NativeFile) -> None:
         self._source, self._decoder = source, lzma.LZMADecompressor()
@@ -55,7 +57,7 @@ class _XzStreams(io.RawIOBase):
             elif self._decoder.needs_input:
                 data = self._source.read(_READ_BYTES)
                 if not data:
-                    raise EOFError("it ends within a stream")
+                    raise EOFError("it ends in the middle of a compressed stream")
             found, data = self._decoder.decompress(data, len(buffer)), b""
         buffer[: len(found)] = found
         return len(found)
@@ -63,9 +65,9 @@ class _XzStreams(io.RawIOBase):
 
 @dataclass(frozen=True)
 class DatasetFile:
-    """`name` is its path in the dataset, for messages and as a document's source; `open` gives its bytes as they lie.
+    """A file. `name` is its path in the dataset, for messages and as a document's source; `open` gives its raw bytes.
 
-    `store_error` tells the store's own errors from those of its bytes; None: on a disk all are the file's.
+    `store_error` separates the store's own errors from errors of its bytes; None: on a disk all errors are the file's.
     """
 
     name: str
@@ -74,7 +76,9 @@ class DatasetFile:
     store_error: Callable[[OSError], StoreError | None] | None = None
 
     def open_content(self) -> io.BufferedReader:
-        """Uncompressed, from the start. Errors: OSError, EOFError and lzma.LZMAError for damage; see `failure`."""
+        """Opens it uncompressed, from the start. Errors: OSError, EOFError and lzma.LZMAError for damage; see
+        `failure`.
+        """
         source = self.open()
         if not self.kind.compression:
             content = io.BufferedReader(source, _READ_BYTES)
@@ -82,13 +86,15 @@ class DatasetFile:
                 raise self._pointer()
             return content
         if not source.size():
-            raise unreadable(self.name, f"it is empty, which no {self.kind.compression} file is", "a whole file")
+            raise unreadable(
+                self.name, f"it is empty, so it is not a valid {self.kind.compression} file", "a whole file"
+            )
         if self.kind.compression == "xz":
             return io.BufferedReader(_XzStreams(source), _READ_BYTES)
         return io.BufferedReader(pa.CompressedInputStream(source, self.kind.compression), _READ_BYTES)
 
     def failure(self, error: Exception, what: str, allowed: str) -> ActstoreError:
-        """Of an error while it was read: the store's own, or that the file is not what it should be."""
+        """Returns the error for one that occurred during reading: the store's own, or that the file is damaged."""
         of_store = self.store_error(error) if self.store_error and isinstance(error, OSError) else None
         if of_store is None and self._begins_with(GIT_LFS):
             return self._pointer()
@@ -100,12 +106,14 @@ class DatasetFile:
         return False
 
     def _pointer(self) -> BadRequest:
-        return unreadable(self.name, "it is a Git LFS pointer and not the file itself", "what `git lfs pull` brings")
+        return unreadable(
+            self.name, "it is a Git LFS pointer, not the file itself", "the file itself; `git lfs pull` downloads it"
+        )
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Files in order, or else a table of the `datasets` library. `not_read`: what else its folder has, by name."""
+    """Files in order, or else a table of the `datasets` library. `not_read`: names of other files in its folder."""
 
     name: str
     files: tuple[DatasetFile, ...] = ()
@@ -114,7 +122,7 @@ class Dataset:
 
 
 def unreadable(name: str, why: str, allowed: str, offset: int | None = None) -> BadRequest:
-    """The refusal of a file that is not what it should be; `offset` says where in it."""
+    """Makes the error for a damaged or invalid file; `offset` says where in it."""
     return BadRequest(
         f"{name} cannot be read: {why}",
         reason="DATASET_UNREADABLE",
@@ -125,7 +133,7 @@ def unreadable(name: str, why: str, allowed: str, offset: int | None = None) -> 
 
 
 def not_found(name: str, why: str, allowed: object) -> NotThere:
-    """The refusal of a dataset's name that stands for nothing."""
+    """Makes the error for a dataset name without a dataset."""
     return NotThere(
-        f"no dataset {name!r}; {why}", reason="DATASET_NOT_FOUND", field="dataset", value=name, allowed=allowed
+        f"there is no dataset {name!r}; {why}", reason="DATASET_NOT_FOUND", field="dataset", value=name, allowed=allowed
     )

@@ -1,9 +1,10 @@
-"""What a file of a dataset is, and which files of a folder are read: the same on a disk and in a store.
+"""Decides the format of a dataset's files, and which files of a folder are read, in the same way on a disk and in a
+store.
 
-Names decide, and of `.json` whether it holds rows.
+Names decide; for `.json` also whether it contains rows.
 
-Nothing is left out without a word: what is not read is named, and a folder of which a part would be missing, or be read
-twice, is refused.
+Nothing is skipped silently: unread files are listed, and a folder of which a part would be missing, or read twice, is
+refused.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,7 +15,7 @@ from actstore_storage.errors import BadRequest
 from actstore_storage.parquet.reading import read_side_by_side
 
 LINES, JSON, PARQUET, ARROW, CSV, TSV = "lines", "json", "parquet", "arrow", "csv", "tsv"
-# A document a row.
+# Formats with one document per row.
 TABLE_SUFFIXES: Mapping[str, str] = {
     **dict.fromkeys((".jsonl", ".ndjson", ".jsonlines", ".ldjson"), LINES),
     ".json": JSON,
@@ -23,14 +24,14 @@ TABLE_SUFFIXES: Mapping[str, str] = {
     ".csv": CSV,
     ".tsv": TSV,
 }
-# One document each. A file that is named by itself may have any other suffix.
+# Formats with one document per file. A file that is named directly may have any other suffix.
 TEXT_SUFFIXES = frozenset(
     {
         *(".txt", ".text", ".md", ".rst", ".tex", ".html", ".htm", ".xml", ".yaml", ".yml", ".toml"),
         *(".py", ".c", ".h", ".cpp", ".go", ".java", ".js", ".ts", ".rs", ".sh", ".sql", ".css"),
     }
 )
-# As pyarrow calls them, and xz, which the standard library reads.
+# Named as in pyarrow, and xz, which the standard library reads.
 COMPRESSIONS: Mapping[str, str] = {
     **dict.fromkeys((".gz", ".gzip"), "gzip"),
     ".bz2": "bz2",
@@ -38,7 +39,7 @@ COMPRESSIONS: Mapping[str, str] = {
     ".lz4": "lz4",
     ".xz": "xz",
 }
-# Data that is not read: a folder that holds some is not read without it.
+# Data formats that are not supported: a folder that has such files is not read without them.
 UNREAD_SUFFIXES = frozenset(
     {
         *(".avro", ".orc", ".tar", ".tgz", ".zip", ".7z", ".rar", ".warc", ".tfrecord", ".tfrecords", ".msgpack"),
@@ -46,25 +47,25 @@ UNREAD_SUFFIXES = frozenset(
         *(".lz", ".lzma", ".br", ".snappy", ".z", ".mds", ".lance", ".json5"),
     }
 )
-# What tells of a dataset, and lies beside its tables without being a part of them.
+# Files that describe a dataset, next to its tables.
 _PAPERS = frozenset({"readme", "license", "licence", "copying", "notice", "changelog", "citation", "authors"})
 _PAPER_SUFFIXES = frozenset({".md", ".rst", ".yaml", ".yml", ".toml"})
-# What the `datasets` library writes beside its Arrow files.
+# Files that the `datasets` library writes next to its Arrow files.
 SAVED_STATE, SAVED_SPLITS = "state.json", "dataset_dict.json"
 _RECORDS = frozenset({SAVED_STATE, SAVED_SPLITS, "dataset_info.json", "dataset_infos.json"})
-# Beside names that begin with a dot.
+# Hidden names, in addition to those that begin with a dot.
 _STAGING = frozenset({"_temporary", "_success", "_metadata", "_common_metadata", "_spark_metadata"})
 _SKIPPED = _STAGING | {"__pycache__", "__macosx", "lost+found", "thumbs.db", "desktop.ini"}
-# Files beside one of these count where it says so: others were removed, and lie there still.
+# Logs that say which files are valid: others were removed from the table, but still exist.
 _LOGS = frozenset({"_delta_log", ".hoodie"})
-# Of what is refused or not read, so many names are told.
+# The number of refused or unread files that a message lists.
 NAMES_TOLD = 5
-ROWS_OF_JSON = "JSON objects, one a line; or an array of objects"
+ROWS_OF_JSON = "one JSON object per line, or a JSON array of objects"
 
 
 @dataclass(frozen=True)
 class FileKind:
-    """`rows`: of which table format; empty: plain text. `compression`: empty, or one of COMPRESSIONS."""
+    """`rows`: the table format; empty: plain text. `compression`: empty, or one of COMPRESSIONS."""
 
     rows: str = ""
     compression: str = ""
@@ -72,25 +73,25 @@ class FileKind:
 
 @dataclass(frozen=True)
 class FolderFiles:
-    """Names in order. `not_read` are files, and folders of which nothing is read."""
+    """Names in order. `not_read` are unread files, and folders of which nothing is read."""
 
     read: tuple[str, ...]
     not_read: tuple[str, ...]
 
 
 def kind_of(name: str) -> FileKind | None:
-    """By its suffix, in any case; None for what is neither table nor text."""
+    """The kind by its suffix, in upper or lower case; None if it is neither a table nor text."""
     inner, compression = _uncompressed(name)
     suffix = PurePosixPath(inner).suffix.lower()
     if suffix in TABLE_SUFFIXES:
         rows = TABLE_SUFFIXES[suffix]
-        whole = rows not in (PARQUET, ARROW)  # which are compressed inside, and are read from anywhere
+        whole = rows not in (PARQUET, ARROW)  # These are compressed inside, and are read at arbitrary positions.
         return FileKind(rows, compression) if whole or not compression else None
     return FileKind("", compression) if suffix in TEXT_SUFFIXES else None
 
 
 def kind_of_named(name: str) -> FileKind:
-    """Of a file that is named by itself. Errors: BadRequest DATASET_UNREADABLE for data of another kind."""
+    """The kind of a file that is named directly. Errors: BadRequest DATASET_UNREADABLE for unsupported data."""
     found = kind_of(name)
     if found is not None:
         return found
@@ -100,11 +101,11 @@ def kind_of_named(name: str) -> FileKind:
 
 
 def choose_files(dataset: str, names: Iterable[str], has_rows: Callable[[str], bool]) -> FolderFiles:
-    """Of the files below a folder, by their paths in it: every table; or, without any, every text. `has_rows` looks
-    into a `.json`, which may be no table but a setting.
+    """Chooses among the files below a folder, by their paths in it: every table; or, without any tables, every text
+    file. `has_rows` looks into a `.json`, which may be a setting instead of a table.
 
-    Errors: BadRequest DATASET_EMPTY; DATASET_UNREADABLE for data that is not read, tables beside text, and what looks
-    like the same data twice.
+    Errors: BadRequest DATASET_EMPTY; DATASET_UNREADABLE for unsupported data, tables together with text, and files that
+    seem to hold the same data twice.
     """
     names = sorted(names)
     _check_no_log(names)
@@ -130,11 +131,13 @@ def told(names: Sequence[str]) -> str:
 
 
 def _skipped(name: str) -> str:
-    """What of the path makes it hidden or staged: the file, or a folder around it; empty where nothing does."""
+    """Returns the part of the path that makes it hidden or unfinished: the file, or a folder around it; empty if there
+    is none.
+    """
     parts = PurePosixPath(name).parts
     kind = kind_of(name)
     for depth, part in enumerate(parts, start=1):
-        # As Spark, Hive and pyarrow have it, of tables; Python has modules of such names.
+        # For tables, as in Spark, Hive and pyarrow; Python modules may have such names.
         staged = part.startswith("_") and kind is not None and bool(kind.rows)
         cached = part.startswith("cache-") and kind == FileKind(ARROW)  # by the `datasets` library
         if part.startswith(".") or part.lower() in _SKIPPED or staged or cached:
@@ -154,28 +157,28 @@ def _tables(names: Sequence[str], has_rows: Callable[[str], bool]) -> list[str]:
 def _check_no_log(names: Sequence[str]) -> None:
     for name in names:
         if logs := _LOGS.intersection(PurePosixPath(name).parts):
-            what = f"{min(logs)} says which of its files count, and is not read"
-            raise _mixed(what, name, "an export of the table")
+            what = f"{min(logs)} says which of its files are valid, and actstore does not read such logs"
+            raise _mixed(what, name, "an export of the table, for example to Parquet")
 
 
 def _check_once(tables: Sequence[str]) -> None:
-    """`gzip -k` leaves both, and so does an export in two formats."""
+    """`gzip -k` keeps both files, and so may an export in two formats."""
     seen: dict[str, str] = {}
     for name in tables:
         inner = _uncompressed(name)[0]
         stem = inner[: -len(PurePosixPath(inner).suffix)]
         if stem in seen:
-            raise _mixed(f"{seen[stem]} and {name} look like the same rows twice", name, "one of the two")
+            raise _mixed(f"{seen[stem]} and {name} seem to hold the same rows twice", name, "one of the two")
         seen[stem] = name
 
 
 def _check_whole(tables: Sequence[str], texts: Sequence[str], rest: Sequence[str]) -> None:
     if tables and (beside := [name for name in texts if not _is_paper(name)]):
-        what = f"it has tables ({told(tables)}) and text ({told(beside)}), and would be read without one of them"
-        raise _mixed(what, beside[0], "a folder of the one or the other; or name a file or folder in it")
+        what = f"it has both tables ({told(tables)}) and text ({told(beside)}), and only one kind can be read"
+        raise _mixed(what, beside[0], "a folder with one kind of file, or the name of a file or folder in it")
     values = [name for name in rest if (kind := kind_of(name)) and kind.rows == JSON and not _is_record(name)]
     if values and not tables and all(_is_paper(name) for name in texts):
-        raise _mixed(f"{told(values)} hold one JSON value each, and no rows", values[0], ROWS_OF_JSON)
+        raise _mixed(f"{told(values)} hold one JSON value each instead of rows", values[0], ROWS_OF_JSON)
 
 
 def _is_record(name: str) -> bool:
@@ -188,7 +191,7 @@ def _is_paper(name: str) -> bool:
 
 
 def _looks_like_data(name: str) -> bool:
-    """Of what is neither table nor text: data by its suffix, or compressed, whatever is in it."""
+    """Whether a file that is neither table nor text is data: by its suffix, or because it is compressed."""
     suffix = PurePosixPath(name).suffix.lower()
     return kind_of(name) is None and (suffix in UNREAD_SUFFIXES or suffix in COMPRESSIONS)
 
@@ -200,28 +203,34 @@ def _is_bare_compression(name: str) -> bool:
 
 
 def _uncompressed(name: str) -> tuple[str, str]:
-    """The name without the suffix of its compression, and that compression."""
+    """Returns the name without the suffix of its compression, and that compression."""
     suffix = PurePosixPath(name).suffix
     compression = COMPRESSIONS.get(suffix.lower(), "")
     return (name[: -len(suffix)], compression) if compression else (name, "")
 
 
 def _unread(names: Sequence[str]) -> BadRequest:
-    whose = f"{told(names)} {'is' if len(names) == 1 else 'are'} data of a kind that is not read"
-    formats = f"{' '.join(TABLE_SUFFIXES)} and text; of these but Parquet and Arrow also {' '.join(COMPRESSIONS)}"
+    whose = f"{told(names)} {'is' if len(names) == 1 else 'are'} data in an unsupported format"
+    formats = (
+        f"{' '.join(TABLE_SUFFIXES)} and text; all but Parquet and Arrow may be compressed: {' '.join(COMPRESSIONS)}"
+    )
     return _mixed(whose, names[0], formats)
 
 
 def _mixed(what: str, value: str, allowed: str) -> BadRequest:
     return BadRequest(
-        f"the dataset is not read: {what}", reason="DATASET_UNREADABLE", field="dataset", value=value, allowed=allowed
+        f"the dataset cannot be read: {what}",
+        reason="DATASET_UNREADABLE",
+        field="dataset",
+        value=value,
+        allowed=allowed,
     )
 
 
 def _empty(dataset: str, not_read: Sequence[str]) -> BadRequest:
     holds = f"; it has {told(not_read)}" if not_read else ""
     return BadRequest(
-        f"dataset folder {dataset} has no file that is text{holds}",
+        f"dataset folder {dataset} has no file with text{holds}",
         reason="DATASET_EMPTY",
         field="dataset",
         value=dataset,

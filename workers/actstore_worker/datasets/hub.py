@@ -1,4 +1,4 @@
-"""Datasets of the hub, by the `datasets` library: what a name says, and what is fetched under it."""
+"""Datasets of the Hugging Face hub, through the `datasets` library."""
 
 import os
 import re
@@ -16,13 +16,17 @@ _HUB_NAMES = "hf:OWNER/NAME:SPLIT or hf:OWNER/NAME:CONFIG:SPLIT"
 
 
 def find_on_hub(name: str, allow_hub: bool) -> Dataset:
-    """The dataset that `hf:OWNER/NAME[:CONFIG]:SPLIT` names. Errors: NotThere DATASET_NOT_FOUND; BadRequest."""
+    """Returns the dataset with the name `hf:OWNER/NAME[:CONFIG]:SPLIT`. Errors: NotThere DATASET_NOT_FOUND;
+    BadRequest.
+    """
     repository, config, split = _hub_parts(name)
     if not allow_hub:
-        raise not_found(name, "these workers do not ask the hub", "names below the dataset folders")
-    if os.path.lexists(repository):  # the library would take that
-        where = f"the workers run in a folder that has a {repository} of its own, which the library would take"
-        raise not_found(name, where, "another working directory of the workers")
+        raise not_found(name, "these workers may not use the Hugging Face hub", "names below the dataset folders")
+    if os.path.lexists(repository):  # the library would use that
+        where = (
+            f"the workers run in a folder that contains {repository}, which the library would read instead of the hub"
+        )
+        raise not_found(name, where, "workers started in another directory")
     datasets = _library(name)
     try:
         builder = datasets.load_dataset_builder(repository, config)
@@ -31,13 +35,13 @@ def find_on_hub(name: str, allow_hub: bool) -> Dataset:
         return Dataset(name, table=builder.as_dataset(split=split))
     except ActstoreError:
         raise
-    except Exception as error:  # whatever a name or a network makes of it
-        raise not_found(name, f"the hub gave nothing under that name: {error}", None) from error
+    except Exception as error:  # a name or the network can raise anything
+        raise not_found(name, f"the hub returned an error for that name: {error}", None) from error
 
 
 def _hub_parts(name: str) -> tuple[str, str | None, str]:
-    """Repository, configuration and split. What else the library takes for a dataset's name - paths, URLs, its own
-    builders such as `text` - is none here.
+    """Returns repository, configuration and split. Other dataset names of the library (paths, URLs, its own builders
+    such as `text`) are refused.
     """
     parts = name.removeprefix(HUB_SCHEME).split(":")
     repository, config, split = parts[0], parts[1] if len(parts) == 3 else None, parts[-1]
@@ -54,9 +58,9 @@ def _hub_parts(name: str) -> tuple[str, str | None, str]:
 
 
 def _check_hub_files(name: str, repository: str, data_files: Mapping[str, Sequence[str]]) -> None:
-    """A repository's own record can name files anywhere, on the workers' disks as well."""
+    """A repository's own metadata can name files anywhere, even on the workers' disks."""
     for file in (file for files in data_files.values() for file in files):
-        place = str(file)  # "::" joins an archive's name to what is in it, and other file systems to each other
+        place = str(file)  # "::" joins an archive's name to a file in it, and chains file systems.
         own = place.startswith((f"hf://datasets/{repository}@", f"hf://datasets/{repository}/"))
         if not own or "::" in place or "/../" in place:
             raise BadRequest(

@@ -1,4 +1,4 @@
-"""Where the documents come from that a run is made of."""
+"""The origins of the documents of a run."""
 
 from array import array
 from collections.abc import Iterable, Iterator
@@ -11,7 +11,9 @@ from actstore_worker.datasets.documents import Document
 
 
 class NotedSources:
-    """Where documents come from, noted as they pass: of many millions, so that these are columns and no objects."""
+    """Collects the origins of documents as they are read. There may be many millions, so these are columns instead of
+    objects.
+    """
 
     def __init__(self) -> None:
         self._numbers, self._rows, self._sources = array("q"), array("q"), list[str]()

@@ -1,6 +1,6 @@
-"""Which files a dataset's name stands for: below the dataset folders, in the dataset stores, or on the hub.
+"""Finds the files of a dataset's name: below the dataset folders, in the dataset stores, or on the hub.
 
-Names come from outside, so none of them may lead out of its folder.
+Names come from callers, so none of them may lead outside its folder.
 """
 
 import json
@@ -26,21 +26,22 @@ from actstore_worker.datasets.formats import (
 from actstore_worker.datasets.hub import HUB_SCHEME, find_on_hub
 from actstore_worker.files.places import is_inside
 
-# Of a `.json`, so much tells whether it holds rows; of a saved dataset's own record, no more is read.
+# The beginning of a `.json` that is read to see whether it has rows, and the most that is read of a saved dataset's own
+# metadata.
 _LOOK_BYTES, _RECORD_BYTES_MAX = 1 << 16, 1 << 24
 _BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True)
 class DatasetPlaces:
-    """Where datasets are looked for, in this order: folders, stores, and the hub where it is allowed."""
+    """Where datasets are searched, in this order: folders, stores, and the hub if it is allowed."""
 
     folders: tuple[Path, ...] = ()
     stores: tuple[FileStore, ...] = ()
     allow_hub: bool = False
 
     def find(self, name: str) -> Dataset:
-        """The dataset of a name.
+        """Returns the dataset with this name.
 
         Errors: NotThere DATASET_NOT_FOUND; BadRequest NAME_INVALID for `..`, DATASET_EMPTY, DATASET_UNREADABLE.
         """
@@ -81,7 +82,7 @@ def _opened(store: FileStore, key: str) -> pa.NativeFile:
     try:
         return store.open(key)
     except KeyError:
-        raise unreadable(key, "it is gone", "a dataset that nobody changes while it is read") from None
+        raise unreadable(key, "it is gone", "a dataset that is not changed while it is read") from None
 
 
 _Opener = Callable[[], pa.NativeFile]
@@ -92,12 +93,12 @@ def _of_file(name: str, opener: _Opener, failing: _Failing = None) -> Dataset:
     short = PurePosixPath(name).name
     file = DatasetFile(short, kind_of_named(short), opener, failing)
     if file.kind.rows == JSON and not _has_rows(file):
-        raise unreadable(short, "it holds one JSON value, and no rows", ROWS_OF_JSON)
+        raise unreadable(short, "it holds one JSON value instead of rows", ROWS_OF_JSON)
     return Dataset(name, (file,))
 
 
 def _of_folder(name: str, names: Sequence[str], opener: Callable[[str], _Opener], failing: _Failing = None) -> Dataset:
-    """What `datasets` saved there; or every table below; or, without any, every text."""
+    """The files that `datasets` saved there; or every table below; or, without any, every text file."""
 
     def file(inner: str) -> DatasetFile:
         return DatasetFile(inner, kind_of_named(inner), opener(inner), failing)
@@ -110,13 +111,14 @@ def _of_folder(name: str, names: Sequence[str], opener: Callable[[str], _Opener]
 
 
 def _check_no_splits(name: str, names: Sequence[str], file: Callable[[str], DatasetFile]) -> None:
-    """A saved DatasetDict is several datasets: which of them is meant, its name does not say."""
+    """A saved DatasetDict contains several datasets, and its name does not say which one is meant."""
     for inner in names:
         if PurePosixPath(inner).name == SAVED_SPLITS:
             splits = _record(file(inner)).get("splits") or []
             folder = (PurePosixPath(name) / inner).parent
             raise BadRequest(
-                f"{folder} is a saved DatasetDict, with the splits {', '.join(map(str, splits)) or 'of its folders'}",
+                f"{folder} is a saved DatasetDict; name one of its splits: "
+                f"{', '.join(map(str, splits)) or 'of its folders'}",
                 reason="DATASET_UNREADABLE",
                 field="dataset",
                 value=name,
@@ -125,7 +127,7 @@ def _check_no_splits(name: str, names: Sequence[str], file: Callable[[str], Data
 
 
 def _saved_files(state: DatasetFile, names: Sequence[str]) -> list[str]:
-    """Those of a dataset that `datasets` saved, in its order; none where this is another program's record."""
+    """The files of a dataset that `datasets` saved, in its order; none if another program wrote the metadata."""
     record = _record(state)
     listed = record.get("_data_files")
     if not isinstance(listed, list):
@@ -133,9 +135,13 @@ def _saved_files(state: DatasetFile, names: Sequence[str]) -> list[str]:
     found = [one.get("filename") if isinstance(one, dict) else None for one in listed]
     for one in found:
         if one not in names:
-            raise unreadable(state.name, f"it names {one!r}, which is not there", "a folder of Dataset.save_to_disk")
+            raise unreadable(state.name, f"it refers to {one!r}, which is missing", "a folder of Dataset.save_to_disk")
     if record.get("_indices_data_files"):
-        raise unreadable(state.name, "its rows are chosen by a table of indices", "a dataset that is saved anew")
+        raise unreadable(
+            state.name,
+            "its rows are selected by a table of indices, which is not read",
+            "a dataset that was saved again after the selection",
+        )
     return [str(one) for one in found]
 
 
@@ -144,12 +150,14 @@ def _record(file: DatasetFile) -> Mapping[str, Any]:
         with file.open_content() as source:
             found = json.loads(source.read(_RECORD_BYTES_MAX))
     except (OSError, ValueError, RecursionError) as error:
-        raise file.failure(error, "it is no record of `datasets`", "a folder that `datasets` saved") from error
+        raise file.failure(
+            error, "it was not written by the `datasets` library", "a folder written by the `datasets` library"
+        ) from error
     return found if isinstance(found, dict) else {}
 
 
 def _has_rows(file: DatasetFile) -> bool:
-    """Whether a `.json` is an array of objects, or has an object on its first line, by how it begins."""
+    """Whether a `.json` is an array of objects, or has an object on its first line, judging by its beginning."""
     try:
         with file.open_content() as source:
             head = source.read(_LOOK_BYTES)
@@ -168,9 +176,10 @@ def _has_rows(file: DatasetFile) -> bool:
 
 
 def _below(path: Path) -> Iterator[str]:
-    """Every file, by its path in the folder; and what is no file, which is refused if it would be read.
+    """Returns every file, by its path in the folder; also entries that are not regular files, which are refused if they
+    would be read.
 
-    Errors: BadRequest for a link to a folder, and for a folder that may not be read.
+    Errors: BadRequest for a link to a folder, and for a folder that cannot be read.
     """
 
     def fail(error: OSError) -> None:
@@ -179,17 +188,17 @@ def _below(path: Path) -> Iterator[str]:
     for folder, folders, files in os.walk(path, onerror=fail):
         for name in folders:
             if Path(folder, name).is_symlink() and not name.startswith("."):
-                raise unreadable(name, "it is a link to a folder, which is not followed", "the folder itself")
+                raise unreadable(name, "it is a symbolic link to a folder; these are not followed", "the folder itself")
         for name in files:
             yield Path(folder, name).relative_to(path).as_posix()
 
 
 def _local_opener(path: Path, name: str, root: Path) -> _Opener:
-    """Errors: BadRequest for a link that leaves the dataset folders, and for what is no regular file."""
+    """Errors: BadRequest for a link that leaves the dataset folders, and for anything that is not a regular file."""
     if not is_inside(path, root):
-        raise unreadable(name, "it is a symbolic link that leaves the dataset folders", "a file inside")
+        raise unreadable(name, "it is a symbolic link to a place outside the dataset folders", "a file inside")
     if not path.is_file():
-        raise unreadable(name, "it is no regular file", "a file")
+        raise unreadable(name, "it is not a regular file", "a file")
     return lambda: pa.OSFile(str(path), "rb")
 
 
@@ -197,7 +206,7 @@ def _parts(name: str) -> tuple[str, ...]:
     parts = PurePosixPath(name).parts
     if not parts or name.startswith("/") or ".." in parts or "\0" in name:
         raise BadRequest(
-            f"dataset {name!r} is not a name: it is a path below a dataset folder, without '..'",
+            f"dataset {name!r} is not a valid name: a name is a path below a dataset folder, without '..'",
             reason="NAME_INVALID",
             field="dataset",
             value=name,
@@ -207,6 +216,6 @@ def _parts(name: str) -> tuple[str, ...]:
 
 
 def _check_parts(key: str) -> None:
-    """S3 has names that no folder can have, which its clients and servers read as other ones."""
+    """S3 allows names that no folder can have, and that its clients and servers interpret differently."""
     if any(part in ("", ".", "..") for part in key.split("/")) or "\0" in key:
-        raise unreadable(key, "a part of its name is empty, '.' or '..'", "names as files on a disk have them")
+        raise unreadable(key, "a part of its name is empty, '.' or '..'", "names that are valid as file names")

@@ -1,4 +1,4 @@
-"""Which rows of a table are read: filters as pyarrow has them, which compare like with like or not at all."""
+"""Filters of table rows, like pyarrow's, except that they never compare values of different kinds."""
 
 import math
 import operator
@@ -25,23 +25,23 @@ _FIELD = "dataset.row_filters"
 
 
 def check_filter(found: RowFilter) -> None:
-    """Refuses a filter that no column could be compared with: BadRequest."""
+    """Refuses a filter that could not be compared with any column: BadRequest."""
     if found.comparison not in COMPARISONS:
         raise _invalid(found.comparison, list(COMPARISONS))
     several = found.comparison in _SEVERAL
     if several != isinstance(found.value, tuple):
-        raise _invalid(_told(found), "several values for `in` and `not in`, one for the others")
+        raise _invalid(_told(found), "any number of values with `in` and `not in`, one with the others")
     kinds = {_kind(value) for value in _values(found)}
     if len(kinds) > 1:
-        raise _invalid(_told(found), f"values of one kind, and not {' and '.join(sorted(kinds))} beside each other")
+        raise _invalid(_told(found), f"values of one kind, not a mix of {' and '.join(sorted(kinds))}")
     if any(isinstance(value, float) and math.isnan(value) for value in _values(found)):
-        raise _invalid(_told(found), "a number: nothing equals NaN")
+        raise _invalid(_told(found), "a number other than NaN, which is equal to nothing")
 
 
 def passes(place: str, row: Mapping[str, Any], found: RowFilter) -> bool:
-    """Whether a row passes the filter. A missing value passes nothing, as with pyarrow's filters.
+    """Whether a row passes the filter. A missing value never passes, as with pyarrow's filters.
 
-    Errors: BadRequest for a column that is not there, and for a value of another kind than the filter's.
+    Errors: BadRequest for a column that does not exist, and for a value of another kind than the filter's.
     """
     if found.column not in row:
         raise no_field(place, found.column, row, _FIELD)
@@ -52,7 +52,7 @@ def passes(place: str, row: Mapping[str, Any], found: RowFilter) -> bool:
     for other in _values(found):
         if _kind(other) != kind or kind not in _COMPARED:
             raise _unlike(place, found, value, kind)
-    # A decimal is compared with the number as it was written, and not with the binary fraction next to it.
+    # A decimal is compared with the number as written, and not with its nearest binary fraction.
     exact = isinstance(value, Decimal)
     wanted = tuple(_exact(other) if exact else other for other in _values(found))
     return COMPARISONS[found.comparison](value, wanted if found.comparison in _SEVERAL else wanted[0])
@@ -64,7 +64,7 @@ def compares_text(found: RowFilter) -> bool:
 
 
 def no_field(place: str, column: str, there: Any, field: str) -> BadRequest:
-    """The refusal of a column that a row does not have; `there` are those that it has."""
+    """Makes the error for a column that a row does not have; `there` are those that it has."""
     return BadRequest(
         f"{place} has no field {column!r}; it has: {', '.join(there) or 'none'}",
         reason="DATASET_UNREADABLE",
@@ -95,9 +95,9 @@ def _told(found: RowFilter) -> str:
 
 
 def _unlike(place: str, found: RowFilter, value: Any, kind: str) -> BadRequest:
-    allowed = f"a {kind}, as the column has" if kind in _COMPARED else "a column of text, numbers or truth values"
+    allowed = f"a {kind}, like the column's values" if kind in _COMPARED else "a column of text, numbers or booleans"
     return BadRequest(
-        f"{place}: {found.column} is {value!r} ({kind}), which does not compare with {found.value!r} by "
+        f"{place}: {found.column} is {value!r} ({kind}), which cannot be compared with {found.value!r} by "
         f"{found.comparison}",
         field=_FIELD,
         value=_told(found),

@@ -1,7 +1,8 @@
-"""Rows of table files and the text of others, in bounded memory, as they are written: nothing is repaired or chosen.
+"""Reads rows of table files, and text files, in bounded memory, exactly as they are stored: nothing is repaired or
+chosen.
 
-What a file could mean in two ways is refused: a column or a key that is there twice, and text that is not UTF-8. A byte
-order mark at a file's start is no part of its text.
+A file that could be read in two ways is refused: with a repeated column or key, or text that is not UTF-8. A byte order
+mark at the start of a file is not part of its text.
 """
 
 import codecs
@@ -21,15 +22,15 @@ from actstore_storage.errors import BadRequest
 from actstore_worker.datasets.files import DatasetFile, unreadable
 from actstore_worker.datasets.formats import ARROW, CSV, JSON, LINES, PARQUET, ROWS_OF_JSON, TSV
 
-# A document is tokenised whole, so it must fit into memory several times over; so must an array in a `.json`.
+# A document is tokenized as a whole, so it must fit into memory several times; so must an array in a `.json`.
 DOCUMENT_BYTES_MAX = 1 << 28
 _BATCH_ROWS = 256
-# A row of CSV lies within one block.
+# A row of CSV must fit into one block.
 _CSV_BLOCK_BYTES = 1 << 23
-# Before an Arrow file's stream, and behind its footer, whose length the end says.
+# Markers before an Arrow file's stream, and after its footer, whose length is at the end.
 _ARROW_FILE, _ARROW_HEAD_BYTES, _ARROW_TAIL_BYTES = b"ARROW1", 8, 10
 _ARROW_STREAM_END = b"\xff\xff\xff\xff\0\0\0\0"
-# Longest first: UTF-32's begins as UTF-16's does.
+# Longest first: UTF-32's begins like UTF-16's.
 _OTHER_MARKS: Mapping[bytes, str] = {
     codecs.BOM_UTF32_LE: "UTF-32",
     codecs.BOM_UTF32_BE: "UTF-32",
@@ -40,9 +41,8 @@ _OTHER_MARKS: Mapping[bytes, str] = {
 
 @dataclass(frozen=True)
 class WantedColumns:
-    """`names` are read, and `beside` where a table has them. In a table without types, those in `texts` are text,
-    whatever they look like. `missing` makes the error for a column that is not there, from the place, its name, and
-    the columns that are.
+    """`names` are read, and `beside` if a table has them. In a table without types, those in `texts` are text, whatever
+    they look like. `missing` makes the error for a missing column, from the place, its name, and the existing columns.
     """
 
     names: Sequence[str]
@@ -51,19 +51,19 @@ class WantedColumns:
     beside: Sequence[str] = ()
 
     def choose(self, place: str, there: Sequence[str]) -> list[str]:
-        """Of the columns that a table has, those that are read."""
+        """Returns those of a table's columns that are read."""
         chosen = [*self.names, *(name for name in self.beside if name in there)]
         for name in chosen:
             if name not in there:
                 raise self.missing(place, name, there)
             if there.count(name) > 1:
-                raise unreadable(place, f"it has {there.count(name)} columns {name!r}", "columns of different names")
+                raise unreadable(place, f"it has {there.count(name)} columns {name!r}", "columns with different names")
         return chosen
 
 
 @dataclass(frozen=True)
 class Row:
-    """`place` is for messages, `number` counts the rows of the file from 0."""
+    """A row. `place` is for messages, `number` counts the rows of the file from 0."""
 
     place: str
     number: int
@@ -71,23 +71,23 @@ class Row:
 
 
 def table_rows(file: DatasetFile, wanted: WantedColumns) -> Iterator[Row]:
-    """The rows of a table in a file. Errors: BadRequest DATASET_UNREADABLE with file and place; StoreError where the
+    """Yields the rows of a table file. Errors: BadRequest DATASET_UNREADABLE with file and place; StoreError if the
     store fails.
     """
     what = {PARQUET: "Parquet", ARROW: "Arrow", CSV: "CSV", TSV: "TSV"}.get(file.kind.rows, "JSON")
-    with _reading(file, f"it is not a whole {what} file", what):
+    with _reading(file, f"it is not a complete {what} file", what):
         yield from _READERS[file.kind.rows](file, wanted)
 
 
 def plain_text(file: DatasetFile) -> str:
-    """The text of a file that is one document. Errors: as `table_rows`."""
+    """Returns the text of a file that is one document. Errors: as `table_rows`."""
     with _reading(file, "it is not whole", "a readable file"), file.open_content() as source:
         data = source.read(DOCUMENT_BYTES_MAX + 1)
     _check_size(file, len(data))
     text = _decode(data, file, 0)
     if "\0" in text:  # UTF-16 without a mark, or no text at all
         place = data.index(b"\0")
-        raise unreadable(file.name, f"it has a zero byte at offset {place}, as UTF-16 has", "UTF-8", place)
+        raise unreadable(file.name, f"it has a zero byte at offset {place}, so it may be UTF-16", "UTF-8", place)
     return text
 
 
@@ -97,7 +97,7 @@ def _lines(file: DatasetFile, wanted: WantedColumns) -> Iterator[Row]:
 
 
 def _json(file: DatasetFile, wanted: WantedColumns) -> Iterator[Row]:
-    """An array of objects, or an object a line."""
+    """An array of objects, or one object per line."""
     with file.open_content() as source:
         if not source.peek(1 << 12).removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"["):
             yield from _line_rows(source, file, wanted)
@@ -120,14 +120,14 @@ def _line_rows(source: IO[bytes], file: DatasetFile, wanted: WantedColumns) -> I
         if text and not text.isspace():
             row = decoder.parse(text, f"line {number}")
             if not isinstance(row, dict):
-                raise unreadable(file.name, f"line {number} is not a JSON object", "a JSON object a line")
+                raise unreadable(file.name, f"line {number} is not a JSON object", "one JSON object per line")
             yield Row(f"{file.name} line {number}", count, row)
             count += 1
         offset += len(line)
 
 
 class _Json:
-    """The values of one file, of which objects have each of the wanted keys once."""
+    """The values of one file; in objects, each requested key must occur once."""
 
     def __init__(self, file: DatasetFile, wanted: WantedColumns) -> None:
         self._file, self._wanted = file, frozenset((*wanted.names, *wanted.beside))
@@ -137,10 +137,10 @@ class _Json:
         try:
             return self._decoder.decode(text)
         except _RepeatedKeyError as error:
-            what = f"{where} has the key {str(error)!r} twice"
-            raise unreadable(self._file.name, what, "keys of different names") from error
+            what = f"{where} has the key {str(error)!r} more than once"
+            raise unreadable(self._file.name, what, "keys with different names") from error
         except (ValueError, RecursionError) as error:
-            raise unreadable(self._file.name, f"{where} is not JSON: {error}", "a JSON object a line") from error
+            raise unreadable(self._file.name, f"{where} is not JSON: {error}", "one JSON object per line") from error
 
     def _once(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
@@ -153,7 +153,7 @@ class _Json:
 
 
 class _RepeatedKeyError(Exception):
-    """A key that is there twice, of which `json` would keep the last."""
+    """A repeated key, of which `json` would keep the last."""
 
 
 def _parquet(file: DatasetFile, wanted: WantedColumns) -> Iterator[Row]:
@@ -164,7 +164,7 @@ def _parquet(file: DatasetFile, wanted: WantedColumns) -> Iterator[Row]:
 
 
 def _arrow(file: DatasetFile, wanted: WantedColumns) -> Iterator[Row]:
-    """The stream that `datasets` writes; or the file format, which is a stream with a footer behind it."""
+    """The stream that `datasets` writes; or the file format, which is a stream followed by a footer."""
     with file.open() as source:
         is_file = source.read(len(_ARROW_FILE)) == _ARROW_FILE
         source.seek(_ARROW_HEAD_BYTES if is_file else 0)
@@ -175,17 +175,21 @@ def _arrow(file: DatasetFile, wanted: WantedColumns) -> Iterator[Row]:
 
 
 def _check_ended(file: DatasetFile, source: pa.NativeFile, is_file: bool) -> None:
-    """A stream that was cut between two batches reads like a shorter one, and two that were joined like the first."""
+    """A stream that was cut between two batches looks like a shorter one, and two joined streams look like the first
+    one.
+    """
     ended, end = source.tell(), source.size()
     if is_file:
         tail = source.read_at(_ARROW_TAIL_BYTES, end - _ARROW_TAIL_BYTES)
         end -= int.from_bytes(tail[:4], "little") + _ARROW_TAIL_BYTES if tail.endswith(_ARROW_FILE) else 0
     if ended != end:
         raise unreadable(
-            file.name, "its stream does not end where the file does", "one stream, or file, of Arrow", ended
+            file.name, "its Arrow stream ends before the end of the file", "one Arrow stream or Arrow file", ended
         )
     if source.read_at(len(_ARROW_STREAM_END), end - len(_ARROW_STREAM_END)) != _ARROW_STREAM_END:
-        raise unreadable(file.name, "its stream has no end, and rows may be missing", "a stream that was closed", end)
+        raise unreadable(
+            file.name, "its Arrow stream is incomplete, so rows may be missing", "a stream that was closed", end
+        )
 
 
 def _csv(file: DatasetFile, wanted: WantedColumns) -> Iterator[Row]:
@@ -239,7 +243,7 @@ def _reading(file: DatasetFile, what: str, allowed: str) -> Iterator[None]:
 def _check_size(file: DatasetFile, size: int) -> None:
     if size > DOCUMENT_BYTES_MAX:
         raise BadRequest(
-            f"{file.name} has a document of more than {DOCUMENT_BYTES_MAX} bytes, the limit",
+            f"{file.name} has a document of more than {DOCUMENT_BYTES_MAX} bytes, which is the limit",
             reason="LIMIT_EXCEEDED",
             field="dataset",
             value=f"at least {size}",
@@ -250,7 +254,7 @@ def _check_size(file: DatasetFile, size: int) -> None:
 def _check_mark(head: bytes, file: DatasetFile) -> None:
     for mark, name in _OTHER_MARKS.items():
         if head.startswith(mark):
-            raise unreadable(file.name, f"it is {name}, by its first bytes", "UTF-8", 0)
+            raise unreadable(file.name, f"its first bytes are those of {name}", "UTF-8", 0)
 
 
 def _decode(data: bytes, file: DatasetFile, offset: int) -> str:

@@ -1,4 +1,6 @@
-"""Documents turned into token sequences. A sequence never spans documents; a long document is several sequences."""
+"""Cuts documents into token sequences. A sequence never contains parts of two documents; a long document becomes
+several sequences.
+"""
 
 import hashlib
 from collections.abc import Iterable, Iterator
@@ -16,9 +18,9 @@ from actstore_worker.datasets.documents import Document
 from actstore_worker.models.model import ModelDescription
 from actstore_worker.models.prompts import check_ids, tokenised
 
-# The coordinator holds the tokens of a run while it is captured, four bytes each.
+# The coordinator holds the tokens of a run in memory during its capture, four bytes each.
 TOKENS_MAX = 500_000_000
-# Documents go to the tokenizer, which has threads of its own, in groups of about this many characters.
+# Documents are passed to the tokenizer, which has its own threads, in groups of about this many characters.
 _GROUP_CHARACTERS = 1 << 20
 
 
@@ -26,16 +28,18 @@ _GROUP_CHARACTERS = 1 << 20
 class SequenceShape:
     """How documents are cut into sequences."""
 
-    # Tokens in a sequence at most, BOS included.
+    # The largest number of tokens in a sequence, BOS included.
     context_length: int
     prepend_bos: bool
-    # Stop after the last whole sequence within this many tokens; None: take all.
+    # Stop after the last whole sequence that fits into this many tokens; None: no limit.
     max_tokens: int | None = None
 
 
 @dataclass(frozen=True)
 class TokenSequences:
-    """Sequence i of these is sequence `numbers[i]` of the dataset: `tokens[offsets[i]:offsets[i + 1]]`, with BOS."""
+    """Some sequences of a dataset. Sequence i of these is sequence `numbers[i]` of the dataset:
+    `tokens[offsets[i]:offsets[i + 1]]`, with BOS.
+    """
 
     tokens: Int[NDArray[np.int32], " token"]
     offsets: Int[NDArray[np.int64], " sequence_and_one"]
@@ -51,7 +55,7 @@ class TokenSequences:
         return np.diff(self.offsets)
 
     def slice(self, start: int, stop: int) -> "TokenSequences":
-        """From the one at `start` to before `stop`, counted from 0."""
+        """Returns the sequences from `start` to `stop` (exclusive), counted from 0."""
         if not 0 <= start <= stop <= len(self):
             raise ValueError(f"{range(start, stop)} is not within {range(len(self))}")
         offsets = self.offsets[start : stop + 1]
@@ -59,24 +63,24 @@ class TokenSequences:
         return TokenSequences(tokens, offsets - offsets[0], self.documents[start:stop], self.numbers[start:stop])
 
     def take(self, order: Int[NDArray[np.int64], " sequence"]) -> "TokenSequences":
-        """Those, in that order."""
+        """Returns these sequences, in this order."""
         lengths = self.lengths[order]
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         places = np.repeat(self.offsets[order] - offsets[:-1], lengths) + np.arange(offsets[-1])
         return TokenSequences(self.tokens[places], offsets, self.documents[order], self.numbers[order])
 
     def batches(self, size: int) -> Iterator["TokenSequences"]:
-        """The sequences in order, so many at a time."""
+        """Yields the sequences in order, this many at a time."""
         for start in range(0, len(self), size):
             yield self.slice(start, min(start + size, len(self)))
 
     @property
     def positions(self) -> Int[NDArray[np.int64], " token"]:
-        """Where each token stands in its sequence."""
+        """Each token's position in its sequence."""
         return np.arange(len(self.tokens)) - np.repeat(self.offsets[:-1], self.lengths)
 
     def rows(self, bos_id: int | None, special_ids: frozenset[int]) -> TokenRows:
-        """A row a token. BOS is the token at position 0 only; elsewhere that token is special like others."""
+        """One row per token. Only the BOS token at position 0 is BOS; elsewhere it is special like others."""
         lengths = self.lengths
         position = self.positions.astype(np.int32)
         flags = np.where(np.isin(self.tokens, sorted(special_ids)), SPECIAL, 0).astype(np.uint8)
@@ -93,9 +97,10 @@ class TokenSequences:
 
 @dataclass(frozen=True)
 class TokenisedDataset:
-    """`sha256` is over the documents' token ids and ends, without BOS: equal text under an equal tokenizer is equal.
+    """`sha256` is the hash of the documents' token ids and ends, without BOS, so the same text with the same tokenizer
+    has the same hash.
 
-    `documents_with_bos` counts those that begin with a BOS of their own, and get no second one.
+    `documents_with_bos` counts those that already begin with a BOS, and do not get a second one.
     """
 
     sequences: TokenSequences
@@ -118,7 +123,7 @@ class _Gathered:
     digest: Any = field(default_factory=hashlib.sha256)
 
     def add(self, document: int, ids: NDArray[np.int32]) -> bool:
-        """Cut one document into sequences; False once max_tokens leaves no room for the next one."""
+        """Cut one document into sequences. Returns False once max_tokens leaves no room for the next one."""
         around = len(self.before) + len(self.after)
         body = self.shape.context_length - around
         starts = np.arange(0, len(ids), body)
@@ -161,10 +166,10 @@ class _Gathered:
 def tokenise(
     described: ModelDescription, documents: Iterable[Document], shape: SequenceShape, tokens_max: int = TOKENS_MAX
 ) -> TokenisedDataset:
-    """Documents that are token ids already are cut like those that are text.
+    """Turns documents into sequences. Documents that are token ids already are cut in the same way as texts.
 
-    Errors: BadRequest DATASET_EMPTY; ARGUMENT_INVALID where max_tokens holds no sequence; MODEL_UNSUPPORTED where the
-    model has no embedding of an id; LIMIT_EXCEEDED past `tokens_max`.
+    Errors: BadRequest DATASET_EMPTY; ARGUMENT_INVALID if max_tokens cannot hold a sequence; MODEL_UNSUPPORTED if the
+    model has no embedding for an id; LIMIT_EXCEEDED above `tokens_max`.
     """
     before, after = described.around if shape.prepend_bos else ((), ())
     gathered = _Gathered(shape, before, after)
@@ -200,7 +205,7 @@ def _token_ids(
 def _between(
     ids: Int[NDArray[np.int32], " token"], before: tuple[int, ...], after: tuple[int, ...]
 ) -> Int[NDArray[np.int32], " token"]:
-    """Without the BOS (and an encoder's SEP) of a document that has its own: its sequences get one each, not two."""
+    """Removes a document's own BOS (and an encoder's SEP), because each of its sequences gets one."""
     ids = ids[len(before) :] if _begins_with(ids, before) else ids
     ends = bool(after) and tuple(ids[-len(after) :].tolist()) == after
     return ids[: -len(after)] if ends else ids
@@ -230,7 +235,8 @@ def _groups(documents: Iterable[Document]) -> Iterator[list[Document]]:
 
 def _too_many_tokens(tokens: int, tokens_max: int) -> BadRequest:
     return BadRequest(
-        f"the dataset has more than {tokens} tokens; one run has at most {tokens_max}: pass max_tokens, or split it",
+        f"the dataset has more than {tokens} tokens; one run can have at most {tokens_max}: pass max_tokens, or "
+        "split the dataset",
         reason="LIMIT_EXCEEDED",
         field="dataset.max_tokens",
         value=f"more than {tokens}",
@@ -240,7 +246,7 @@ def _too_many_tokens(tokens: int, tokens_max: int) -> BadRequest:
 
 def _max_tokens_too_small(max_tokens: int, first_length: int) -> BadRequest:
     return BadRequest(
-        f"max_tokens is {max_tokens}, and the first sequence alone has {first_length}",
+        f"max_tokens is {max_tokens}, but the first sequence alone has {first_length} tokens",
         field="dataset.max_tokens",
         value=max_tokens,
         allowed=f"at least {first_length}",

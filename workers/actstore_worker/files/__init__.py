@@ -1,1 +1,1 @@
-"""Files on this machine, whatever they are of: where they lie, whether they are whole, and whether they changed."""
+"""Files on this machine: their location, whether they are complete, and whether they have changed."""

@@ -1,24 +1,24 @@
-"""Files that are not what their name promises: named, with what to do about it."""
+"""Detects files that are not what their name promises, and says what to do."""
 
 from pathlib import Path
 
-# How the note begins that Git leaves in a file's place where git-lfs is not installed.
+# The beginning of the pointer that Git leaves in place of a file if git-lfs is not installed.
 GIT_LFS = b"version https://git-lfs.github.com/spec/v1"
 
 
 class DamagedFile(ValueError):
-    """What is wrong with which file, and what to do."""
+    """Says which file is wrong, in what way, and what to do."""
 
 
 def is_git_lfs_pointer(path: Path) -> bool:
-    """Whether Git left a note of the file in its place, as it does without git-lfs."""
+    """Whether the file is a Git LFS pointer, as without git-lfs."""
     with path.open("rb") as file:
         return file.read(len(GIT_LFS)) == GIT_LFS
 
 
 def check_file(path: Path, bytes_max: int | None = None) -> None:
-    """Refuses a Git LFS pointer, and a file that is larger: DamagedFile."""
+    """Refuses a Git LFS pointer, and a file that is larger than the limit: DamagedFile."""
     if is_git_lfs_pointer(path):
-        raise DamagedFile(f"{path.name} is a Git LFS pointer and not the file itself: run `git lfs pull` in its folder")
+        raise DamagedFile(f"{path.name} is a Git LFS pointer, not the file itself: run `git lfs pull` in its folder")
     if bytes_max is not None and (size := path.stat().st_size) > bytes_max:
         raise DamagedFile(f"{path.name} has {size} bytes; the limit is {bytes_max}")

@@ -1,4 +1,4 @@
-"""Files on this machine: whether one lies where its name says, and the hash of several."""
+"""Whether a file is inside a folder, and the hash of several files."""
 
 import hashlib
 from collections.abc import Iterable
@@ -8,12 +8,12 @@ _CHUNK_BYTES = 1 << 22
 
 
 def is_inside(path: Path, folder: Path) -> bool:
-    """Also after every symbolic link on the way is followed."""
+    """Whether the path is inside, also after following every symbolic link."""
     return path.resolve().is_relative_to(folder.resolve())
 
 
 def sha256_of(files: Iterable[Path]) -> str:
-    """Over their bytes, one file after the other, in hexadecimal digits. Errors: OSError."""
+    """The hash of their bytes, one file after the other, in hexadecimal digits. Errors: OSError."""
     digest = hashlib.sha256()
     for path in files:
         with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""Are files still those that were read? Told without reading them, by their sizes and times."""
+"""Detects whether files have changed without reading them, by their sizes and times."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -6,9 +6,9 @@ from pathlib import Path
 
 from actstore_storage.errors import ActstoreError
 
-# By path, in order: size, and when contents and inode were changed, in nanoseconds. A copy that keeps the old time of
-# its contents, as rsync's, has a new time of its inode, and so has a file that was renamed. The inode's number is left
-# out: where a bucket is mounted as a folder it may change by itself.
+# By path, in order: size, and when contents and inode changed, in nanoseconds. A copy that keeps the old time of its
+# contents, such as rsync's, has a new inode time, and so has a renamed file. The inode number is left out: if a bucket
+# is mounted as a folder, it may change without reason.
 Stamp = tuple[tuple[str, int, int, int], ...]
 
 
@@ -19,9 +19,10 @@ def stamp_of(files: Iterable[Path]) -> Stamp:
 
 @contextmanager
 def held_still(stamp: Callable[[], Stamp], kind: str, name: str) -> Iterator[None]:
-    """What is read of the files inside the block is of the same bytes, hash and numbers. `stamp` gives their stamp.
+    """Ensures that everything read from the files inside this context belongs to the same bytes. `stamp` gives their
+    stamp.
 
-    Errors: ActstoreError FILES_CHANGED where they were written meanwhile. This error replaces any that came of it.
+    Errors: ActstoreError FILES_CHANGED if they were written meanwhile. This error replaces any that resulted from it.
     """
     before = stamp()
     try:
@@ -29,11 +30,11 @@ def held_still(stamp: Callable[[], Stamp], kind: str, name: str) -> Iterator[Non
     finally:
         if stamp() != before:
             raise ActstoreError(
-                f"the files of {kind} {name!r} were written while they were read",
+                f"the files of {kind} {name!r} changed while they were read",
                 reason="FILES_CHANGED",
                 field=kind,
                 value=name,
-                allowed="files that stay as they are while they are read",
+                allowed="files that do not change while they are read",
             )
 
 

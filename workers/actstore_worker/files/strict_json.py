@@ -1,4 +1,4 @@
-"""JSON files that people wrote or downloaded, read without what two readers could read differently."""
+"""Reads JSON files strictly: anything that two parsers could read differently is refused."""
 
 import json
 import math
@@ -7,12 +7,12 @@ from typing import Any, NoReturn
 
 from actstore_worker.files.damage import DamagedFile, check_file
 
-# Of JSON in JSON. Python's parser gives up at some thousand, and libraries that walk what it gave, earlier.
+# Nesting depth. Python's parser fails at some thousands, and libraries that walk the result fail earlier.
 JSON_DEPTH_MAX = 32
 
 
 def read_json(path: Path, bytes_max: int) -> dict[str, Any]:
-    """A JSON object without what two readers could read differently.
+    """Reads a JSON object, and refuses anything that two parsers could read differently.
 
     Errors: OSError, DamagedFile.
     """
@@ -22,33 +22,33 @@ def read_json(path: Path, bytes_max: int) -> dict[str, Any]:
             path.read_bytes(), object_pairs_hook=said_once, parse_constant=_no_number, parse_float=_finite
         )
     except RecursionError as error:
-        raise DamagedFile(f"{path.name} is nested more than {JSON_DEPTH_MAX} deep") from error
+        raise DamagedFile(f"{path.name} is nested more than {JSON_DEPTH_MAX} levels deep") from error
     except ValueError as error:
         raise DamagedFile(f"{path.name} cannot be read: {error}") from error
     if not isinstance(found, dict):
-        raise DamagedFile(f"{path.name} holds {type(found).__name__}, and not a JSON object")
+        raise DamagedFile(f"{path.name} holds {type(found).__name__}, not a JSON object")
     if not _is_shallow(found, JSON_DEPTH_MAX):
-        raise DamagedFile(f"{path.name} is nested more than {JSON_DEPTH_MAX} deep")
+        raise DamagedFile(f"{path.name} is nested more than {JSON_DEPTH_MAX} levels deep")
     return found
 
 
 def said_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """For JSON: an object without a key that is there twice. Errors: ValueError."""
+    """For a JSON parser: an object without repeated keys. Errors: ValueError."""
     found: dict[str, Any] = {}
     for name, value in pairs:
         if name in found:
-            raise ValueError(f"it says {name!r} more than once")
+            raise ValueError(f"it has the key {name!r} more than once")
         found[name] = value
     return found
 
 
 def _no_number(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is no JSON number")
+    raise ValueError(f"{constant} is not a JSON number")
 
 
 def _finite(text: str) -> float:
     if not math.isfinite(found := float(text)):
-        raise ValueError(f"{text} is more than a float holds")
+        raise ValueError(f"{text} is too large for a float")
     return found
 
 

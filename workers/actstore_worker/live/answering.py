@@ -1,6 +1,7 @@
-"""Any question about a model or an SAE to its answer: what it names is found and looked over, and handed on.
+"""Answers any question about a model or an SAE: finds and checks what the question names, and calls the module that
+answers it.
 
-Which questions there are, the modules of `saes` and `texts` say, each for its own.
+The modules of `saes` and `texts` register the questions that they answer.
 """
 
 import threading
@@ -48,14 +49,14 @@ class LiveAnswers:
         self._saes = LoadedSaes(catalog, device, limits.saes)
 
     def find_sae(self, name: str) -> SparseAutoencoder:
-        """Find one of the SAEs that questions share, for others who need it.
+        """Find an SAE among those that questions share, for other code.
 
         Errors: as `LoadedSaes.get`.
         """
         return self._saes.get(name)
 
     def model_of(self, question: Question) -> ModelReference | None:
-        """Find which model the question needs; None where it needs none.
+        """Find which model the question needs; None if it needs none.
 
         Errors: NotThere RUN_NOT_FOUND.
         """
@@ -67,9 +68,9 @@ class LiveAnswers:
         return None
 
     def answer(self, question: Question, model: SharedModel | None, stop: threading.Event) -> Any:
-        """Answer the question by `model`, that of `model_of`, and by what it names beside it.
+        """Answer the question with `model`, which `model_of` names, and other things that it names.
 
-        Errors: BadRequest for everything that the caller can get wrong; CANCELLED soon after `stop` is set.
+        Errors: BadRequest for every mistake in the question; CANCELLED soon after `stop` is set.
         """
         passes = None if model is None else Passes(model, stop)
         with torch.inference_mode():

@@ -1,10 +1,10 @@
-"""Live questions, as far as who hands them on has to know them: which model each is about."""
+"""Which model each live question is about, for code that only forwards questions."""
 
 from typing import Any, Protocol, runtime_checkable
 
 from actstore_api.records.terms import ModelReference
 
-# A record that `ANSWERS` of answering.py has.
+# A record that is a key of `ANSWERS` in answering.py.
 Question = Any
 
 

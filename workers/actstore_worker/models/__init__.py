@@ -1,3 +1,4 @@
-"""Language models: `families/` says what each family is, `files/` and `tokens/` look at a model's files, `loading.py`
-makes a model of them, and the rest looks into it and changes it.
+"""Language models: loads them from their files, hooks their sites, and changes activations.
+
+`families/` describes each model family, `files/` and `tokens/` check a model's files, and `loading.py` loads it.
 """

@@ -1,7 +1,7 @@
-"""Seeing attention's queries, keys and values as it takes them, and attending otherwise.
+"""Hooks into attention: reads the queries, keys and values that it uses, and can replace its computation.
 
-transformers hands them to a function that the configuration names. Ours calls the usual one of the model, so whatever a
-family tells it (soft caps, windows) is done as the family does it.
+In transformers, attention is a function that the configuration names. Our function calls the model's usual one, so all
+options of a family (soft caps, windows) apply.
 """
 
 import sys
@@ -20,19 +20,19 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from actstore_worker.models.families.family import upcasts_attention
 from actstore_worker.models.model import LanguageModel
 
-# Mixed values [row, query, head, d_head], and weights where the function shows them.
+# Mixed values [row, query, head, d_head], and attention weights if the function returns them.
 Mixed = tuple[Float[Tensor, "row query head d_head"], Tensor | None]
 Usual = Callable[..., Mixed]
-# transformers' words for what attention runs with, beside which ours are named.
+# transformers' names of attention implementations, with which ours is combined.
 _IMPLEMENTATIONS = ("sdpa", "eager")
 _PREFIX = "actstore_"
-# What a family's file has whose attention is called by name: the table of functions, and an eager one of its own.
+# A family's file has these if its attention is called by name: the table of functions, and an eager function.
 _EAGER = "eager_attention_forward"
 _CALLED = {"ALL_ATTENTION_FUNCTIONS", _EAGER}
 
 
 class Attend(Protocol):
-    """In the place of a layer's attention function."""
+    """Replaces a layer's attention function."""
 
     def __call__(
         self, usual: Usual, query: Float[Tensor, "row head query d_head"], key: Tensor, value: Tensor, mask: Any
@@ -45,7 +45,9 @@ _attend: ContextVar[Attend | None] = ContextVar("attend", default=None)
 
 @contextmanager
 def using_attention(model: LanguageModel, implementation: str) -> Iterator[None]:
-    """Only eager attention shows its weights, and its whole mask."""
+    """Runs the model with another attention implementation. Only eager attention exposes its weights and its whole
+    mask.
+    """
     module: Any = model.module
     usual = model.attention
     try:
@@ -59,7 +61,7 @@ def using_attention(model: LanguageModel, implementation: str) -> Iterator[None]
 
 @contextmanager
 def attending(model: LanguageModel, attend: Attend) -> Iterator[None]:
-    """While it lasts, the model's layers attend so, where their attention can be seen at all."""
+    """Within this context, the model's layers use this attention function, if attention can be hooked at all."""
     before = _attend.set(attend)
     try:
         with seeing(model):
@@ -70,7 +72,7 @@ def attending(model: LanguageModel, attend: Attend) -> Iterator[None]:
 
 @contextmanager
 def seeing(model: LanguageModel) -> Iterator[None]:
-    """Around `attending` layer by layer: the model is told of our function once."""
+    """Used around several `attending`, layer by layer: registers our function with the model once."""
     module: Any = model.module
     ours = _PREFIX + model.attention
     if not can_attend(model) or module.config._attn_implementation == ours:
@@ -81,7 +83,7 @@ def seeing(model: LanguageModel) -> Iterator[None]:
 
 
 class Queries:
-    """Attends as usual, and keeps the queries of each layer in turn, after rotary embedding."""
+    """Attends as usual, and keeps the queries of each layer in order, after rotary embedding."""
 
     def __init__(self) -> None:
         self.kept: list[Float[Tensor, "head position d_head"]] = []
@@ -92,7 +94,7 @@ class Queries:
 
 
 def can_attend(model: LanguageModel) -> bool:
-    """Whether its attention is a function by name, in the way of transformers' own families."""
+    """Whether attention is a function by name, as in transformers' own families."""
     if upcasts_attention(model.config):
         return False
     files = (vars(sys.modules[type(module).__module__]) for module in model.layers[0].modules())
@@ -104,7 +106,7 @@ def _register(implementation: str) -> None:
         eager = getattr(sys.modules[type(module).__module__], _EAGER)
         usual: Usual = partial(ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager), module, **told)
         chosen = _attend.get()
-        if chosen is None:  # another thread's model
+        if chosen is None:  # Another thread's model.
             return usual(query, key, value, attention_mask)
         return chosen(usual, query, key, value, attention_mask)
 

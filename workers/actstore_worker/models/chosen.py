@@ -1,4 +1,4 @@
-"""Layers and heads that a caller named; none named stands for all."""
+"""The layers and heads that a caller requested; none given means all."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from actstore_worker.models.model import ModelDescription
 
 
 def chosen_layers(model: ModelDescription, asked: Sequence[int]) -> tuple[int, ...]:
-    """The asked layers in order, or all. Errors: BadRequest LAYER_OUT_OF_RANGE."""
+    """Returns the requested layers in order, or all. Errors: BadRequest LAYER_OUT_OF_RANGE."""
     for layer in asked:
         if not 0 <= layer < model.layer_count:
             raise BadRequest(
@@ -21,7 +21,7 @@ def chosen_layers(model: ModelDescription, asked: Sequence[int]) -> tuple[int, .
 
 
 def chosen_heads(model: ModelDescription, kind: str, asked: Sequence[int]) -> Sequence[int]:
-    """The asked heads of a kind in order, or all; where queries share k and v, there are fewer of those.
+    """Returns the requested heads of a kind in order, or all. If queries share k and v, these have fewer heads.
 
     Errors: BadRequest SITE_UNKNOWN.
     """

@@ -1,7 +1,7 @@
-"""Models, from their files into memory: everything that can be known is checked before a number is computed.
+"""Loads models from their files. Everything that can be known is checked before a number is computed.
 
-`describe_model` reads what planning needs without loading weights; `read_model` adds the module, and `load_model` looks
-at how it is wired.
+`describe_model` reads what planning needs without loading weights; `read_model` adds the module, and `load_model` also
+checks its wiring.
 """
 
 import copy
@@ -48,9 +48,9 @@ from actstore_worker.models.tokens.tokenizer_files import (
 )
 from actstore_worker.models.wiring import check_weights, check_wiring
 
-# transformers' word for where the parts of a model go: "auto" spreads it over the devices that there are.
+# transformers' argument for the placement of a model's parts: "auto" spreads it over all devices.
 DeviceMap = str | dict[str, str] | None
-# transformers keeps the state of a load in globals: two at once in a process leave tied weights untied.
+# transformers keeps the state of a load in globals: two loads at once in a process leave tied weights untied.
 _LOADING = threading.Lock()
 _Options = ParamSpec("_Options")
 _Found = TypeVar("_Found")
@@ -59,7 +59,7 @@ _Found = TypeVar("_Found")
 def _of_still_files(
     read: Callable[Concatenate[ModelSource, _Options], _Found],
 ) -> Callable[Concatenate[ModelSource, _Options], _Found]:
-    """`read`, which fails with FILES_CHANGED where the model's files are written meanwhile."""
+    """Runs `read`, and fails with FILES_CHANGED if the model's files change meanwhile."""
 
     @wraps(read)
     def reading(source: ModelSource, /, *options: _Options.args, **named: _Options.kwargs) -> _Found:
@@ -71,10 +71,10 @@ def _of_still_files(
 
 @_of_still_files
 def describe_model(source: ModelSource) -> ModelDescription:
-    """Everything that can be known without reading the weights' numbers, and checked: see docs/reference/models.md.
+    """Returns and checks what can be known without reading the weights' values: see docs/reference/models.md.
 
-    Errors: BadRequest MODEL_UNSUPPORTED for another family, and for files that are not whole, not safe, or not those of
-    one model.
+    Errors: BadRequest MODEL_UNSUPPORTED for an unsupported family, and for files that are incomplete, unsafe, or do not
+    fit each other.
     """
     config = _read_config(source)
     tokenizer = _read_tokenizer(source, config)
@@ -90,7 +90,7 @@ def describe_model(source: ModelSource) -> ModelDescription:
         identity_of(config, raw_configuration(source.folder)),
     )
     put_around = [found for found in (described.bos_id, described.end_id) if found is not None]
-    check_ids(described, put_around, "its tokenizer puts around each text")
+    check_ids(described, put_around, "its tokenizer adds to each text")
     return described
 
 
@@ -102,7 +102,8 @@ def load_model(
     attention: str = "",
     device_map: DeviceMap = None,
 ) -> LanguageModel:
-    """Computes in `dtype`, whatever the file holds, with attention as the family's, or as asked.
+    """Loads a model that computes in `dtype`, whatever the file's dtype, with the family's default attention or the
+    requested one.
 
     Errors: BadRequest MODEL_UNSUPPORTED as `describe_model`; for weights that do not fit; and as `check_weights` and
     `check_wiring`.
@@ -122,7 +123,7 @@ def read_model(
     attention: str = "",
     device_map: DeviceMap = None,
 ) -> LanguageModel:
-    """As `load_model`, without looking at how the model is wired."""
+    """As `load_model`, without checking the model's wiring."""
     described = describe_model(source)
     attention = attention or described.attention_implementation
     with _LOADING:
@@ -130,14 +131,14 @@ def read_model(
     if device_map is None:
         module = module.to(device)
     _leave_files(module)
-    # Evaluation mode turns dropout off, without which no two passes would agree.
+    # Evaluation mode turns off dropout, without which no two passes would agree.
     module = module.eval().requires_grad_(False)
     known = {item.name: getattr(described, item.name) for item in fields(described)}
     return LanguageModel(**known, _module=module, dtype=dtype, device=device, attention=attention)
 
 
 def weight_shapes(source: ModelSource, config: Any) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Names and shapes of the weights, as transformers has them; `config` is what it reads of the model's."""
+    """Names and shapes of the weights, as in transformers. `config` is transformers' configuration of the model."""
     if is_transformer_lens(raw_configuration(source.folder)):
         weights = read_weights(transformer_lens_file(source), config)
         yield from ((name, tuple(tensor.shape)) for name, tensor in weights.items())
@@ -151,7 +152,7 @@ def _read_config(source: ModelSource) -> Any:
         config = read_configuration(source)
     except BadRequest:
         raise
-    except Exception as error:  # whatever a broken file makes of transformers' classes
+    except Exception as error:  # Broken files can make transformers' classes raise anything.
         raise _unsupported(source, f"its {MODEL_CONFIGURATION} cannot be used: {error}") from error
     if why := unsupported_option(config):
         raise _unsupported(source, why)
@@ -161,9 +162,9 @@ def _read_config(source: ModelSource) -> Any:
 
 def _read_tokenizer(source: ModelSource, config: Any) -> Any:
     folder, raw = source.tokenizer_folder, raw_configuration(source.folder)
-    if is_transformer_lens(raw) and not (folder / TOKENIZER).is_file():  # it lies elsewhere on the hub
+    if is_transformer_lens(raw) and not (folder / TOKENIZER).is_file():  # On the hub it is in another repository.
         name = raw.get("tokenizer_name")
-        raise _unsupported(source, f"its tokenizer, {name!r}, must lie beside it: there is no {TOKENIZER}")
+        raise _unsupported(source, f"its folder must also contain its tokenizer, {name!r}: there is no {TOKENIZER}")
     try:
         check_tokenizer(folder)
         with refusing_tokenizer(source.name):
@@ -173,14 +174,15 @@ def _read_tokenizer(source: ModelSource, config: Any) -> Any:
         raise _unsupported(source, str(error)) from error
     if not tokenizer.is_fast:
         raise _unsupported(source, f"its tokenizer has no {TOKENIZER}")
-    # Left by whoever saved it. Each call would have to undo it, which fails while another thread tokenises.
+    # Truncation or padding that was saved with the tokenizer. Each call would have to undo it, which fails while
+    # another thread tokenizes.
     tokenizer.backend_tokenizer.no_truncation()
     tokenizer.backend_tokenizer.no_padding()
     return tokenizer
 
 
 def _check_skeleton(source: ModelSource, config: Any) -> None:
-    """That the weights are the model's, by their names and shapes alone. Errors: BadRequest MODEL_UNSUPPORTED."""
+    """Checks names and shapes of the weights against the model. Errors: BadRequest MODEL_UNSUPPORTED."""
     with _LOADING:
         _read_module(source, copy.deepcopy(config), torch.float32, "eager", "meta")
 
@@ -188,11 +190,11 @@ def _check_skeleton(source: ModelSource, config: Any) -> None:
 def _read_module(
     source: ModelSource, config: Any, dtype: torch.dtype, attention: str, device_map: DeviceMap
 ) -> nn.Module:
-    transformers_logging.disable_progress_bar()  # a worker's log is no terminal
+    transformers_logging.disable_progress_bar()  # A worker's log is not a terminal.
     try:
         weights, files = _weights_from(source, config)
-        if config.num_hidden_layers > len(files):  # which would take a while to build, to find it wanting
-            raise DamagedFile(f"{config.num_hidden_layers} layers are not made of {len(files)} tensors")
+        if config.num_hidden_layers > len(files):  # building it first would take a while
+            raise DamagedFile(f"{config.num_hidden_layers} layers cannot be stored in {len(files)} tensors")
         module, report = find_family(config.model_type).auto_class.from_pretrained(
             **weights,
             config=config,
@@ -202,19 +204,19 @@ def _read_module(
             trust_remote_code=False,
             local_files_only=True,
             output_loading_info=True,
-            ignore_mismatched_sizes=True,  # so that the report has them; they are refused
+            ignore_mismatched_sizes=True,  # So that the report has them; they are refused later.
         )
         check_tensors(module, report, files)
         if device_map == "meta":
             _check_ties(module, files)
-    except Exception as error:  # whatever a broken file makes of transformers and safetensors
+    except Exception as error:  # Broken files can make transformers and safetensors raise anything.
         raise _unsupported(source, f"its weights cannot be loaded: {error}") from error
     assert isinstance(module, nn.Module)  # noqa: S101
     return module
 
 
 def _check_ties(module: Any, files: Mapping[str, Path]) -> None:
-    """Where the files have both of two weights that are to be one. Errors: DamagedFile."""
+    """Checks weights that are to be tied, if the files have both of them. Errors: DamagedFile."""
     found = places(module, files)
     for pair in module.all_tied_weights_keys.items():
         one, other = (found.get(place_of(module, name)) for name in pair)
@@ -223,14 +225,14 @@ def _check_ties(module: Any, files: Mapping[str, Path]) -> None:
 
 
 def _leave_files(module: nn.Module) -> None:
-    """Weights that were mapped from a file change with it: whoever overwrote it would change the model in memory."""
+    """Copies weights out of memory-mapped files, because overwriting a file would change the model in memory."""
     for tensor in (*module.parameters(), *module.buffers()):
         if tensor.device.type == "cpu":
             tensor.data = tensor.data.clone()
 
 
 def _weights_from(source: ModelSource, config: Any) -> tuple[dict[str, Any], Mapping[str, Path]]:
-    """In transformers' words; and the tensors that are there, by name, with their files."""
+    """Returns transformers' arguments, and the tensors of the files by name."""
     if is_transformer_lens(raw_configuration(source.folder)):
         path = transformer_lens_file(source)
         weights = read_weights(path, config)

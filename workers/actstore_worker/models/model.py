@@ -1,6 +1,6 @@
 """Language models as actstore runs them: float weights, evaluation mode, no gradients, no remote code.
 
-`loading.py` makes them of their files.
+`loading.py` loads them from their files.
 """
 
 import copy
@@ -31,12 +31,12 @@ class ModelDescription:
     tokenizer: Any
     weights_sha256: str
     tokenizer_sha256: str
-    # What of the configuration decides numbers: see `identity.identity_of`.
+    # The configuration options that affect numbers: see `identity.identity_of`.
     model_config: Mapping[str, Any]
 
     @cached_property
     def config_sha256(self) -> str:
-        """The hash of what of the configuration decides numbers."""
+        """The hash of the configuration options that affect numbers."""
         return identity_sha256(self.model_config)
 
     @property
@@ -56,17 +56,17 @@ class ModelDescription:
 
     @property
     def vocabulary_size(self) -> int:
-        """How many embeddings it has: ids are below."""
+        """The number of embeddings: ids are below it."""
         return int(self.config.vocab_size)
 
     @property
     def context_length(self) -> int:
-        """How many tokens a text may have."""
+        """The largest number of tokens in a text."""
         return self.family.context_length(self.config)
 
     @property
     def context_reason(self) -> str:
-        """Why a text may not be as long as config.json says, to be said behind `context_length`; else empty."""
+        """Why a text cannot be as long as config.json says, as the continuation of a sentence; else empty."""
         stated = int(self.config.max_position_embeddings)
         if self.context_length == stated:
             return ""
@@ -77,50 +77,52 @@ class ModelDescription:
 
     @property
     def bos_id(self) -> int | None:
-        """0 is a BOS like any other (Pythia's); only None means that there is none. An encoder's is its CLS token."""
+        """The id of BOS. 0 is a valid one (Pythia's); only None means that there is none. An encoder's is its CLS
+        token.
+        """
         found = self.tokenizer.bos_token_id if self.family.causal else self.tokenizer.cls_token_id
         return None if found is None else int(found)
 
     @property
     def end_id(self) -> int | None:
-        """What closes a sequence that has a BOS token: an encoder's SEP, which it was trained to see there."""
+        """The id that closes a sequence with a BOS token: an encoder's SEP, because it was trained with it."""
         found = None if self.family.causal else self.tokenizer.sep_token_id
         return None if found is None else int(found)
 
     @property
     def around(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Ids before and after a sequence that has a BOS token; none where the tokenizer has none."""
+        """Ids before and after a sequence with a BOS token; none if the tokenizer has none."""
         before, after = ((found,) if found is not None else () for found in (self.bos_id, self.end_id))
         return (before, after) if before else ((), ())
 
     @property
     def attention_implementation(self) -> str:
-        """What attention usually runs with, in transformers' words."""
+        """The default attention implementation, named as in transformers."""
         return self.family.attention_implementation(self.config)
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """Residual kinds; `head_counts` has those with heads."""
+        """Kinds of the residual stream; `head_counts` has those with heads."""
         return self.family.kinds(self.config)
 
     @property
     def written_kinds(self) -> tuple[str, ...]:
-        """What the parts of a layer add to the residual."""
+        """The kinds that the parts of a layer add to the residual."""
         return tuple(kind for kind in ("attn_out", "mlp_out") if kind in self.kinds)
 
     @property
     def inner_kinds(self) -> tuple[str, ...]:
-        """Kinds of d_model's width that are no part of the residual stream."""
+        """Kinds of width d_model that are not part of the residual stream."""
         return self.family.inner_kinds
 
     @property
     def head_counts(self) -> Mapping[str, int]:
-        """How many heads a site of each kind has: of k and v, where queries share them, fewer."""
+        """The number of heads at a site of each kind. If queries share k and v, these have fewer."""
         shared = getattr(self.config, "num_key_value_heads", None) or self.head_count
         return {kind: int(shared) if kind in "kv" else self.head_count for kind in HEAD_KINDS}
 
     def site_width(self, site: Site, context_length: int) -> int:
-        """Elements of a token's row at a site; attention weights are over a context of so many tokens."""
+        """The number of elements in a token's row at a site; attention weights depend on this context length."""
         if site.kind not in HEAD_KINDS:
             return self.d_model
         d_head = int(getattr(self.config, "head_dim", None) or self.d_model // self.head_count)
@@ -145,7 +147,7 @@ class ModelDescription:
 
     @property
     def _added_tokens(self) -> Mapping[int, Any]:
-        """Of tokenizer.json and tokenizer_config.json."""
+        """The added tokens of tokenizer.json and tokenizer_config.json."""
         added: Mapping[int, Any] = self.tokenizer.added_tokens_decoder
         return added
 
@@ -157,13 +159,13 @@ class ModelDescription:
 
 @dataclass(frozen=True)
 class LanguageModel(ModelDescription):
-    """With its weights, for one thread at a time: `turns.SharedModel` is for several."""
+    """A model with its weights, for one thread at a time. `turns.SharedModel` is for several."""
 
     _module: nn.Module = field(repr=False)
     dtype: str
-    # Where token ids go. Parts of a model that is spread over several devices may be on others.
+    # The device of token ids. Parts of a model that is spread over several devices may be on others.
     device: torch.device
-    # What attention runs with: `attention_implementation`, or eager, whose weights can be seen.
+    # The attention implementation: `attention_implementation`, or eager, whose weights can be read.
     attention: str
 
     @property
@@ -178,15 +180,13 @@ class LanguageModel(ModelDescription):
 
     @property
     def final_norm(self) -> nn.Module:
-        """What the last residual goes through before the unembedding; of a model without a norm there, what changes
-        nothing.
-        """
+        """The norm before the unembedding; for a model without one, the identity."""
         parent, _, name = self.family.final_norm.rpartition(".")
         found: nn.Module | None = getattr(self.module.get_submodule(parent), name, None) if name else None
         return nn.Identity() if found is None else found
 
     def unembed(self, normed: Float[Tensor, "... d_model"]) -> Float[Tensor, "... vocabulary"]:
-        """Logits of what the final norm gave, with Gemma 2's soft cap."""
+        """Returns the logits of the final norm's output, with Gemma 2's soft cap."""
         module: Any = self.module
         logits: Tensor = module.get_output_embeddings()(normed)
         cap = getattr(self.config, "final_logit_softcapping", None)
@@ -194,6 +194,6 @@ class LanguageModel(ModelDescription):
 
 
 def share_weights(model: LanguageModel) -> LanguageModel:
-    """The same weights in a module of its own, so that two threads can each have their hooks."""
+    """Returns a separate module over the same weights, so that two threads can each have their own hooks."""
     shared = {id(tensor): tensor for tensor in (*model.module.parameters(), *model.module.buffers())}
     return replace(model, _module=copy.deepcopy(model.module, shared))

@@ -1,4 +1,4 @@
-"""A caller's text as a model's tokens, and whether a BOS goes in front: what captures, sweeps and questions share."""
+"""Turns a caller's text into a model's tokens, with or without a BOS; shared by captures, sweeps and questions."""
 
 from collections.abc import Collection, Iterable, Sequence
 
@@ -13,10 +13,10 @@ from actstore_worker.models.tokens.tokenizer_files import refusing_tokenizer
 
 
 def prompt_ids(model: ModelDescription, prompt: Prompt, asked_bos: bool | None, field: str) -> tuple[int, ...]:
-    """What the model reads. A text gets a BOS where the tokenizer has one, unless `asked_bos` says otherwise; token ids
-    get one where it is asked for, and are else read as they are. What begins with a BOS keeps that one alone.
+    """Returns what the model reads. A text gets a BOS if the tokenizer has one, unless `asked_bos` says otherwise;
+    token ids get one only if it is requested. A prompt that already begins with a BOS does not get a second one.
 
-    Errors: BadRequest for no token, an id that has no embedding, and a BOS that is asked for and does not exist.
+    Errors: BadRequest for no token, an id that has no embedding, and a requested BOS that does not exist.
     """
     own = text_ids(model, prompt) if isinstance(prompt, str) else _checked(model, prompt, field)
     if not own:
@@ -26,7 +26,7 @@ def prompt_ids(model: ModelDescription, prompt: Prompt, asked_bos: bool | None, 
 
 
 def prepends_bos(model: ModelDescription, asked: bool | None) -> bool:
-    """None: where the tokenizer has a BOS token. Errors: BadRequest where one is asked for that does not exist."""
+    """None: true if the tokenizer has a BOS token. Errors: BadRequest if a requested BOS does not exist."""
     if asked and model.bos_id is None:
         raise BadRequest(
             f"the tokenizer of {model.name!r} has no BOS token to prepend",
@@ -38,24 +38,25 @@ def prepends_bos(model: ModelDescription, asked: bool | None) -> bool:
 
 
 def tokenised(described: ModelDescription, texts: list[str]) -> list[list[int]]:
-    """The ids of each text alone, without what is put around it.
+    """Returns the ids of each text, without special tokens around it.
 
-    Errors: BadRequest MODEL_UNSUPPORTED where the tokenizer gives up.
+    Errors: BadRequest MODEL_UNSUPPORTED if the tokenizer fails.
     """
     with refusing_tokenizer(described.name):
-        # verbose: its warning about long texts is about what is refused, or cut, elsewhere.
+        # verbose: its warning about long texts is unnecessary, because these are refused, or cut, elsewhere.
         found = described.tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
     ids: list[list[int]] = found["input_ids"]
     return ids
 
 
 def check_ids(described: ModelDescription, ids: Collection[int], whence: str) -> None:
-    """Refuses ids that have no embedding: BadRequest MODEL_UNSUPPORTED. `whence` says who gives them."""
+    """Refuses ids that have no embedding: BadRequest MODEL_UNSUPPORTED. `whence` says where they come from."""
     strange = [token for token in ids if not 0 <= token < described.vocabulary_size]
     if strange:
         raise BadRequest(
-            f"model {described.name!r} has {described.vocabulary_size} embeddings, and none of id {strange[0]}, which "
-            f"{whence}: this tokenizer, or this dataset, goes with another model",
+            f"model {described.name!r} has {described.vocabulary_size} embeddings, but none for token id "
+            f"{strange[0]}, which "
+            f"{whence}: this tokenizer or dataset belongs to another model",
             reason="MODEL_UNSUPPORTED",
             field="model",
             value=described.name,
@@ -64,15 +65,15 @@ def check_ids(described: ModelDescription, ids: Collection[int], whence: str) ->
 
 
 def text_ids(model: ModelDescription, text: str) -> tuple[int, ...]:
-    """The text's own tokens alone. Errors: BadRequest MODEL_UNSUPPORTED for an id that has no embedding."""
+    """Returns the text's own tokens only. Errors: BadRequest MODEL_UNSUPPORTED for an id that has no embedding."""
     (ids,) = tokenised(model, [text])
-    check_ids(model, ids, "its tokenizer gives for this text")
+    check_ids(model, ids, "its tokenizer returns for this text")
     return tuple(ids)
 
 
 def with_bos(model: ModelDescription, ids: Sequence[int], prepend_bos: bool) -> tuple[int, ...]:
-    """The ids with a BOS in front; of an encoder also with a SEP behind, which it was trained to see where it sees a
-    CLS token. Neither is added where the ids have it already, as those of a text that a chat template wrote.
+    """Returns the ids with a BOS in front; for an encoder also with a SEP at the end, because it was trained with both.
+    Neither is added if the ids already have it, for example from a chat template.
     """
     before, after = model.around if prepend_bos else ((), ())
     begun, ended = tuple(ids[: len(before)]) == before, tuple(ids[len(ids) - len(after) :]) == after
@@ -80,8 +81,9 @@ def with_bos(model: ModelDescription, ids: Sequence[int], prepend_bos: bool) -> 
 
 
 def token_of(model: ModelDescription, answer: TokenReference, field: str) -> int:
-    """The one token of an answer: its id, or the token whose text alone is this, or the one that the tokenizer makes of
-    it. Where those two differ, as of `t` for a tokenizer that puts a space in front of a text, neither is guessed.
+    """Returns the one token of an answer: its id, the token with exactly this text, or the one that the tokenizer
+    encodes it as. If the latter two differ, as for `t` with a tokenizer that adds a space in front of a text, it is an
+    error.
 
     Errors: BadRequest ANSWER_NOT_ONE_TOKEN.
     """
@@ -114,7 +116,10 @@ def _not_one_token(
     why = f"is {len(made)} tokens: {' | '.join(texts)}; an answer is one token, with its leading space if it has one"
     if len(made) == 1:
         ids = ", ".join(map(str, named))
-        why = f"is the text of token {ids}, and the tokenizer makes {texts[0]!r} of it, token {made[0]}: say which"
+        why = (
+            f"is ambiguous: it is the text of token {ids}, but the tokenizer encodes it as {texts[0]!r}, token "
+            f"{made[0]}"
+        )
     return BadRequest(
         f"{field} {answer!r} {why}",
         reason="ANSWER_NOT_ONE_TOKEN",
@@ -125,18 +130,18 @@ def _not_one_token(
 
 
 def token_texts(model: ModelDescription, tokens: Iterable[int]) -> list[str]:
-    """The text of each token alone, as the registry of models stores it."""
+    """Returns the text of each token alone, as the registry of models stores it."""
     return [model.texts.alone[token] for token in tokens]
 
 
 def plain_ids(model: ModelDescription) -> Int[NDArray[np.int64], " plain"]:
-    """Those that the tokenizer can give and that mean nothing special."""
+    """Returns the ids that the tokenizer can produce and that are not special."""
     vocabulary = model.tokenizer.get_vocab().values()
     return np.array(sorted({each for each in vocabulary if each < model.vocabulary_size} - model.special_ids), np.int64)
 
 
 def check_length(model: ModelDescription, field: str, tokens: int, subject: str = "the text has") -> None:
-    """Refuses more tokens than the model's context has: BadRequest LIMIT_EXCEEDED."""
+    """Refuses texts longer than the model's context: BadRequest LIMIT_EXCEEDED."""
     if tokens > model.context_length:
         raise BadRequest(
             f"{subject} {tokens} tokens; {model.name!r} reads at most {model.context_length}{model.context_reason}",

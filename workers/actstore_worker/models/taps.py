@@ -1,8 +1,8 @@
-"""The hooks at a model's sites: what is there is seen, or changed, where its modules hand tensors on.
+"""Hooks at a model's sites: activations are read, or changed, where modules pass tensors on.
 
-`visit` and `observe` run the trunk alone, compute no logits, and stop once the last site was seen. While `changing`
-lasts, the model computes with other activations. Sites are never read from `hidden_states`, whose last entry has the
-final norm applied.
+`visit` and `observe` run the trunk only, compute no logits, and stop after the last requested site. Within `changing`,
+the model computes with other activations. Sites are never read from `hidden_states`, whose last entry is after the
+final norm.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,18 +20,18 @@ from actstore_worker.models.families.family import Tap
 from actstore_worker.models.model import LanguageModel
 
 See = Callable[[Site, Float[Tensor, "batch position width"]], None]
-# Takes what a site's tap has, [row, position, width], and returns what goes on in its place.
+# Takes a site's tensor, [row, position, width], and returns its replacement.
 Change = Callable[[Tensor], Tensor]
-# Takes a copy of a site's activation as [row, position, head, width of a head], one head where the kind has none, and
+# Takes a copy of a site's activation as [row, position, head, width of a head], one head for kinds without heads, and
 # writes into it.
 Edit = Callable[[Tensor], None]
-# What all of them are made of: a change, or None where what the tap has goes on as it is.
+# The common form of both: a change, or None to keep the tensor.
 _Hook = Callable[[Tensor], Tensor | None]
-# How transformers calls the first argument of its modules.
+# The name of the first argument of transformers' modules.
 _FIRST = "hidden_states"
 
 
-class _Enough(Exception):  # no error: it leaves the layers that nobody asked for unrun
+class _Enough(Exception):  # Not an error: it skips the layers that are not needed.
     pass
 
 
@@ -43,11 +43,11 @@ def visit(
     see: See,
     position_ids: Int[Tensor, "batch position"] | None = None,
 ) -> None:
-    """Call `see` with each site's tensor at the moment when the forward pass has it, so that nothing need be kept.
+    """Call `see` with each site's tensor during the forward pass, so that nothing needs to be kept.
 
-    Without a mask, padding on the right is harmless where attention is causal: positions count from the left. With
-    `position_ids` that begin at 0 again, and without a mask, each such stretch of a row attends to itself alone.
-    A site may be one head. Attention weights [batch, head, query, key] are shown as [batch, query, head * key].
+    Without a mask, padding on the right is harmless with causal attention: positions count from the left. With
+    `position_ids` that start at 0 again, and without a mask, each such part of a row attends to itself only. A site may
+    be one head. Attention weights [batch, head, query, key] are passed as [batch, query, head * key].
     """
     missing = set(sites)
 
@@ -70,7 +70,7 @@ def observe(
     attention_mask: Bool[Tensor, "batch position"] | None,
     sites: Iterable[Site],
 ) -> dict[Site, Float[Tensor, "batch position width"]]:
-    """Every site's tensor. resid_post of a layer and resid_pre of the next are the same object."""
+    """Returns every site's tensor. resid_post of a layer and resid_pre of the next are the same object."""
     seen: dict[Site, Tensor] = {}
     visit(model, token_ids, attention_mask, sites, seen.__setitem__)
     return seen
@@ -78,7 +78,7 @@ def observe(
 
 @contextmanager
 def changing(model: LanguageModel, changes: Mapping[Site, Change], shape: Sequence[int]) -> Iterator[None]:
-    """While it lasts, the model computes with those sites changed; of token ids of that shape [row, position]."""
+    """Within this context, the model computes with those sites changed; for token ids of that shape [row, position]."""
     with ExitStack() as hooks:
         for site, change in changes.items():
             hooks.callback(_attach(model, site, shape, change).remove)
@@ -86,7 +86,7 @@ def changing(model: LanguageModel, changes: Mapping[Site, Change], shape: Sequen
 
 
 def writing(model: LanguageModel, edits: Mapping[Site, Edit]) -> dict[Site, Change]:
-    """The changes that edits make. `pattern` can only be seen: attention has used its weights by then."""
+    """Returns the changes that edits make. `pattern` can only be read: attention has already used its weights."""
 
     def change(site: Site, edit: Edit) -> Change:
         def changed(found: Tensor) -> Tensor:
@@ -100,7 +100,7 @@ def writing(model: LanguageModel, edits: Mapping[Site, Edit]) -> dict[Site, Chan
 
 
 def by_head(model: LanguageModel, kind: str, found: Tensor) -> Tensor:
-    """A view [row, position, head, width] of what a tap has; of pattern, [row, query, head, key]."""
+    """Returns a view [row, position, head, width] of a tap's tensor; for pattern, [row, query, head, key]."""
     tap = model.family.taps[kind]
     if kind == "pattern":
         return found.transpose(1, 2)
@@ -113,7 +113,7 @@ def by_head(model: LanguageModel, kind: str, found: Tensor) -> Tensor:
 def _shown(model: LanguageModel, site: Site, found: Tensor) -> Float[Tensor, "batch position width"]:
     if site.head is not None:
         return by_head(model, site.kind, found)[..., site.head, :]
-    # Without heads it is the very tensor that the module has, so that what is one in the model stays one.
+    # Without heads it is the module's own tensor, so that identical tensors stay identical.
     return by_head(model, site.kind, found).flatten(2) if site.kind in HEAD_KINDS else found
 
 
@@ -128,7 +128,7 @@ def _run_until_enough(
 
 
 def _attach(model: LanguageModel, site: Site, shape: Sequence[int], hook: _Hook) -> RemovableHandle:
-    """Calls `hook` with what the site's tap has, [row, position, width], whenever the model comes by."""
+    """Calls `hook` with the site's tensor, [row, position, width], whenever the model computes it."""
     tap = model.family.taps[site.kind]
     module = model.layers[site.layer].get_submodule(tap.path)
     met = _on_rows(hook, tuple(shape))
@@ -138,7 +138,7 @@ def _attach(model: LanguageModel, site: Site, shape: Sequence[int], hook: _Hook)
 
 
 def _on_rows(hook: _Hook, shape: tuple[int, ...]) -> _Hook:
-    """OPT's MLP sees the rows of all sequences as one list."""
+    """OPT's MLP gets the rows of all sequences as one list."""
 
     def met(found: Tensor) -> Tensor | None:
         if found.ndim > 2:
@@ -150,7 +150,7 @@ def _on_rows(hook: _Hook, shape: tuple[int, ...]) -> _Hook:
 
 
 def _on_input(hook: _Hook) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], Any]:
-    """A module's first argument, which some callers hand on by its name."""
+    """A module's first argument, which some callers pass by name."""
 
     def met(_module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
         changed = hook(arguments[0] if arguments else named[_FIRST])

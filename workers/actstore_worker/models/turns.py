@@ -1,7 +1,7 @@
 """Turns at a model that several threads share.
 
-Hooks, and the kind of attention, are set on a module and are seen by every thread that runs it. So of a shared model
-nobody has the module but the thread whose turn it is.
+Hooks and the attention implementation are set on a module, so they affect every thread that runs it. Therefore only the
+thread whose turn it is can get the module of a shared model.
 """
 
 import threading
@@ -15,22 +15,23 @@ from actstore_worker.models.model import LanguageModel
 
 
 class Turns:
-    """A lock that goes to who has waited longest. `threading.Lock` may go to who just gave it back, again and again.
+    """A lock that goes to the thread that has waited longest. `threading.Lock` may go to the thread that just released
+    it, again and again.
 
-    A thread that has the turn and takes it again keeps it until it has given it back as often.
+    A thread that takes its turn several times keeps it until it has released it as often.
     """
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
         self._taken = False
         self._waiting: deque[threading.Event] = deque()
-        # Of the thread whose turn it is; nobody's between one thread's turn and the next one's.
+        # The thread whose turn it is; None between turns.
         self._owner: int | None = None
         self._depth = 0
 
     @property
     def mine(self) -> bool:
-        """Whether it is the turn of the thread that asks."""
+        """Whether it is the calling thread's turn."""
         return self._owner == threading.get_ident()
 
     def __enter__(self) -> None:
@@ -48,7 +49,7 @@ class Turns:
         with self._guard:
             self._owner = None
             if self._waiting:
-                self._waiting.popleft().set()  # it stays taken, by the next
+                self._waiting.popleft().set()  # It stays taken, by the next thread.
             else:
                 self._taken = False
 
@@ -64,19 +65,21 @@ class Turns:
 
 @dataclass(frozen=True)
 class SharedModel(LanguageModel):
-    """A model that several threads want to run. `turns` may be those of other models too."""
+    """A model that several threads run. `turns` may be shared with other models."""
 
     turns: Turns = field(repr=False)
 
     @property
     def module(self) -> nn.Module:
-        """Errors: RuntimeError for a thread whose turn it is not. It must not keep the module beyond its turn."""
+        """The module. Errors: RuntimeError for a thread whose turn it is not. The thread must not keep the module after
+        its turn.
+        """
         if not self.turns.mine:
-            raise RuntimeError(f"the module of {self.name!r} is shared, and it is not this thread's turn")
+            raise RuntimeError(f"the module of {self.name!r} is shared, and this thread has not taken its turn")
         return self._module
 
 
 def share(model: LanguageModel, turns: Turns) -> SharedModel:
-    """Whoever calls this gives its own `model` away: from now on the module is used in turns."""
+    """Returns a shared model. The caller must not use its own `model` afterwards."""
     known = {item.name: getattr(model, item.name) for item in fields(LanguageModel)}
     return SharedModel(**known, turns=turns)

@@ -1,8 +1,8 @@
-"""The matrices of each layer under TransformerLens's names, whatever module a family keeps them in.
+"""The matrices of each layer with TransformerLens's names, whichever module a family stores them in.
 
 W_Q, W_K, W_V are [head, d_model, d_head], W_O [head, d_head, d_model], W_in and W_gate [d_model, d_mlp], W_out [d_mlp,
-d_model]; a vector is multiplied from the left. Keys and values have the heads that they have: of queries that share
-them, the repeated ones are not stored.
+d_model]; a vector is multiplied from the left. If queries share keys and values, W_K and W_V have one entry for each
+key-value head.
 """
 
 from dataclasses import dataclass
@@ -22,19 +22,21 @@ from actstore_worker.models.taps import by_head
 
 @dataclass(frozen=True)
 class Norm:
-    """What a norm does after its division: `centred` for a LayerNorm, which takes the mean away."""
+    """What a norm does after its division: `centred` for a LayerNorm, which subtracts the mean."""
 
     gain: Float[Tensor, " d_model"]
     bias: Float[Tensor, " d_model"] | None
     centred: bool
 
     def fold(self, reading: Float[Tensor, "*head d_model width"]) -> Float[Tensor, "*head d_model width"]:
-        """As TransformerLens folds a norm: a matrix that reads the residual itself, but for the division."""
+        """Folds the norm into a matrix, as TransformerLens does: the result reads the residual directly, except for the
+        division.
+        """
         gained = self.gain[:, None] * reading
         return gained - gained.mean(dim=-2, keepdim=True) if self.centred else gained
 
     def folded_bias(self, reading: Float[Tensor, "*head d_model width"]) -> Tensor | float:
-        """What the norm's own bias writes through the matrix."""
+        """The contribution of the norm's own bias through the matrix."""
         return 0.0 if self.bias is None else self.bias @ reading
 
 
@@ -43,7 +45,7 @@ Matrix = tuple[Tensor, Tensor | None]  # weight and bias
 
 @dataclass(frozen=True)
 class LayerWeights:
-    """In float32. Each matrix with its bias; None where the model has no such part."""
+    """The weights of a layer in float32. Each matrix with its bias; None if the model has no such part."""
 
     attention_norm: Norm
     q: Matrix
@@ -57,12 +59,12 @@ class LayerWeights:
 
     @property
     def group(self) -> int:
-        """Query heads that share a key and value head."""
+        """The number of query heads that share a key-value head."""
         return len(self.q[0]) // len(self.k[0])
 
     def constant_write(self, *, folded: bool) -> Float[Tensor, " d_model"]:
-        """What attention writes whatever it reads, since a pattern's row sums to 1: b_O + b_V W_O; `folded`: and what
-        the norm's bias writes through W_V W_O.
+        """The part of attention's output that does not depend on its input, because a pattern's rows sum to 1: b_O +
+        b_V W_O; `folded`: plus the contribution of the norm's bias through W_V W_O.
         """
         matrix, bias = self.o
         value = torch.zeros(len(self.v[0]), self.v[0].shape[-1], device=matrix.device)
@@ -74,15 +76,15 @@ class LayerWeights:
         return found if bias is None else found + bias
 
     def shared(self, by_key_head: Float[Tensor, "key_head ..."]) -> Float[Tensor, "head ..."]:
-        """What each query head has of a key and value head that it shares."""
+        """Repeats a key-value head's part for each query head that shares it."""
         return by_key_head.repeat_interleave(self.group, dim=0)
 
 
 def layout_of(model: LanguageModel) -> Layout:
-    """Where the model's family keeps its matrices. Errors: BadRequest MODEL_UNSUPPORTED where nobody reads them."""
+    """Where the model's family stores its matrices. Errors: BadRequest MODEL_UNSUPPORTED if that is not supported."""
     if model.family.layout is None:
         raise BadRequest(
-            f"where {model.family.name} models keep their weights by head is not known here",
+            f"reading the weights of single heads is not supported for {model.family.name} models",
             reason="MODEL_UNSUPPORTED",
             field="model",
             value=model.name,
@@ -114,7 +116,7 @@ def layer_weights(model: LanguageModel, layer: int) -> LayerWeights:
 
 
 def position_embedding(model: LanguageModel) -> Float[Tensor, "position d_model"] | None:
-    """W_pos, where positions are learned; OPT's begins behind rows that stand for no position."""
+    """W_pos, if positions are learned; OPT's begins after rows that represent no position."""
     if not model.family.position_embedding:
         return None
     module = model.module.get_submodule(model.family.position_embedding)
@@ -124,7 +126,7 @@ def position_embedding(model: LanguageModel) -> Float[Tensor, "position d_model"
 
 
 def read_norm(model: LanguageModel, module: nn.Module) -> Norm:
-    """What a norm of the model's does, in float32; one without a weight has gain 1."""
+    """A norm's gain and bias, in float32. A norm without a weight has gain 1."""
     width = torch.ones(model.d_model, device=model.device)
     weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
     gain = width if weight is None else weight.float()
@@ -140,9 +142,9 @@ def _matrix(module: nn.Module) -> Matrix:
 
 
 def _heads(model: LanguageModel, block: nn.Module) -> tuple[Matrix, Matrix, Matrix]:
-    """W_Q, W_K and W_V, which lie in the modules that give q, k and v as these do."""
+    """W_Q, W_K and W_V, from the modules that compute q, k and v."""
     paths = {kind: model.family.taps[kind].path for kind in "qkv"}
-    parts = {path: _matrix(block.get_submodule(path)) for path in set(paths.values())}  # one, where it makes all three
+    parts = {path: _matrix(block.get_submodule(path)) for path in set(paths.values())}  # often one module
 
     def of(kind: str) -> Matrix:
         weight, bias = parts[paths[kind]]

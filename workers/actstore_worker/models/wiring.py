@@ -1,7 +1,7 @@
-"""Asks of a model that was loaded: is it wired as its family says? One short input shows.
+"""Checks a loaded model on one short input: does it compute what its family says?
 
 A fork of a known architecture may scale a residual, norm an output, or move a LayerNorm, and every number read from it
-would be plausible and wrong. So what is seen at the sites must add up: to each other, and to the logits.
+would be plausible and wrong. So the activations at its sites must add up: to each other, and to the logits.
 """
 
 from collections.abc import Iterator
@@ -20,9 +20,10 @@ from actstore_worker.models.model import LanguageModel
 from actstore_worker.models.taps import observe
 
 _TOKENS = 8
-# Of the norm of what is compared. Sums come out in another order here than in the model, each rounded to the dtype.
+# As a fraction of the norm of the compared values. The order of summation here differs from the model's, and each sum
+# is rounded to the dtype.
 _TOLERANCE = {"float32": 1e-4, "bfloat16": 0.05, "float16": 0.01}
-# The dtype that may have no room for numbers that the others have.
+# The dtype that may overflow where the others do not.
 _NARROW = "float16"
 # PyTorch has the last one since 2.8.
 _OF_DEVICES = (MemoryError, torch.OutOfMemoryError, getattr(torch, "AcceleratorError", MemoryError))
@@ -30,27 +31,27 @@ _Seen = dict[Site, Float[Tensor, "1 position width"]]
 
 
 def check_weights(model: LanguageModel) -> None:
-    """Refuses a weight that is infinite or no number: BadRequest MODEL_UNSUPPORTED. Whichever token meets it would have
-    no numbers either.
+    """Refuses weights that are infinite or NaN: BadRequest MODEL_UNSUPPORTED. Any token that uses them would have no
+    valid activations.
     """
     for name, weight in model.module.named_parameters():
-        if weight.is_meta or not weight.numel():  # of a model in parts, some may lie on a disk
+        if weight.is_meta or not weight.numel():  # If a model is spread over devices, some parts may be on a disk.
             continue
-        ends = torch.stack(torch.aminmax(weight))  # one reading, and no copy; it hands a NaN on
+        ends = torch.stack(torch.aminmax(weight))  # One pass over the values without a copy; NaN propagates.
         if model.dtype == _NARROW and not bool(ends.isnan().any()):
             _check_finite(model, name, ends)
         elif not bool(ends.isfinite().all()):
             raise _unsupported(
                 model,
-                f"its weight {name} has values that are infinite or no numbers: damaged, or diverged in training",
+                f"its weight {name} has values that are infinite or NaN: it is damaged, or it diverged in training",
                 allowed="finite weights",
             )
 
 
 def check_wiring(model: LanguageModel) -> None:
-    """Runs the model once, and refuses it where its sites do not add up: BadRequest MODEL_UNSUPPORTED with the site, or
-    the output, that is not what the others make of it, or that is not finite; in float16 with the dtypes that have room
-    for it.
+    """Runs the model once, and refuses it if its sites do not add up: BadRequest MODEL_UNSUPPORTED with the site, or
+    the output, that differs from what is computed from the others, or that is not finite; in float16 with the dtypes
+    that could hold it.
     """
     with _refusing_what_fails(model):
         ids = _some_tokens(model)
@@ -91,7 +92,7 @@ def _check_block(model: LanguageModel, seen: _Seen, layer: int) -> None:
 
 
 def _check_logits(model: LanguageModel, ids: Int[Tensor, "1 position"], last: Tensor) -> None:
-    """The last residual, through final norm and unembedding, against what the whole model answers."""
+    """Compares the last residual, through final norm and unembedding, with the model's logits."""
     if not model.family.causal:
         return
     module: Any = model.module
@@ -106,11 +107,11 @@ def _compare(model: LanguageModel, what: str, found: Tensor, expected: Tensor) -
     _check_finite(model, what, found)
     _check_finite(model, what, expected)
     distance = torch.linalg.vector_norm(found - expected) / torch.linalg.vector_norm(expected).clamp_min(1e-30)
-    if not distance <= _TOLERANCE[model.dtype]:  # also where a norm is past float32
+    if not distance <= _TOLERANCE[model.dtype]:  # Also if a norm overflows float32.
         raise _unsupported(
             model,
-            f"it is not wired as {model.family.name} models are: {what} differs from what the sites before it make of "
-            f"it by {float(distance):.2g} of its norm",
+            f"it does not compute what {model.family.name} models do: {what} differs from the value computed from "
+            f"earlier sites by {float(distance):.2g} of its norm",
             allowed=f"a difference of at most {_TOLERANCE[model.dtype]} in {model.dtype}",
         )
 
@@ -120,7 +121,7 @@ def _check_finite(model: LanguageModel, what: str, found: Tensor) -> None:
         return
     if model.dtype == _NARROW:
         raise BadRequest(
-            f"model {model.name!r} overflows float16: {what} has values past {torch.finfo(torch.float16).max:g}, its "
+            f"model {model.name!r} overflows float16: {what} has values above {torch.finfo(torch.float16).max:g}, its "
             "largest number; run the model in bfloat16, or in float32",
             reason="MODEL_UNSUPPORTED",
             field="dtype",
@@ -128,21 +129,21 @@ def _check_finite(model: LanguageModel, what: str, found: Tensor) -> None:
             allowed="bfloat16 or float32",
         )
     raise _unsupported(
-        model, f"{what} is not finite in {model.dtype}, although the weights are", allowed="finite activations"
+        model, f"{what} is not finite in {model.dtype}, although all weights are", allowed="finite activations"
     )
 
 
 @contextmanager
 def _refusing_what_fails(model: LanguageModel) -> Iterator[None]:
-    """Makes BadRequest MODEL_UNSUPPORTED of what a configuration makes of transformers' own code, such as sizes that do
-    not fit. What a device does, as where its memory ends, is no matter of the model's.
+    """Turns errors of transformers' code with this configuration, such as sizes that do not fit, into BadRequest
+    MODEL_UNSUPPORTED. Errors of the device, such as running out of memory, are not the model's fault.
     """
     try:
         yield
     except (BadRequest, *_OF_DEVICES):
         raise
     except Exception as error:
-        why = f"transformers does not run it as its config.json says: {type(error).__name__}: {error}"
+        why = f"transformers cannot run it with its config.json: {type(error).__name__}: {error}"
         raise _unsupported(model, why) from error
 
 
@@ -152,6 +153,6 @@ def _unsupported(model: LanguageModel, why: str, **details: str) -> BadRequest:
 
 
 def _some_tokens(model: LanguageModel) -> Int[Tensor, "1 position"]:
-    """Spread over the vocabulary; all of them different, so that no two positions look alike."""
+    """Tokens spread over the vocabulary, all different, so that no two positions are alike."""
     count = min(_TOKENS, model.context_length, model.vocabulary_size)
     return (torch.arange(count, device=model.device) * (model.vocabulary_size // count))[None]

@@ -1,9 +1,9 @@
-"""Activation patching: replace one activation of a run by another run's, and see what becomes of the answer.
+"""Activation patching: replaces activations of one run by those of another, and measures the effect on the answer.
 
-`inputs/` are what a sweep is asked of: prompts and their spans, rows of a stored run, features of an SAE, receivers.
-`plan` makes a grid of cells of them and refuses what makes no sense, `replacing` says what takes a cell's place,
-`kernels/` run the model with cells patched, `legs` takes one pair in one direction through the grid, and `sweep` all of
-them. `estimates/` say what patches would do, and choose by that what is computed, `audit` computes some of it again,
-and `direct` says what each component writes straight into the answer. `serving/` has many sweeps share the models of a
-process, and `updates` are what processes tell each other of one. Knows nothing of Ray or of the wire.
+`inputs/` check the parts of a request: prompts and spans, rows of a stored run, features of an SAE, receivers. `plan`
+makes a grid of cells and refuses invalid requests. `replacing` says what replaces a cell's activations. `kernels/` run
+the model with cells patched. `legs` runs the grid for one pair in one direction, and `sweep` for all pairs.
+`estimates/` estimate effects by gradients and select the cells to compute, `audit` recomputes some cells, and `direct`
+is direct logit attribution. `serving/` lets many sweeps share the models of a process, and `updates` are the messages
+between processes about a sweep. This package uses neither Ray nor gRPC.
 """

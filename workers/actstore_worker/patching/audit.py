@@ -1,4 +1,4 @@
-"""A sweep's check of itself: random cells once more by the whole model, and runs in which nothing is replaced."""
+"""The audit of a sweep: recomputes random cells by full forward passes, and runs the model with nothing patched."""
 
 import random
 from collections.abc import Sequence
@@ -16,25 +16,27 @@ from actstore_worker.patching.kernels.full import Kernel, Patch
 from actstore_worker.patching.steps import Asking, Budget, Logits, patched
 from actstore_worker.patching.updates import Checked
 
-# Largest error of a logit, as a share of the largest of base and source run: sums come out in another order.
+# The largest allowed logit error, as a share of the largest logit of base and source run. Rounding depends on the order
+# of summation.
 TOLERANCE = {"float32": 1e-4, "bfloat16": 0.05, "float16": 0.01}
-# Parts of a layer are fractions, whose sum would tell in which slices they came.
+# Token-layers are rounded, because their sum would otherwise depend on how the sweep was cut into slices.
 TOKEN_LAYER_DECIMALS = 6
 _SEED = 0
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """Rows of a grid that are looked at again, and those beside which a run goes in which nothing is replaced."""
+    """The rows of a grid that are recomputed, and the rows next to which a run with nothing patched is computed."""
 
     audited: frozenset[int]
     controls: frozenset[int]
 
 
 def choose_checks(wanted: npt.NDArray[np.intp], stretch: int, cells: int, leg: str) -> Chosen:
-    """Of each `stretch` of the rows that are run, up to `cells` and one control, whatever slices they are run in.
+    """Chooses, from each `stretch` of rows that are run, up to `cells` rows to recompute and one control, however rows
+    are cut into slices.
 
-    The same sweep is checked in the same places: a failure can be looked at. `leg` is the pair and direction.
+    The choice is the same each time a sweep runs, so a failure can be reproduced. `leg` is the pair and direction.
     """
     audited: set[int] = set()
     parts = [wanted[first : first + stretch].tolist() for first in range(0, len(wanted), stretch)]
@@ -45,7 +47,7 @@ def choose_checks(wanted: npt.NDArray[np.intp], stretch: int, cells: int, leg: s
 
 
 class Auditor:
-    """Sees every slice. `slow` is the kernel that is believed."""
+    """Checks every slice of a sweep against `slow`, the reference kernel."""
 
     def __init__(self, slow: Kernel, dtype: str, budget: Budget, checked: Checked) -> None:
         self._slow, self._share, self._budget = slow, TOLERANCE[dtype], budget
@@ -62,8 +64,7 @@ class Auditor:
         audited: Sequence[int],
         control: Float[Tensor, " vocabulary"] | None,
     ) -> Asking[None]:
-        """Runs those of the patches that are audited once more. `control`: logits of a run in which nothing was
-        replaced.
+        """Recomputes the audited patches. `control`: logits of a run with nothing patched.
 
         Errors: ActstoreError AUDIT_FAILED for an error above the tolerance.
         """
@@ -98,10 +99,10 @@ class Auditor:
 
 
 def _fail(worst: float, tolerance: float, patch: Patch | None) -> None:
-    place = "a run in which nothing was replaced" if patch is None else ", ".join(map(str, patch.cells))
+    place = "a run with nothing patched" if patch is None else ", ".join(map(str, patch.cells))
     raise ActstoreError(
-        "patched runs of this model are not what the whole model makes of the same prompts: a logit differs by "
-        f"{worst:.3g}, and at most {tolerance:.3g} is rounding (looked at: {place})",
+        "the sweep's audit failed: a logit of a partial forward pass differs from that of a full one by "
+        f"{worst:.3g}, but rounding explains at most {tolerance:.3g} (checked: {place})",
         reason="AUDIT_FAILED",
         field="audit",
         value=f"{worst:.3g}",
@@ -110,5 +111,5 @@ def _fail(worst: float, tolerance: float, patch: Patch | None) -> None:
 
 
 def _distance(found: Float[Tensor, " vocabulary"], expected: Float[Tensor, " vocabulary"]) -> float:
-    """Infinite where either is no number."""
+    """The largest absolute difference; infinite if a logit is not a number."""
     return float(torch.nan_to_num(found - expected, nan=torch.inf).abs().max())

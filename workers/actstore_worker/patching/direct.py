@@ -1,10 +1,10 @@
-"""Direct logit attribution: what each component writes straight into the logit difference, past all later layers.
+"""Direct logit attribution: the direct contribution of each component to the logit difference, without later layers.
 
-The last residual is a sum: what goes into layer 0, and each layer's attn_out and mlp_out. With the final norm's scale
-held at what it is in this run, norm and unembedding are linear, so each part has its share of the logit difference, and
-the shares, with that of the biases, add up to it (Elhage et al. 2021, "A mathematical framework for transformer
-circuits"; the scale is frozen as in Nanda's TransformerLens). Heads share out attn_out likewise, less its bias; a norm
-between heads and residual (Gemma 2) has its scale held too. It is the logits before Gemma 2's soft cap that are shared.
+The last residual is a sum: layer 0's input, and each layer's attn_out and mlp_out. With the final norm's scale held
+fixed, norm and unembedding are linear, so each part has a share of the logit difference, and the shares, with that of
+the biases, add up to it (Elhage et al. 2021, "A mathematical framework for transformer circuits"; the scale is frozen
+as in Nanda's TransformerLens). Heads share attn_out in the same way, without its bias. A norm between heads and
+residual (Gemma 2) has its scale held fixed, too. The shares refer to logits before Gemma 2's soft cap.
 """
 
 from collections.abc import Iterator
@@ -23,8 +23,8 @@ from actstore_worker.patching.kernels.recording import Recording
 
 @dataclass(frozen=True)
 class Share:
-    """`part`: embedding (what goes into layer 0), attn_out, mlp_out, z (a head of attn_out), or bias (of the final norm
-    and the unembedding). All but those of z add up to the logit difference.
+    """The share of one component. `part`: embedding (layer 0's input), attn_out, mlp_out, z (one head of attn_out), or
+    bias (of the final norm and the unembedding). All except those of z add up to the logit difference.
     """
 
     part: str
@@ -35,7 +35,9 @@ class Share:
 
 @torch.inference_mode()
 def direct_shares(model: LanguageModel, recording: Recording, answers: tuple[int, int]) -> list[Share]:
-    """Of logit(answers[0]) - logit(answers[1]) at the last position. The recording has z of every layer."""
+    """Returns the shares of logit(answers[0]) - logit(answers[1]) at the last position. The recording must have z of
+    every layer.
+    """
     module: Any = model.module
     unembedding, (first, second) = module.get_output_embeddings(), answers
     direction = (unembedding.weight[first] - unembedding.weight[second]).double()
@@ -55,7 +57,7 @@ def direct_shares(model: LanguageModel, recording: Recording, answers: tuple[int
 def _written(
     model: LanguageModel, recording: Recording, layer: int
 ) -> Iterator[tuple[str, Float[Tensor, "part d_model"]]]:
-    """What a layer adds to the residual at the last position."""
+    """Returns what a layer adds to the residual at the last position."""
     yield "z", _by_head(model, layer, recording.activations[Site(layer, "z")][-1])
     for kind in model.written_kinds:
         yield kind, recording.activations[Site(layer, kind)][-1:].double()
@@ -63,7 +65,7 @@ def _written(
 
 def _by_head(model: LanguageModel, layer: int, z: Float[Tensor, " width"]) -> Float[Tensor, "head d_model"]:
     projection, *norms = (model.layers[layer].get_submodule(path) for path in model.family.from_z)
-    alone = torch.block_diag(*z.view(model.head_count, -1))  # a row a head, zeros for all others
+    alone = torch.block_diag(*z.view(model.head_count, -1))  # One row per head, with zeros for all other heads.
     written: Tensor = (projection(alone) - projection(torch.zeros_like(z))).double()
     together = projection(z)
     for norm in norms:
@@ -73,7 +75,7 @@ def _by_head(model: LanguageModel, layer: int, z: Float[Tensor, " width"]) -> Fl
 
 @dataclass(frozen=True)
 class _Frozen:
-    """A LayerNorm or RMS norm whose scale is held: gain * (x, less its mean where that is taken off) + shift."""
+    """A LayerNorm or RMS norm with a fixed scale: gain * (x, centered if it is a LayerNorm) + shift."""
 
     gain: Float[Tensor, " d_model"]
     shift: Float[Tensor, " d_model"]

@@ -1,4 +1,4 @@
-"""One pair of prompts in one direction: which rows of the grid are run, in which slices, and what becomes of them."""
+"""A leg is one pair of prompts in one direction: which rows of the grid are run, in which slices, and their results."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,13 +20,15 @@ from actstore_worker.patching.swept_pairs import Pair, Pairs
 from actstore_worker.patching.tables import ComputedCells, cell_table
 from actstore_worker.patching.updates import Finished, interrupted
 
-# Rows that are handed out at once: about a MiB.
+# Rows that are sent at once: about a MiB.
 ROWS_AT_ONCE = 8192
 
 
 @dataclass(frozen=True)
 class Leg:
-    """Of the rows `chosen` are wanted. Those that are `unchanged` are the base run's, and cost nothing."""
+    """One pair and direction. The rows `chosen` are computed. Rows that are `unchanged` are the base run's, and cost
+    nothing.
+    """
 
     plan: SweepPlan
     number: int
@@ -43,22 +45,22 @@ class Leg:
 
     @cached_property
     def wanted(self) -> npt.NDArray[np.bool_]:
-        """Rows that are run."""
+        """The rows that are run."""
         return self.exact & ~self.unchanged
 
     @property
     def length(self) -> int:
-        """Tokens of the base run."""
+        """The number of tokens of the base run."""
         return len(self.replacing.base.tokens)
 
     def cells(self, row: int) -> tuple[Cell, ...]:
         return self.plan.cells(self.plan.grid[row], self.pair.tokens, self.replacing.direction)
 
     def begun(self, finished: Finished, place: int) -> list[pa.Table]:
-        """Rows of before, of the leg at that place.
+        """Returns the rows that an earlier process finished, for the leg at that index.
 
-        Errors: ActstoreError WORKERS_UNAVAILABLE where they are of another choice of a screen: estimates of another
-        machine may be others in the last bit.
+        Errors: ActstoreError WORKERS_UNAVAILABLE if they belong to another selection by a screen: estimates may differ
+        in the last bit between machines.
         """
         rows = len(self.plan.grid)
         if finished.rows is None or finished.rows.num_rows <= place * rows:
@@ -66,11 +68,11 @@ class Leg:
         found = finished.rows.slice(place * rows, rows)
         computed = found["logit_difference"].is_valid().to_numpy()
         if not np.array_equal(computed, self.exact[: found.num_rows]):
-            raise interrupted("its screen comes out otherwise now")
+            raise interrupted("its screen now selects other cells")
         return [found]
 
     def next_slice(self, first: int, kernel: Kernel, budget: float, most: int) -> range:
-        """Rows from `first` on, of which at most `most` are run, for no more than the budget; one at least."""
+        """Returns the next rows from `first` on, of which at most `most` are run, within the budget; at least one."""
         price, runs = 0.0, 0
         end = min(len(self.plan.grid), first + ROWS_AT_ONCE)
         for row in range(first, end):
@@ -83,7 +85,7 @@ class Leg:
         return range(first, end)
 
     def table(self, rows: range, found: Metrics) -> pa.Table:
-        """`found`: of those rows that are exact."""
+        """Returns the rows as a table. `found` has the rows that were computed exactly."""
         base, source = self.pair.sides(self.replacing.direction)
         part, estimates = slice(rows.start, rows.stop), self.chosen.estimates
         computed = ComputedCells(
@@ -92,14 +94,14 @@ class Leg:
             self.exact[part],
             found,
             base.metrics,
-            # Of the source run to itself there is no divergence, and of the base run to it what its own metrics say.
+            # The divergence of the source run from itself is 0, and that of the base run is among its own metrics.
             replace(source.metrics, kl=np.zeros(1)),
             None if estimates is None else estimates[self.number, part],
         )
         return cell_table(self.plan, self.number, self.replacing.direction, base.texts, computed)
 
     def ranked(self, table: pa.Table) -> tuple[Values, Values]:
-        """Of the rows that were run: estimates, and effects on the logit difference. `table` has all rows."""
+        """Returns estimates, and effects on the logit difference, of the rows that were run. `table` has all rows."""
         if self.chosen.estimates is None:
             return np.zeros(0), np.zeros(0)
         base, _ = self.pair.sides(self.replacing.direction)
@@ -108,14 +110,14 @@ class Leg:
 
 
 def legs(pairs: Pairs, screened: Mapping[str, Screened]) -> Iterator[Leg]:
-    """Each pair in each direction."""
+    """Returns each pair in each direction."""
     for number, pair in enumerate(pairs.each()):
         for direction, chosen in screened.items():
             yield Leg(pairs.plan, number, pair, pairs.replacing(pair, direction), chosen, pairs.unchanged[number])
 
 
 class LegRun:
-    """Runs slices of a leg, and has them checked."""
+    """Runs slices of a leg, and audits them."""
 
     def __init__(self, leg: Leg, kernel: Kernel, auditor: Auditor, limits: PatchingLimits, budget: Budget) -> None:
         self._leg, self._kernel, self._auditor, self._budget = leg, kernel, auditor, budget
@@ -127,7 +129,7 @@ class LegRun:
         return self._leg.next_slice(first, self._kernel, self._budget(), self._most)
 
     def metrics(self, rows: range) -> Asking[Metrics]:
-        """Of those rows that are exact."""
+        """Returns the metrics of the rows that were computed exactly."""
         logits = yield from self._logits([row for row in rows if self._leg.exact[row]])
         return Metrics.of(logits, self._leg.pair.answers, self._leg.replacing.source.logits)
 
@@ -145,8 +147,8 @@ class LegRun:
         return logits
 
     def _run(self, rows: Sequence[int]) -> Asking[Logits]:
-        """Where it is the turn of one, there is one run more, in which cells are replaced by what is there: it goes the
-        way of the first patch.
+        """Runs a slice. If a control is due, one more run is added, in which cells are replaced by their own values, in
+        the same way as the first patch.
         """
         leg = self._leg
         patches: list[Patch] = [leg.replacing.patch(leg.plan.grid[row]) for row in rows]

@@ -1,4 +1,4 @@
-"""What a sweep will do: pairs of prompts as tokens, and the cells of its grid."""
+"""The plan of a sweep: pairs of prompts as tokens, and the cells of its grid."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -38,21 +38,21 @@ from actstore_worker.sae.autoencoder import SparseAutoencoder
 
 WINDOW_LAYERS_MAX, JOINT_CELLS_MAX = 64, 1024
 _DIRECTIONS: tuple[PatchDirection, ...] = get_args(PatchDirection)
-# Of these, those that a model has.
+# The default kinds; those that a model does not have are skipped.
 DEFAULT_KINDS = ("resid_pre", "attn_out", "mlp_out", "z")
 JOINT = "joint"
-# Names of rows of features: all of a place at once, and what the SAE leaves unexplained.
+# Names of rows for features: all features at a position together, and the SAE's error.
 TOGETHER, ERROR = "together", "error"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A row of the grid: cells that are replaced together. `layer` is the first of a window; of joint cells it is None,
-    and so is `position`, which is None too where all positions or a span's are replaced at once. Of `span`, a place
-    among the spans of every pair, the cells are those of the first pair's clean prompt.
+    """A row of the grid: cells that are patched together. `layer` is the first layer of a window, None for joint cells.
+    `position` is None for joint cells, and if all positions or a span are patched together. With `span`, an index among
+    the spans of every pair, the cells are those of the first pair's clean prompt.
 
-    Of an SAE, `features` are patched together (None: all), and its error where `is_error`; `feature` is the one that a
-    row is for.
+    With an SAE, `features` are patched together (None: all), and its error if `is_error`; `feature` is set if the row
+    is for one feature.
     """
 
     cells: tuple[Cell, ...]
@@ -69,7 +69,9 @@ class Entry:
 
 @dataclass(frozen=True)
 class SweepPlan:
-    """Every pair and direction has the same grid. `stored` is of the sources mean and resample, `sae` of features."""
+    """A sweep that passed all checks. Every pair and direction has the same grid. `stored` is for the sources mean and
+    resample, `sae` for features.
+    """
 
     pairs: tuple[PairTokens, ...]
     directions: tuple[PatchDirection, ...]
@@ -83,11 +85,11 @@ class SweepPlan:
 
     @property
     def length(self) -> int:
-        """Of the longest prompt."""
+        """The number of tokens of the longest prompt."""
         return max(pair.longer for pair in self.pairs)
 
     def cells(self, entry: Entry, tokens: PairTokens, direction: str) -> tuple[Cell, ...]:
-        """Where an entry lies in the base run of a pair."""
+        """Returns the cells of an entry in the base run of a pair."""
         if entry.span is None:
             return entry.cells
         base, _ = tokens.spans[entry.span].sides(direction)
@@ -96,8 +98,8 @@ class SweepPlan:
         )
 
     def is_unchanged(self, entry: Entry, tokens: PairTokens) -> bool:
-        """Up to the first difference of the prompts both runs are one: nothing is replaced by anything else. Nor is
-        anything by what reaches no receiver.
+        """Whether a patch cannot change anything: up to the first difference of the prompts both runs are equal, and a
+        sender without a path to a receiver has no effect.
         """
         if self.receivers is not None and not any(self._is_heard(entry, tokens, way) for way in self.directions):
             return True
@@ -115,18 +117,18 @@ class SweepPlan:
 
     @property
     def sites(self) -> set[Site]:
-        """What is taken from a source."""
+        """The sites whose activations are taken from a source."""
         return {cell.site.whole for entry in self.grid for cell in entry.cells}
 
     @property
     def recorded_sites(self) -> set[Site]:
-        """Of both prompts' runs."""
+        """The sites that are recorded in both prompts' runs."""
         return self.sites | {site.whole for site in (self.receivers.sites if self.receivers else ())}
 
 
 @dataclass(frozen=True)
 class _Place:
-    """Positions that one cell replaces, of the first pair's clean prompt."""
+    """The positions that one cell patches, in the first pair's clean prompt."""
 
     positions: range
     position: int | None = None
@@ -137,7 +139,7 @@ class _Place:
         return tuple(Cell(site, position) for site in sites for position in self.positions)
 
     def of(self, pair: PairTokens) -> tuple[range, range]:
-        """In a pair's clean and corrupt prompt."""
+        """Returns the positions in a pair's clean and corrupt prompt."""
         if self.span is None:
             return self.positions, self.positions
         return pair.spans[self.span].clean, pair.spans[self.span].corrupt
@@ -146,10 +148,10 @@ class _Place:
 def plan_sweep(
     model: LanguageModel, request: RunSweep, limits: PatchingLimits, supplies: Supplies | None = None
 ) -> SweepPlan:
-    """Errors: BadRequest for everything that the caller can get wrong, before any forward pass but those that tell
-    which features are active.
+    """Plans a sweep. Errors: BadRequest for every mistake in the request, before any forward pass except those that
+    find active features.
     """
-    check_causal(model, "it predicts no next token whose logits a patch could change")
+    check_causal(model, "it does not predict next tokens, so a patch has no logits to change")
     check_count(len(request.pairs), limits.pairs, "pairs")
     check_spans(request.spans)
     pairs = tuple(pair_tokens(model, pair, request.prepend_bos, request.spans) for pair in request.pairs)
@@ -185,7 +187,9 @@ def _grid(
     repeats: int,
     limits: PatchingLimits,
 ) -> Iterator[Entry]:
-    """All but features. Errors: BadRequest before the first entry, which is repeated for each pair and direction."""
+    """Yields all entries except features. Errors: BadRequest before the first entry. The entries are repeated for each
+    pair and direction.
+    """
     kinds, layers = _kinds(model, request), chosen_layers(model, request.layers)
     places = _places(request, pairs)
     windows = _windows(layers, request.window_layers, model.layer_count)
@@ -215,7 +219,9 @@ def _feature_grid(
     repeats: int,
     limits: PatchingLimits,
 ) -> Iterator[Entry]:
-    """At each place a cell a feature, one of all of them, and one of the error. Errors: as `_grid`."""
+    """Yields, at each position, a cell for each feature, one for all of them, and one for the error. Errors: as
+    `_grid`.
+    """
     if sae is None:
         return
     places = _places(request, pairs)
@@ -235,7 +241,7 @@ def _feature_grid(
 def _active(
     model: LanguageModel, sae: SparseAutoencoder, pairs: Sequence[PairTokens], places: Sequence[_Place]
 ) -> list[tuple[int, ...]]:
-    """By place, the features that are active there in any prompt, ascending."""
+    """Returns, for each position, the features that are active there in any prompt, in ascending order."""
     found: list[set[int]] = [set() for _ in places]
     for pair in pairs:
         for side, tokens in enumerate((pair.clean, pair.corrupt)):
@@ -257,7 +263,7 @@ def _windows(layers: Sequence[int], size: int, layer_count: int) -> list[range]:
 
 
 def _sends(receivers: Receivers | None, sender: Site) -> bool:
-    """Without receivers everything is patched."""
+    """Whether a site is patched. Without receivers every site is."""
     return receivers is None or receivers.hear(sender)
 
 
@@ -288,7 +294,7 @@ def _patchable(model: LanguageModel) -> tuple[str, ...]:
 
 
 def _kinds(model: LanguageModel, request: RunSweep) -> tuple[str, ...]:
-    """Those of layers."""
+    """Returns the requested kinds of layers."""
     there = (*_patchable(model), EMBEDDING, FEATURES)
     for kind in request.sites:
         if kind not in there:
@@ -307,7 +313,7 @@ def _kinds(model: LanguageModel, request: RunSweep) -> tuple[str, ...]:
 
 
 def _sae(model: LanguageModel, request: RunSweep, supplies: Supplies | None) -> SparseAutoencoder | None:
-    """None where none is named. Errors: as `check_features`."""
+    """Returns the SAE; None if none was requested. Errors: as `check_features`."""
     if not request.sae:
         return None
     sae = needed(supplies).find_sae(request.sae)
@@ -316,10 +322,10 @@ def _sae(model: LanguageModel, request: RunSweep, supplies: Supplies | None) -> 
 
 
 def _check_cell_count(count: int, limits: PatchingLimits) -> None:
-    """Of all pairs and directions."""
+    """Checks the number of cells over all pairs and directions."""
     if count > limits.cells:
         raise BadRequest(
-            f"the sweep has {count} cells; a sweep has at most {limits.cells}: name fewer sites or layers",
+            f"the sweep has {count} cells; a sweep can have at most {limits.cells}: name fewer sites or layers",
             reason="LIMIT_EXCEEDED",
             field="cells",
             value=count,

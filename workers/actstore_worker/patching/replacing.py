@@ -1,4 +1,4 @@
-"""What takes the place of the base run's activations, for each row of a sweep's grid."""
+"""What replaces the base run's activations, for each row of a sweep's grid."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,8 +22,8 @@ from actstore_worker.patching.plan import Entry, SweepPlan
 
 @dataclass(frozen=True)
 class Given:
-    """What all pairs of a sweep take from elsewhere: rows of a stored run, and what positions alone put into layer 0,
-    each where the sweep needs it.
+    """What all pairs of a sweep share: rows of a stored run, and the part of layer 0's input that comes from positions
+    only. Each is present only if the sweep needs it.
     """
 
     head_counts: Mapping[str, int]
@@ -33,7 +33,9 @@ class Given:
 
 @dataclass(frozen=True)
 class Replacing:
-    """Of one pair and direction: `source` is the other prompt's run, `values` what is taken in its place."""
+    """The replacements of one pair and direction. `source` is the other prompt's run, `values` the activations that are
+    taken.
+    """
 
     plan: SweepPlan
     given: Given
@@ -61,7 +63,7 @@ class Replacing:
         return Shifted(self.values, by) if by else self.values
 
     def _shift(self, entry: Entry) -> int:
-        """How much later a span begins in the source run."""
+        """Returns how much later a span begins in the source run."""
         if entry.span is None:
             return 0
         base, source = self.tokens.spans[entry.span].sides(self.direction)
@@ -80,7 +82,7 @@ class Replacing:
 
 @dataclass(frozen=True)
 class Shifted:
-    """A run whose tokens are `by` later than those of the base run that they take the place of."""
+    """A run whose tokens are `by` positions later than the base run's tokens that they replace."""
 
     of: Recording
     by: int
@@ -95,8 +97,8 @@ class Shifted:
 
 @dataclass(frozen=True)
 class EmbeddingSource:
-    """A token's own embedding (TransformerLens's hook_embed), of zeros where `zero`, with what the position of the base
-    run adds to it: what goes into layer 0 there.
+    """A token's own embedding (TransformerLens's hook_embed), or zeros if `zero`, plus the base run's part of layer 0's
+    input at that position.
     """
 
     of: Recording
@@ -112,14 +114,14 @@ class EmbeddingSource:
         if self.zero:
             return self.position_parts[position]
         found = self.of.activation(site, position + self.by, heads)
-        # Where the token does not move, nothing is added: not even rounding.
+        # If the token is the same, nothing is added, so there is no rounding either.
         return found + (self.position_parts[position] - self.position_parts[position + self.by]) if self.by else found
 
 
 @torch.inference_mode()
 def position_parts(model: LanguageModel, length: int) -> Float[Tensor, "position d_model"]:
-    """What goes into layer 0 where all tokens' embeddings are zeros: of learned positions their embeddings; of
-    rotary ones, which attention applies, nothing.
+    """Returns layer 0's input if all tokens' embeddings were zero: position embeddings if they are learned; zeros with
+    rotary embeddings, which attention applies.
     """
     seen: list[Tensor] = []
     embedding = model.module.get_input_embeddings()  # type: ignore[operator]

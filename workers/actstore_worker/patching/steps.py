@@ -1,6 +1,6 @@
-"""How a sweep is computed: it asks for patched runs, slice by slice, and is sent their logits.
+"""Computes a sweep in steps: a generator yields patched runs, slice by slice, and receives their logits.
 
-So whoever runs them may put slices of several sweeps into one batch, let others go first, or stop in between.
+So the code that runs them can put slices of several sweeps into one batch, let other work go first, or stop in between.
 """
 
 import math
@@ -17,13 +17,13 @@ Logits = Float[Tensor, "patch vocabulary"]
 Update = TypeVar("Update")
 Result = TypeVar("Result")
 
-# How many token-layers the next slice may cost; a slice has one patched run at least.
+# Returns how many token-layers the next slice may cost. A slice has at least one patched run.
 Budget = Callable[[], float]
 
 
 @dataclass(frozen=True)
 class Work:
-    """Patched runs that are wanted next, by that kernel. All bases have the same number of tokens."""
+    """Patched runs that a sweep needs next, and their kernel. All bases have the same number of tokens."""
 
     patches: Sequence[Patch]
     kernel: Kernel
@@ -31,13 +31,13 @@ class Work:
 
 @dataclass(frozen=True)
 class Ran:
-    """Work that is done, and the token-layers that were computed for it."""
+    """Finished work, and the token-layers that were computed for it."""
 
     logits: Logits
     token_layers: float
 
 
-# Each Work is answered by what it gave, and what else is handed out by None.
+# Each Work is answered with its result, every other yielded value with None.
 Steps = Generator[Work | Update, Ran | None, Result]
 Asking = Generator[Work, Ran | None, Result]
 
@@ -59,7 +59,7 @@ def run_work(work: Work) -> Ran:
 
 
 def drive(steps: Steps[Update, None]) -> Iterator[Update]:
-    """Everything that steps hand out but their work, which is run at once."""
+    """Runs all work at once, and yields everything else."""
     ran: Ran | None = None
     while True:
         try:

@@ -1,4 +1,4 @@
-"""Sweeps: every cell of a grid patched in its turn, in both directions, and checked against itself."""
+"""Runs sweeps: patches every cell of a grid, in both directions, and audits the results."""
 
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
@@ -32,14 +32,14 @@ from actstore_worker.provenance import live_provenance
 
 @dataclass(frozen=True)
 class WholeSweep(SweepResult):
-    """With all rows. None but who asks for it in one piece gets that."""
+    """A sweep's result with all rows, for callers in the same process."""
 
     cells: pa.Table
 
 
 @dataclass(frozen=True)
 class Kernels:
-    """The one that computes cells, and the one that is believed."""
+    """The kernel that computes cells, and the reference kernel of the audit."""
 
     fast: Kernel
     slow: Kernel
@@ -52,7 +52,7 @@ def run_sweep(
     kernel: Kernel | None = None,
     supplies: Supplies | None = None,
 ) -> Iterator[SweepProgress | WholeSweep]:
-    """`sweep_steps` with the whole model to itself, and all rows in one table."""
+    """Runs `sweep_steps` to the end and returns all rows in one table. The model must not be shared meanwhile."""
     kernels = Kernels(kernel or fastest_kernel(model), FullForward(model))
     parts: list[pa.Table] = []
     updates: Iterator[SweepUpdate] = drive(sweep_steps(model, request, limits, kernels, supplies))
@@ -66,7 +66,9 @@ def run_sweep(
 
 
 def fastest_kernel(model: LanguageModel) -> Kernel:
-    """The full forward pass for a model whose layers want to be told what we do not know; the answer says so."""
+    """Returns the kernel with partial forward passes, or the full one if the model's layers do not support them; the
+    answer says which.
+    """
     try:
         return Resumed(model)
     except Unresumable:
@@ -74,7 +76,7 @@ def fastest_kernel(model: LanguageModel) -> Kernel:
 
 
 def kernels_of(model: LanguageModel, plan: SweepPlan, kernels: Kernels) -> Kernels:
-    """Those of a sweep to receivers patch the receivers."""
+    """Returns the kernels of a sweep. With receivers, they patch the receivers."""
     if plan.receivers is None:
         return kernels
     return Kernels(Paths(model, plan.receivers, kernels.fast), FrozenPaths(model, plan.receivers))
@@ -89,8 +91,8 @@ def sweep_steps(
     budget: Budget = unlimited,
     finished: Finished = NOTHING_FINISHED,
 ) -> Steps[SweepUpdate, None]:
-    """Progress and rows after each slice, then the end. Errors: BadRequest, before the first patched run; AUDIT_FAILED
-    where patched runs are not what the whole model makes of the same prompts.
+    """Yields progress and rows after each slice, then the result. Errors: BadRequest, before the first patched run;
+    AUDIT_FAILED if patched runs differ from full forward passes.
     """
     plan = plan_sweep(model, request, limits, supplies)
     provenance = live_provenance(model, plan.sae)
@@ -121,7 +123,7 @@ def sweep_steps(
 def _stored_rows(
     model: LanguageModel, plan: SweepPlan, limits: PatchingLimits, supplies: Supplies | None, done: int
 ) -> Generator[SweepProgress, Ran | None, StoredRows | None]:
-    """Of the sources mean and resample. Between sites others may go."""
+    """Reads the rows for the sources mean and resample. Other work may run between sites."""
     if plan.stored is None:
         return None
     of_grid = len(plan.grid) if plan.screen is None else min(plan.screen.exact_cells, len(plan.grid))
@@ -138,7 +140,7 @@ def _stored_rows(
 def _screen(
     pairs: Pairs, limits: PatchingLimits, done: int
 ) -> Generator[SweepProgress, Ran | None, dict[str, Screened]]:
-    """By direction. Without a screen every cell is computed."""
+    """Returns the selection for each direction. Without a screen every cell is computed."""
     plan, unchanged = pairs.plan, pairs.unchanged
     if plan.screen is None:
         return {direction: Screened(np.arange(len(plan.grid))) for direction in plan.directions}

@@ -1,4 +1,6 @@
-"""The pairs of a sweep as they are, unpatched: what patched runs begin with, take from and are measured against."""
+"""The unpatched runs of a sweep's pairs, which patched runs start from, take activations from, and are
+compared with.
+"""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,7 +24,7 @@ from actstore_worker.provenance import live_provenance
 
 @dataclass(frozen=True)
 class Prompt:
-    """One prompt of a pair, unpatched: its run, its metrics against the other's, and its parts' direct shares."""
+    """One unpatched prompt of a pair: its run, its metrics compared with the other prompt's, and its direct shares."""
 
     recording: Recording
     metrics: Metrics
@@ -37,7 +39,7 @@ class Pair:
     corrupt: Prompt
 
     def sides(self, direction: str) -> tuple[Prompt, Prompt]:
-        """The base run, and the source run."""
+        """Returns the base run and the source run."""
         return (self.corrupt, self.clean) if direction == "denoise" else (self.clean, self.corrupt)
 
     @property
@@ -46,7 +48,9 @@ class Pair:
 
 
 def run_pair(model: LanguageModel, tokens: PairTokens, sites: Iterable[Site]) -> Pair:
-    """`sites`: what patches take from the runs. Direct shares want every head's z besides."""
+    """Runs both prompts of a pair. `sites`: those whose activations patches take. Direct shares also need every head's
+    z.
+    """
     wanted = {*sites, *(Site(layer, "z") for layer in range(model.layer_count))}
     clean, corrupt = (record(model, ids, wanted) for ids in (tokens.clean, tokens.corrupt))
     answers = tokens.clean_answer, tokens.corrupt_answer
@@ -59,7 +63,9 @@ def run_pair(model: LanguageModel, tokens: PairTokens, sites: Iterable[Site]) ->
 
 
 class Pairs:
-    """Of many pairs' runs not all fit into memory: each is run again when it is wanted again, but for the first."""
+    """The pairs of a sweep. Not all of their runs fit into memory: all except the first are run again when they are
+    needed.
+    """
 
     def __init__(self, model: LanguageModel, plan: SweepPlan, given: Given) -> None:
         self.model, self.plan, self._given = model, plan, given
@@ -73,7 +79,7 @@ class Pairs:
         return run_pair(self.model, self.plan.pairs[number], self.plan.recorded_sites) if number else self.first
 
     def each(self) -> Iterator[Pair]:
-        """In order. What the end says of a pair is kept of it when it comes by."""
+        """Yields pairs in order, and keeps what the result needs of each."""
         for number in range(len(self.plan.pairs)):
             pair = self.get(number)
             self._metrics.append((pair.clean.metrics, pair.corrupt.metrics))
@@ -85,7 +91,7 @@ class Pairs:
         return Replacing(self.plan, self._given, pair.tokens, direction, base.recording, source.recording)
 
     def end(self, audit: SweepAudit) -> SweepResult:
-        """Once all pairs have come by."""
+        """Returns the result, after all pairs have run."""
         first = self.first
         clean_answer, corrupt_answer = token_texts(self.model, first.answers)
         return SweepResult(
@@ -103,11 +109,12 @@ class Pairs:
 
 
 def check_apart(pair: Pair) -> None:
-    """Errors: BadRequest PROMPTS_INDISTINGUISHABLE."""
+    """Refuses a pair whose prompts have the same logit difference: BadRequest PROMPTS_INDISTINGUISHABLE."""
     clean, corrupt = (float(prompt.metrics.logit_difference[0]) for prompt in (pair.clean, pair.corrupt))
     if abs(clean - corrupt) < SMALLEST_DIFFERENCE:
         raise BadRequest(
-            f"the model tells the prompts not apart by these answers: the logit difference is {clean:.6g} on the clean "
+            f"the model does not distinguish the prompts by these answers: the logit difference is {clean:.6g} on "
+            "the clean "
             f"prompt and {corrupt:.6g} on the corrupt one, so no effect can be normalized",
             reason="PROMPTS_INDISTINGUISHABLE",
             field="corrupt",

@@ -1,4 +1,4 @@
-"""What a sweep found, as tables: a row a cell, a column a metric."""
+"""Results of a sweep as tables: one row per cell, one column per metric."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -42,8 +42,8 @@ _DIRECT = pa.schema(
 
 @dataclass(frozen=True)
 class ComputedCells:
-    """Rows of the grid, of one pair and direction. `exact` marks those that were computed: `found` has a number for
-    each of them, `base` and `source` one alone. `estimates` has one a row.
+    """Rows of the grid, for one pair and direction. `exact` marks those that were computed: `found` has a number for
+    each of them, `base` and `source` one number each. `estimates` has one per row.
     """
 
     rows: range
@@ -60,7 +60,9 @@ def normalized_column(metric: str) -> str:
 
 
 def cell_table(plan: SweepPlan, pair: int, direction: str, texts: Sequence[str], computed: ComputedCells) -> pa.Table:
-    """Columns as in proto SweepResult. `texts`: of the base run's tokens."""
+    """Returns the table; the comment of SweepCells in patching.proto defines its columns. `texts`: of the base run's
+    tokens.
+    """
     rows = [_place(plan.grid[row], texts) for row in computed.rows]
     columns: dict[str, pa.Array] = {
         "pair": pa.array([pair] * len(rows), pa.int32()),
@@ -81,7 +83,7 @@ def cell_table(plan: SweepPlan, pair: int, direction: str, texts: Sequence[str],
 
 
 def _metrics(computed: ComputedCells) -> Iterator[tuple[str, Values | None, bool]]:
-    """Name, numbers of the cells that were computed, and whether a row may have none."""
+    """Yields the name, the numbers of computed cells, and whether values may be null."""
     for name in _METRICS:
         yield name, getattr(computed.found, name), computed.estimates is not None
     for name in NORMALIZED:
@@ -95,7 +97,7 @@ def _spread(values: Values, exact: npt.NDArray[np.bool_]) -> pa.Array:
 
 
 def _estimates(estimates: Values, computed: ComputedCells, *, signed: bool) -> pa.Array:
-    """As shares of the difference between base and source run, as `normalized`."""
+    """Returns estimates as fractions of the difference between base and source run, like `normalized`."""
     difference = float(computed.source.logit_difference[0] - computed.base.logit_difference[0])
     if abs(difference) < SMALLEST_DIFFERENCE:
         return pa.nulls(len(estimates), pa.float64())
@@ -103,7 +105,7 @@ def _estimates(estimates: Values, computed: ComputedCells, *, signed: bool) -> p
 
 
 def baseline_table(pairs: Sequence[tuple[Metrics, Metrics]]) -> pa.Table:
-    """A row a pair and prompt, clean before corrupt."""
+    """One row per pair and prompt, clean before corrupt."""
     rows: list[dict[str, Any]] = [
         {"pair": number, "prompt": prompt, **{name: float(getattr(metrics, name)[0]) for name in _METRICS[:-1]}}
         for number, pair in enumerate(pairs)
@@ -114,7 +116,7 @@ def baseline_table(pairs: Sequence[tuple[Metrics, Metrics]]) -> pa.Table:
 
 
 def direct_table(pairs: Sequence[tuple[Sequence[Share], Sequence[Share]]]) -> pa.Table:
-    """A row a pair, prompt and component, clean before corrupt."""
+    """One row per pair, prompt and component, clean before corrupt."""
     rows: list[dict[str, Any]] = [
         {"pair": number, "prompt": prompt, **asdict(share)}
         for number, pair in enumerate(pairs)
@@ -125,7 +127,7 @@ def direct_table(pairs: Sequence[tuple[Sequence[Share], Sequence[Share]]]) -> pa
 
 
 def token_table(clean: Sequence[str], corrupt: Sequence[str]) -> pa.Table:
-    """Null past the end of the shorter prompt."""
+    """The tokens of both prompts; null past the end of the shorter one."""
     length = max(len(clean), len(corrupt))
     columns = {
         name: pa.array([*texts, *[None] * (length - len(texts))], pa.string())

@@ -1,6 +1,6 @@
-"""What processes tell each other of a sweep: rows as they come, and what another process needs to go on behind them.
+"""Messages between processes about a sweep: rows as they are finished, and what another process needs to continue.
 
-Plain values, so that who hands them on loads no model's libraries.
+They are plain values, so that processes that forward them load no model libraries.
 """
 
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ from actstore_storage.errors import ActstoreError
 
 @dataclass(frozen=True)
 class Checked:
-    """What was seen so far. Errors are in a logit, the largest over the vocabulary. `token_layers` were computed for
-    the cells, and `token_layers_full` would be by the whole model; what the check itself costs is in neither.
+    """The audit so far. Errors are in logits, the largest over the vocabulary. `token_layers` were computed for the
+    cells; full forward passes would take `token_layers_full`. Neither includes the audit.
     """
 
     audited_cells: int = 0
@@ -31,7 +31,7 @@ NOTHING_CHECKED = Checked()
 
 @dataclass(frozen=True)
 class Finished:
-    """What of a sweep was handed out before, whoever computed it, and from what."""
+    """The part of a sweep that was sent before, by any process, and the provenance of its rows."""
 
     rows: pa.Table | None = None
     checked: Checked = NOTHING_CHECKED
@@ -39,15 +39,15 @@ class Finished:
 
     @property
     def cells(self) -> int:
-        """Without rows that a screen left out."""
+        """The number of computed cells, without those that a screen left out."""
         return 0 if self.rows is None else self.rows.num_rows - self.rows["logit_difference"].null_count
 
     def check_goes_on(self, provenance: Provenance) -> None:
-        """Errors: ActstoreError WORKERS_UNAVAILABLE where the rest would be computed from something else: files of the
-        model or of the SAE may have been written since, and machines differ.
+        """Refuses to continue with other weights or on another kind of machine: files of the model or of the SAE may
+        have changed. Errors: ActstoreError WORKERS_UNAVAILABLE.
         """
         if self.rows is not None and self.provenance != provenance:
-            raise interrupted("its model, SAE or machine is another one now")
+            raise interrupted("its model, SAE or machine has changed")
 
 
 NOTHING_FINISHED = Finished()
@@ -55,7 +55,7 @@ NOTHING_FINISHED = Finished()
 
 @dataclass(frozen=True)
 class CheckedCells:
-    """Rows of the answer, in order, what the sweep's check of itself has seen up to there, and where they come from."""
+    """Rows of the answer, in order, the audit up to there, and their provenance."""
 
     rows: pa.Table
     checked: Checked
@@ -66,4 +66,6 @@ SweepUpdate = SweepProgress | CheckedCells | SweepResult
 
 
 def interrupted(why: str) -> ActstoreError:
-    return ActstoreError(f"the sweep was interrupted, and {why}; ask again", reason="WORKERS_UNAVAILABLE")
+    return ActstoreError(
+        f"the sweep was interrupted and cannot continue, because {why}; start it again", reason="WORKERS_UNAVAILABLE"
+    )

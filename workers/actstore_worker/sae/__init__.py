@@ -1,5 +1,6 @@
-"""Sparse autoencoders: what they compute, once and in one form, and the formats that they are read from.
+"""Sparse autoencoders: one common form for computation, and readers for several file formats.
 
-`autoencoder.py` knows no file. Each of `formats/` knows the files and the words of one project, and `parts.py` settles
-what they mean: it checks, and folds every scale into the weights. `formats/loading.py` tells the formats apart.
+`autoencoder.py` is independent of files. Each module in `formats/` knows the files and terms of one project, and
+`parts.py` interprets them: it checks them, and folds every scale into the weights. `formats/loading.py` detects the
+format.
 """

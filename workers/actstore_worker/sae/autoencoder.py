@@ -1,8 +1,8 @@
-"""What a sparse autoencoder computes, whatever project's file it came from: encode, decode, and what one feature adds.
+"""The computation of a sparse autoencoder, whatever its file format: encode, decode, and the contribution of one
+feature.
 
-Every convention of a format is settled when its file is read, so that there is one form here: scales are folded into
-the weights, thresholds are plain numbers, and matrices lie as [from, to]. It computes in float32, whatever the file
-holds.
+Every convention of a format is resolved when its file is read: scales are folded into the weights, thresholds are plain
+numbers, and matrices are [from, to]. Computation is in float32, whatever the file's dtype.
 """
 
 from abc import ABC, abstractmethod
@@ -22,29 +22,29 @@ LAYER_NORM_EPSILON = 1e-5
 
 @dataclass(frozen=True)
 class SparseAutoencoder(ABC):
-    """`tensors`: W_enc [d_in, d_sae], W_dec [d_sae, d_out], b_dec [d_out], what the architecture adds, each [d_sae],
-    and W_skip [d_in, d_out] where a transcoder has one.
+    """An SAE. `tensors`: W_enc [d_in, d_sae], W_dec [d_sae, d_out], b_dec [d_out], the architecture's own, each
+    [d_sae], and W_skip [d_in, d_out] if a transcoder has one.
 
-    A transcoder reads `site` and predicts `output_site`; of any other the two are the same.
+    A transcoder reads `site` and predicts `output_site`; for all others the two are the same.
     """
 
     name: str
     sha256: str
-    # Whose files it was read from: "sae_lens", "gemma_scope", ...
+    # The format of its files: "sae_lens", "gemma_scope", ...
     format: str
     site: Site
     output_site: Site
     d_in: int
     d_sae: int
     d_out: int
-    # The model it was trained on, as its configuration says; "" where it does not say.
+    # The model it was trained on, according to its configuration; "" if it does not say.
     model: str
-    # What is done to each row before it is encoded, and undone after it is decoded: "none", "layer_norm",
-    # "constant_norm_rescale", or "centred", for SAEs of models whose writing weights were centred (TransformerLens's
-    # center_writing_weights): the residual less its mean over d_model.
+    # How each row is normalized before encoding, which is undone after decoding: "none", "layer_norm",
+    # "constant_norm_rescale", or "centred", for SAEs of models whose writing weights were centered (TransformerLens's
+    # center_writing_weights): the residual minus its mean over d_model.
     normalisation: str
     subtracts_b_dec: bool
-    # What its own files say of its quality, each where they say it: l0, fvu, dead_share, loss_recovered.
+    # Quality figures in its own files, if any: l0, fvu, dead_share, loss_recovered.
     claims: Mapping[str, float]
     tensors: Mapping[str, Tensor]
 
@@ -58,14 +58,14 @@ class SparseAutoencoder(ABC):
 
     @property
     def decoder(self) -> Float[Tensor, "d_sae d_out"]:
-        """What each feature writes, as a row. Where pre-activations are scaled by the rows' norms, the rows have norm 1
-        and activations carry the norm.
+        """The decoder directions, one row per feature. If pre-activations are scaled by the rows' norms, the rows have
+        norm 1 and activations contain the norm.
         """
         return self.tensors["W_dec"]
 
     @property
     def encoder(self) -> Float[Tensor, "d_sae d_in"]:
-        """What each feature reads, as a row."""
+        """The encoder directions, one row per feature."""
         return self.tensors["W_enc"].T
 
     def encode(self, x: Float[Tensor, "row d_in"]) -> Float[Tensor, "row d_sae"]:
@@ -73,7 +73,7 @@ class SparseAutoencoder(ABC):
         return self.activate(self.project(x))
 
     def project(self, x: Float[Tensor, "row d_in"], out: Tensor | None = None) -> Float[Tensor, "row d_sae"]:
-        """What the encoder's matrix gives, before any bias of the encoder; into `out` where it is given."""
+        """The product with the encoder's matrix, before any bias of the encoder; into `out` if given."""
         x = _normalise(x.float(), self.normalisation)
         if self.subtracts_b_dec:
             x = x - self.tensors["b_dec"]
@@ -86,14 +86,14 @@ class SparseAutoencoder(ABC):
     def decode(
         self, activations: Float[Tensor, "row d_sae"], x: Float[Tensor, "row d_in"]
     ) -> Float[Tensor, "row d_out"]:
-        """The reconstruction of `output_site`, in that site's own scale. `x` is what the activations were encoded from:
-        a normalisation by row is undone with it, and a skip connection reads it.
+        """The reconstruction of `output_site`, in that site's own scale. `x` is the encoded input: it is needed to undo
+        the normalization of a row, and for a skip connection.
         """
         x = x.float()
         written = activations.to(self.decoder.dtype) @ self.decoder + self.tensors["b_dec"]
         if "W_skip" in self.tensors:
             written = written + x @ self.tensors["W_skip"]
-        if self.is_transcoder:  # its input's scale is not its output's, and SAELens undoes nothing there either
+        if self.is_transcoder:  # Its input's scale is not its output's, and SAELens undoes nothing there either.
             return written
         shift, scale, _ = _row_statistics(x, self.normalisation)
         return written * scale + shift
@@ -101,17 +101,17 @@ class SparseAutoencoder(ABC):
     def contribution(
         self, activation: Float[Tensor, " row"], feature: int, x: Float[Tensor, "row d_in"]
     ) -> Float[Tensor, "row d_out"]:
-        """What one feature adds to `decode`'s reconstruction on each row, in the site's own scale."""
+        """What one feature adds to the reconstruction of `decode` on each row, in the site's own scale."""
         written = activation.to(self.decoder.dtype)[:, None] * self.decoder[feature]
         return written if self.is_transcoder else written * _row_statistics(x.float(), self.normalisation)[1]
 
     def to(self, device: torch.device) -> "SparseAutoencoder":
-        """The same on another device."""
+        """Returns the same SAE on another device."""
         return replace(self, tensors={name: tensor.to(device) for name, tensor in self.tensors.items()})
 
 
 class ThresholdSae(SparseAutoencoder):
-    """Those of which each feature is on above a number of its own, and then keeps its whole height."""
+    """SAEs in which each feature has a threshold, above which its full pre-activation is kept."""
 
     @property
     @abstractmethod
@@ -127,7 +127,7 @@ class ThresholdSae(SparseAutoencoder):
 
 
 class StandardSae(ThresholdSae):
-    """ReLU: a feature is on above 0."""
+    """ReLU: a feature is active above 0."""
 
     architecture = "standard"
     biases = ("b_enc",)
@@ -138,7 +138,7 @@ class StandardSae(ThresholdSae):
 
 
 class JumpReluSae(ThresholdSae):
-    """Rajamanoharan et al. 2024: a feature below its threshold is off, one above keeps its whole height."""
+    """Rajamanoharan et al. 2024: a feature below its threshold is 0, one above keeps its full value."""
 
     architecture = "jumprelu"
     biases = ("b_enc", "threshold")
@@ -149,7 +149,9 @@ class JumpReluSae(ThresholdSae):
 
 
 class GatedSae(SparseAutoencoder):
-    """Rajamanoharan et al. 2024: one matrix, two heads; `b_gate` decides whether, `r_mag` and `b_mag` how much."""
+    """Rajamanoharan et al. 2024: one matrix, two heads; `b_gate` decides whether a feature is active, `r_mag` and
+    `b_mag` its value.
+    """
 
     architecture = "gated"
     biases = ("b_gate", "b_mag", "r_mag")
@@ -161,7 +163,7 @@ class GatedSae(SparseAutoencoder):
 
 @dataclass(frozen=True)
 class TopKSae(SparseAutoencoder):
-    """Gao et al. 2024: the k largest of a token, and of those the positive ones."""
+    """Gao et al. 2024: the k largest features of a token, if they are positive."""
 
     k: int
 
@@ -192,10 +194,10 @@ def _normalise(x: Float[Tensor, "row d_in"], normalisation: str) -> Float[Tensor
 def _row_statistics(
     x: Float[Tensor, "row d_in"], normalisation: str
 ) -> tuple[Float[Tensor, "row one"], Float[Tensor, "row one"], float]:
-    """(shift, scale, epsilon): a row goes in as (x - shift) / (scale + epsilon), and comes out as y * scale + shift.
+    """(shift, scale, epsilon): a row is encoded as (x - shift) / (scale + epsilon), and decoded as y * scale + shift.
 
-    SAELens's own at run time: its layer norm has no affine part and takes the unbiased deviation, and the epsilon is
-    not undone. `constant_norm_rescale` makes every row's norm the root of d_in.
+    As in SAELens at run time: its layer norm has no affine part and uses the unbiased deviation, and the epsilon is not
+    undone. `constant_norm_rescale` gives every row the norm sqrt(d_in).
     """
     zero, one = x.new_zeros(len(x), 1), x.new_ones(len(x), 1)
     if normalisation == "layer_norm":

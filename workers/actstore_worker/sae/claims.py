@@ -1,4 +1,4 @@
-"""What an SAE's own files say of its quality, to be held against what is measured."""
+"""Quality figures in an SAE's own files, for comparison with measurements."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,12 +8,13 @@ from actstore_worker.sae.files import QUALITY, SPARSITY
 from actstore_worker.sae.parts import CLAIMS
 from actstore_worker.sae.tensors import read_json, read_tensors
 
-# SAELens's sparsity file has log10 of how often each feature fires, with 1e-10 added first: below this it is never.
+# SAELens's sparsity file has log10 of how often each feature fires, after adding 1e-10: a feature below this never
+# fires.
 _LOG_NEVER = -9.9
 
 
 def read_claims(folder: Path, name: str, metadata: Mapping[str, Any], d_sae: int) -> dict[str, float]:
-    """From quality.json, else from the configuration's metadata, else from SAELens's sparsity file."""
+    """Reads them from quality.json, else from the configuration's metadata, else from SAELens's sparsity file."""
     stated: dict[str, Any] = _from_sparsity(folder / SPARSITY, name)
     stated |= {key: metadata[key] for key in CLAIMS if isinstance(metadata.get(key), int | float)}
     if isinstance(metadata.get("num_dead_features"), int):

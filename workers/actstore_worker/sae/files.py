@@ -1,6 +1,7 @@
-"""Which files make a sparse autoencoder, format by format: to find one in a folder, and to fetch one, unread.
+"""The files of a sparse autoencoder in each format: finds one in a folder, and lists what to download, without reading
+them.
 
-A format is told by the names of its files alone; where a folder has those of two, nobody can say which is meant.
+The names of files determine the format. If a folder has the files of two formats, it is ambiguous.
 """
 
 import re
@@ -11,19 +12,20 @@ from pathlib import Path
 from actstore_worker.files.places import sha256_of
 from actstore_worker.files.stamps import Stamp, stamp_of
 
-# Says of an SAE what its own files do not: its site, its model, how to adapt it. docs/reference/sae-formats.md has its
-# fields.
+# Contains what an SAE's own files do not: its site, its model, how to adapt it. Fields: docs/reference/sae-formats.md.
 SIDECAR = "actstore.json"
 QUALITY, SPARSITY = "quality.json", "sparsity.safetensors"
-# OpenAI's files have a layer's number for a name, and many lie side by side.
+# OpenAI's files are named after layers, many in one folder.
 _OPENAI_WEIGHTS = re.compile(r"\d+\.pt")
-# dictionary_learning saves in between as checkpoints/ae_STEP.pt, beside the same configuration.
+# dictionary_learning saves intermediate checkpoints as checkpoints/ae_STEP.pt, with the same configuration.
 _DICTIONARY_CHECKPOINT = re.compile(r"ae_\d+\.pt")
 
 
 @dataclass(frozen=True)
 class Signature:
-    """`weights` and `configuration` are relative to the SAE's folder; `needs_configuration`: without it is no SAE."""
+    """The files of a format. `weights` and `configuration` are relative to the SAE's folder; `needs_configuration`: the
+    configuration is required.
+    """
 
     format: str
     weights: str
@@ -46,7 +48,7 @@ FORMATS = (*(signature.format for signature in SIGNATURES), OPENAI)
 
 @dataclass(frozen=True)
 class SaeFiles:
-    """One SAE's files, all of which exist; `configuration` and `sidecar` are None where there is none."""
+    """One SAE's files, all of which exist; `configuration` and `sidecar` are None if there is none."""
 
     format: str
     folder: Path
@@ -56,29 +58,29 @@ class SaeFiles:
 
     @property
     def read(self) -> tuple[Path, ...]:
-        """What its numbers and claims are read from, where it is there."""
-        above = self.folder.parent / "config.json"  # sparsify says there which model it was
+        """Existing files that its numbers and claims are read from."""
+        above = self.folder.parent / "config.json"  # sparsify names the model there
         beside = (self.folder / QUALITY, self.folder / SPARSITY, above)
         return tuple(path for path in (self.configuration, self.weights, self.sidecar, *beside) if path is not None)
 
     @property
     def sha256(self) -> str:
-        """Over what decides its numbers."""
+        """The hash of everything that affects its numbers."""
         return sha256_of(path for path in (self.configuration, self.weights, self.sidecar) if path is not None)
 
 
 def find_saes(path: Path) -> list[SaeFiles]:
-    """What `path`, a folder or one file, may be read as: nothing, one SAE, or more where it is not told apart."""
+    """Returns the possible readings of `path`, a folder or one file: none, one SAE, or several if it is ambiguous."""
     return list(_in_folder(path) if path.is_dir() else _of_file(path))
 
 
 def stamp_of_saes(path: Path) -> Stamp:
-    """Of everything that is read of what lies there."""
+    """The stamp of all files that are read there."""
     return stamp_of(file for found in find_saes(path) for file in found.read)
 
 
 def missing_files(path: Path) -> list[str]:
-    """Of formats whose weights are there and whose configuration is not, what is missing."""
+    """Returns missing configurations, for formats whose weights exist."""
     return [
         signature.configuration
         for signature in SIGNATURES
@@ -87,7 +89,7 @@ def missing_files(path: Path) -> list[str]:
 
 
 def fetched_names(within: str) -> list[str]:
-    """Every file that the SAE at `within` of a repository may need, by its whole name: no pattern that could match a
+    """Every file that the SAE at `within` of a repository may need, by its full name: a pattern could match a
     repository's other SAEs, which may be terabytes.
     """
     folder, _, last = within.rpartition("/")
@@ -101,7 +103,7 @@ def fetched_names(within: str) -> list[str]:
         *(part for found in SIGNATURES for part in (found.weights, found.configuration)),
     }
     parent = folder.rpartition("/")[0]
-    above = f"{parent}/config.json" if parent else "config.json"  # sparsify says there which model it was
+    above = f"{parent}/config.json" if parent else "config.json"  # sparsify names the model there
     own = [f"{prefix}{last}", f"{prefix}{last}.{SIDECAR}"] if last else []
     return sorted({*(f"{prefix}{name}" for name in names), *own, above})
 

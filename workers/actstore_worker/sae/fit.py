@@ -1,4 +1,4 @@
-"""Whether an SAE goes with a model: its sites, their widths, and what it takes for granted of the model's wiring."""
+"""Checks whether an SAE fits a model: its sites, their widths, and its assumptions about the model's wiring."""
 
 from actstore_storage.format.sites import HEAD_KINDS, Site
 from actstore_worker.models.families import FAMILIES
@@ -6,13 +6,13 @@ from actstore_worker.models.model import ModelDescription
 from actstore_worker.sae.autoencoder import SparseAutoencoder
 from actstore_worker.sae.refusals import mismatch
 
-# Formats of SAEs that read what modules give.
+# Formats of SAEs that read module outputs.
 _MODULE_FORMATS = ("sparsify",)
 
 
 def check_fit(sae: SparseAutoencoder, model: ModelDescription) -> None:
-    """Refuses an SAE that reads or writes a site or a width that the model does not have, or whose format or adaptation
-    goes with no model of its family: BadRequest SAE_MISMATCH.
+    """Refuses an SAE with a site or a width that the model does not have, or whose format or adaptation does not work
+    with the model's family: BadRequest SAE_MISMATCH.
     """
     for site, field, width in ((sae.site, "d_in", sae.d_in), (sae.output_site, "d_out", sae.d_out)):
         _check_site(sae, site, model)
@@ -21,11 +21,14 @@ def check_fit(sae: SparseAutoencoder, model: ModelDescription) -> None:
             same = "d_model" if there == model.d_model else "a width"
             raise mismatch(sae.name, field, width, there, f"model {model.name!r} has {same} {there} at {site}")
     if sae.normalisation == "centred" and not model.family.centrable:
-        why = f"the writing weights of model {model.name!r} cannot be centred"
+        why = f"the weights that write to the residual stream of model {model.name!r} cannot be centered"
         allowed = tuple(name for name, family in FAMILIES.items() if family.centrable)
         raise mismatch(sae.name, "adapt", "center_writing_weights", allowed, why)
     if sae.format in _MODULE_FORMATS and model.family.norms_writes and sae.output_site.kind in ("mlp_out", "attn_out"):
-        why = f"it reads the module of model {model.name!r} before the norm that follows it, which is not captured"
+        why = (
+            f"it reads the module's output before the norm that follows it in model {model.name!r}, which is not "
+            "captured"
+        )
         raise mismatch(sae.name, "site", sae.output_site, ("resid_post.LAYER",), why)
 
 

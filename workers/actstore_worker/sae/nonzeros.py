@@ -1,9 +1,9 @@
-"""The nonzero features of a batch, found on the device where they were computed.
+"""Finds the nonzero features of a batch, on the device where they were computed.
 
-TopK on the CPU has a way of its own, because `torch.topk` took 10 us a row of 1,024: a sixth of the bundled model's
-whole forward pass. The k-th largest maximum of groups of features is at most the k-th largest feature, so one pass
-leaves little more than k candidates a row, and a partition decides among them. Where that is not certain `torch.topk`
-answers.
+TopK on the CPU has its own implementation, because `torch.topk` took 10 us per row of 1,024: a sixth of the bundled
+model's whole forward pass. The k-th largest maximum of groups of features is at most the k-th largest feature, so one
+pass leaves little more than k candidates per row, and a partition decides among them. If the result is not certain,
+`torch.topk` is used.
 """
 
 from collections.abc import Iterator
@@ -19,14 +19,14 @@ from actstore_storage.runs.feature_index import SparseFeatures
 from actstore_worker.sae.autoencoder import SparseAutoencoder, ThresholdSae, TopKSae
 
 GROUP_SIZE = 16
-# Dense activations are made in slices, which stay in a CPU's caches: so many bytes, or so many rows where those are
-# wide, since a product of few rows reads the weights too often (of 32 rows it took 1.2 to 2 times as long a row as of
-# 256, of 64 rows up to 1.4 times); and a batch of rows times the widest SAE need not fit into memory.
+# Dense activations are computed in slices that stay in a CPU's caches: this many bytes, or this many rows if they are
+# wide, because a product of few rows reads the weights too often (with 32 rows it took 1.2 to 2 times as long per row
+# as with 256, with 64 rows up to 1.4 times); and a batch of rows times the widest SAE may not fit into memory.
 SLICE_BYTES, SLICE_ROWS, SLICE_BYTES_MAX = 1 << 22, 256, 1 << 27
 
 
 def nonzero_features(sae: SparseAutoencoder, x: Float[Tensor, "row d_in"]) -> SparseFeatures:
-    """What `sae.encode(x).nonzero()` says, token-major with features ascending; NaN counts as not zero."""
+    """The same as `sae.encode(x).nonzero()`: by token, features ascending; NaN counts as nonzero."""
     slices = list(_slices(sae, x))
     return SparseFeatures(
         np.concatenate([row for row, _, _ in slices]),
@@ -40,7 +40,9 @@ def _slices(
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]]]:
     row_bytes = 4 * sae.d_sae
     size = max(1, min(max(SLICE_BYTES // row_bytes, SLICE_ROWS), SLICE_BYTES_MAX // row_bytes))
-    memory = torch.empty(min(size, len(x)), sae.d_sae, device=x.device)  # one for all: fresh memory costs page faults
+    memory = torch.empty(
+        min(size, len(x)), sae.d_sae, device=x.device
+    )  # One buffer for all: new memory costs page faults.
     for first in range(0, len(x), size):
         rows = x[first : first + size]
         flat, activation = _flat_nonzeros(sae, sae.project(rows, out=memory[: len(rows)]))
@@ -62,8 +64,8 @@ def _flat_nonzeros(sae: SparseAutoencoder, projected: Tensor) -> tuple[NDArray[n
 def above_thresholds(
     before: Float[Tensor, "row d_sae"], floor: Float[Tensor, " d_sae"]
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Flat indices and values above each feature's floor; NaN is above, as it is no zero."""
-    if before.device.type == "cpu":  # NumPy compares rows four times, and finds nonzeros six times, as fast as torch
+    """Flat indices and values above each feature's threshold; NaN counts as above, because it is not zero."""
+    if before.device.type == "cpu":  # NumPy compares rows four times, and finds nonzeros six times, as fast as torch.
         dense = before.numpy()
         flat = np.flatnonzero(~(dense <= floor.numpy()))
         return flat, dense.reshape(-1)[flat]
@@ -72,7 +74,7 @@ def above_thresholds(
 
 
 def _of_dense(activations: Float[Tensor, " element"]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    if activations.device.type == "cpu":  # NumPy counts nonzeros six times as fast as torch
+    if activations.device.type == "cpu":  # NumPy counts nonzeros six times as fast as torch.
         dense = activations.numpy()
         flat = np.flatnonzero(dense != 0)
         return flat, dense[flat]
@@ -81,7 +83,7 @@ def _of_dense(activations: Float[Tensor, " element"]) -> tuple[NDArray[np.int64]
 
 
 def top_by_sorting(before: Float[Tensor, "row d_sae"], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Flat indices, ascending, and values of each row's k largest; zero and below left out."""
+    """Flat indices, ascending, and values of each row's k largest; values of 0 or less are left out."""
     features: Int[Tensor, "row k"] = before.topk(k, dim=-1, sorted=False).indices.sort(dim=-1).values
     activation = before.gather(-1, features).relu_()
     flat = features + torch.arange(len(before), device=before.device)[:, None] * before.shape[1]
@@ -90,7 +92,7 @@ def top_by_sorting(before: Float[Tensor, "row d_sae"], k: int) -> tuple[NDArray[
 
 
 def top_by_groups(before: Float[Tensor, "row d_sae"], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]] | None:
-    """As `top_by_sorting`; None where groups are too few, where two features tie for the last place, and for NaN."""
+    """As `top_by_sorting`; None if there are too few groups, if two features tie for the last place, and for NaN."""
     rows, d_sae = before.shape
     groups = d_sae // GROUP_SIZE
     if d_sae % GROUP_SIZE or groups < 2 * k:
@@ -106,7 +108,7 @@ def top_by_groups(before: Float[Tensor, "row d_sae"], k: int) -> tuple[NDArray[n
 
 
 def _largest_of_each_row(values: NDArray[Any], row: NDArray[np.int64], rows: int, k: int) -> NDArray[np.bool_]:
-    """Which candidates are at least the k-th largest of their row. Each row has k candidates or more."""
+    """Which candidates are at least the k-th largest of their row. Each row has at least k candidates."""
     counts = np.bincount(row, minlength=rows)
     place = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
     table = np.full((rows, counts.max()), -np.inf, dtype=values.dtype)

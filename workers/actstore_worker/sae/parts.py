@@ -1,6 +1,6 @@
-"""From what a format's reader found to an autoencoder: checked, in float32, with every scale folded in, once.
+"""Builds an autoencoder from what a format's reader found: checked, in float32, with every scale folded in.
 
-Readers name the tensors and turn them; they do no arithmetic that another format needs as well. That is here.
+Readers only name and transpose tensors. All arithmetic that several formats need is here.
 """
 
 from collections.abc import Mapping
@@ -19,12 +19,12 @@ from actstore_worker.sae.sidecar import Sidecar
 
 CLAIMS = ("l0", "fvu", "dead_share", "loss_recovered")
 _FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-# SAELens's own lower bound of a decoder row's norm.
+# SAELens's lower bound for the norm of a decoder row.
 NORM_MIN = 1e-8
-# At which kinds of site an SAE can be adapted to a model whose weights were not processed as its own model's. Folding a
-# LayerNorm's gain moves it into the weights that read after it: the residual, and what heads and MLP write, stay what
-# they are. Folding value biases and factoring heads anew changes z alone. Centring takes the mean over d_model out of
-# all that writes.
+# The site kinds at which an SAE can be adapted to a model with unprocessed weights. Folding a LayerNorm's gain moves it
+# into the weights that read after it: the residual, and the outputs of heads and MLP, do not change. Folding value
+# biases and refactoring heads changes only z. Centering subtracts the mean over d_model from everything that is
+# written.
 _NO_INPUT = (*RESIDUAL_KINDS, "z")
 ADAPTABLE: Mapping[str, tuple[str, ...]] = {
     "center_writing_weights": (*_NO_INPUT, "mlp_input"),
@@ -36,40 +36,40 @@ ADAPTABLE: Mapping[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class SaeParts:
-    """`tensors` as in SparseAutoencoder, in any float dtype; `sizes` is (d_in, d_sae, d_out) as the configuration says,
-    None where nothing says so but the tensors.
+    """What a reader found. `tensors` are as in SparseAutoencoder, in any float dtype; `sizes` is (d_in, d_sae, d_out)
+    from the configuration, None if only the tensors show it.
     """
 
     architecture: str
     tensors: Mapping[str, Tensor]
     sizes: tuple[int | None, int | None, int | None] = (None, None, None)
-    # None: nothing says it.
+    # None: the files do not say.
     site: Site | None = None
-    # None: the site itself, of an autoencoder; nothing says it, of a transcoder.
+    # None: for an autoencoder the site itself; for a transcoder the files do not say.
     output_site: Site | None = None
     is_transcoder: bool = False
-    # Whether a transcoder also writes a linear function of what it reads. None: as there is a W_skip, or none.
+    # Whether a transcoder also writes a linear function of its input. None: as the presence of W_skip shows.
     skips: bool | None = None
     model: str = ""
     normalisation: str = "none"
     subtracts_b_dec: bool = False
-    # Of TopK: how many, as found, be it a number or not.
+    # For TopK: the value in the file, whether or not it is a number.
     k: Any = None
     # Activations are scaled by the norms of the decoder's rows, which then count as 1.
     scales_by_decoder_norm: bool = False
-    # The factors that activations had in training: what is read, and what is predicted.
+    # The factors of activations in training, for the input and for the predicted output.
     scales: tuple[float, float] = (1.0, 1.0)
-    # The option by which its configuration says that there was a factor, where it does not say which; else "".
+    # The option that says that there was a factor, if its value is unknown; else "".
     unknown_scale: str = ""
-    # Of ADAPTABLE, what was done to its model's weights.
+    # Which of ADAPTABLE were applied to its model's weights.
     processing: tuple[str, ...] = ()
     claims: Mapping[str, float] = field(default_factory=dict)
 
 
 def assemble(parts: SaeParts, sidecar: Sidecar, name: str, sha256: str, format_name: str) -> SparseAutoencoder:
-    """The autoencoder of what a reader found, with what the sidecar says beside.
+    """Builds the autoencoder from what a reader found and from the sidecar.
 
-    Errors: BadRequest SAE_UNSUPPORTED or SAE_MISMATCH, naming field, value and what is allowed.
+    Errors: BadRequest SAE_UNSUPPORTED or SAE_MISMATCH, with field, value and what is allowed.
     """
     kind = ARCHITECTURES[parts.architecture]
     tensors = _checked(parts, kind, name)
@@ -104,33 +104,33 @@ def _checked(parts: SaeParts, kind: type[SparseAutoencoder], name: str) -> dict[
     if "W_skip" in parts.tensors and parts.is_transcoder:
         shapes["W_skip"] = (d_in, d_out)
     if parts.skips not in (None, "W_skip" in parts.tensors):
-        said, there = ("says", "is none") if parts.skips else ("does not say", "is one")
-        why = f"its configuration {said} that it has a skip connection, and there {there}"
+        said, there = ("has a", "do not") if parts.skips else ("has no", "do")
+        why = f"its configuration {said} skip connection, but its tensors {there}"
         raise unsupported(name, "W_skip", sorted(parts.tensors), why, allowed=sorted(shapes))
     if parts.tensors.keys() != shapes.keys():
-        why = f"an SAE of architecture {kind.architecture} has other tensors"
+        why = f"an SAE of architecture {kind.architecture} needs other tensors"
         raise unsupported(name, "tensors", sorted(parts.tensors), why, allowed=sorted(shapes))
     for key, shape in shapes.items():
         tensor = parts.tensors[key]
         if not isinstance(tensor, Tensor):
-            raise unsupported(name, key, type(tensor).__name__, "it is no tensor", allowed=str(shape))
+            raise unsupported(name, key, type(tensor).__name__, "it is not a tensor", allowed=str(shape))
         if tensor.dtype not in _FLOATS:
-            why = "quantised numbers mean nothing without their scale, of which the file says nothing"
+            why = "quantized values cannot be read without their scale, which the file does not have"
             raise unsupported(name, key, tensor.dtype, why, allowed=_FLOATS)
         if tuple(tensor.shape) != shape:
             raise mismatch(
-                name, key, tuple(tensor.shape), str(shape), "its other tensors or its configuration disagree"
+                name, key, tuple(tensor.shape), str(shape), "its other tensors or its configuration need another shape"
             )
         if not bool(tensor.isfinite().all()):
-            raise unsupported(name, key, "NaN or infinite", "a feature would be no number", allowed="finite numbers")
+            raise unsupported(name, key, "NaN or infinite", "features would not be numbers", allowed="finite numbers")
     return {key: parts.tensors[key].float().contiguous() for key in shapes}
 
 
 def _sizes(parts: SaeParts, name: str) -> tuple[int, int, int]:
-    """As the configuration says, else as the matrices are."""
+    """From the configuration, else from the matrices."""
     for key in ("W_enc", "W_dec"):
         if not isinstance(parts.tensors.get(key), Tensor) or parts.tensors[key].ndim != 2:
-            raise unsupported(name, key, sorted(parts.tensors), "the matrix is not there", allowed="a matrix")
+            raise unsupported(name, key, sorted(parts.tensors), "the matrix is missing", allowed="a matrix")
     found = (*parts.tensors["W_enc"].shape, parts.tensors["W_dec"].shape[1])
     sizes = tuple(actual if stated is None else stated for stated, actual in zip(parts.sizes, found, strict=True))
     if min(sizes) < 1:
@@ -140,40 +140,43 @@ def _sizes(parts: SaeParts, name: str) -> tuple[int, int, int]:
 
 def _checked_k(k: Any, d_sae: int, name: str) -> int:
     if type(k) is not int or not 1 <= k <= d_sae:
-        raise unsupported(name, "k", k, "it is no such number", allowed=f"1..{d_sae}")
+        raise unsupported(name, "k", k, "it is not a valid number of features", allowed=f"1..{d_sae}")
     return k
 
 
 def _sites(parts: SaeParts, sidecar: Sidecar, name: str) -> tuple[Site, Site]:
-    """What the sidecar says comes first: it was written for this SAE by someone who knows."""
+    """The sidecar takes precedence, because someone wrote it for this SAE."""
     site, output_site = sidecar.site or parts.site, sidecar.output_site or parts.output_site
     if site is None:
-        why = f"neither its files nor their folders say where it reads; say it in {SIDECAR} beside them"
+        why = f"neither its files nor its folders name its site; give the site in {SIDECAR} in the same folder"
         raise unsupported(name, "site", None, why, allowed='{"site": "resid_post.3"}')
     if output_site in (None, site) and parts.is_transcoder:
-        why = f"it is a transcoder, and nothing says which site it predicts; say it in {SIDECAR}"
+        why = f"it is a transcoder, and its files do not name the site that it predicts; give it in {SIDECAR}"
         raise unsupported(name, "output_site", output_site, why, allowed='{"output_site": "mlp_out.3"}')
     if output_site not in (None, site) and parts.subtracts_b_dec:
-        why = "it takes from its input the bias of its output, so that it is no transcoder"
+        why = "it subtracts its output bias from its input, so it cannot be a transcoder"
         raise unsupported(name, "output_site", output_site, why, allowed=str(site))
     return site, output_site or site
 
 
 def _adapted(parts: SaeParts, sidecar: Sidecar, site: Site, name: str) -> str:
-    """The normalisation, with what stands for the processing of weights that its model had and ours has not."""
+    """The normalization, including what compensates for the processing of weights that its model had and
+    ours has not.
+    """
     for done in parts.processing:
         if done not in sidecar.adapt:
             why = (
-                f"its model's weights were processed so, and here models run as they are; {SIDECAR} may ask to adapt it"
+                "it was trained on weights processed this way, but actstore runs the original weights; adapt it in "
+                f"{SIDECAR}"
             )
             raise unsupported(name, done, True, why, allowed=f'{{"adapt": ["{done}"]}}')
     for done in sidecar.adapt:
         if site.kind not in ADAPTABLE[done]:
             raise unsupported(name, done, site, "it cannot be adapted at that site", allowed=ADAPTABLE[done])
     if "center_writing_weights" not in sidecar.adapt or site.kind not in RESIDUAL_KINDS:
-        return parts.normalisation  # heads and norms read the same of a residual with its mean and without
+        return parts.normalisation  # heads and norms read the same from a residual with and without its mean
     if parts.normalisation == "constant_norm_rescale":
-        why = "the norm would be that of the row with its mean"
+        why = "its rows are rescaled by a norm that would include the mean"
         raise unsupported(name, "center_writing_weights", parts.normalisation, why, allowed=("none", "layer_norm"))
     return "centred" if parts.normalisation == "none" else parts.normalisation
 
@@ -181,18 +184,18 @@ def _adapted(parts: SaeParts, sidecar: Sidecar, site: Site, name: str) -> str:
 def _scales(parts: SaeParts, sidecar: Sidecar, name: str) -> tuple[float, float]:
     stated = sidecar.norm_scaling_factor
     if not parts.unknown_scale and stated is not None:
-        why = "its files say themselves how it is scaled, and it would be scaled twice"
+        why = "its files already contain the scale, so it would be scaled twice"
         raise unsupported(name, "norm_scaling_factor", stated, why, allowed="none")
     if parts.unknown_scale and stated is None:
-        # SAELens does nothing about expected_average_only_in at inference: it trusts that the scale was folded in.
-        why = f"activations were scaled in training, and its files do not say by how much; say it in {SIDECAR}"
+        # SAELens ignores expected_average_only_in at inference: it assumes that the scale was folded in.
+        why = f"activations were scaled in training, and its files do not contain the factor; give it in {SIDECAR}"
         raise unsupported(name, parts.unknown_scale, None, why, allowed='{"norm_scaling_factor": FACTOR}')
     return parts.scales if stated is None else (stated, stated)
 
 
 def _scaled(tensors: dict[str, Tensor], scale_in: float, scale_out: float) -> dict[str, Tensor]:
-    """(x * in) @ W_enc and (acts @ W_dec + b_dec) / out, written as weights. Where b_dec is also taken from the input,
-    in and out are the same, and x * s - b_dec is s * (x - b_dec / s).
+    """(x * in) @ W_enc and (acts @ W_dec + b_dec) / out, written as weights. If b_dec is also subtracted from the
+    input, in and out are equal, and x * s - b_dec is s * (x - b_dec / s).
     """
     if (scale_in, scale_out) == (1.0, 1.0):
         return tensors
@@ -203,7 +206,7 @@ def _scaled(tensors: dict[str, Tensor], scale_in: float, scale_out: float) -> di
 
 
 def _norms_folded(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """As SAELens's fold_W_dec_norm. Of a row of norm 0 nothing is left but a feature that never fires."""
+    """As SAELens's fold_W_dec_norm. A row of norm 0 becomes a feature that never fires."""
     norms = torch.linalg.vector_norm(tensors["W_dec"], dim=-1).clamp(min=NORM_MIN)
     return tensors | {
         "W_enc": tensors["W_enc"] * norms,

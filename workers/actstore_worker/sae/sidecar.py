@@ -1,4 +1,4 @@
-"""`actstore.json` beside an SAE's weights: what its own files do not say, stated by someone who knows."""
+"""`actstore.json` next to an SAE's weights: facts that its own files do not contain, written by a user."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -10,34 +10,32 @@ from actstore_worker.sae.refusals import unsupported
 from actstore_worker.sae.sites import hook_site
 from actstore_worker.sae.tensors import read_json
 
-# What may have been done to the weights of an SAE's model (TransformerLens's words) that an SAE can be adapted to.
+# Processing of the weights of an SAE's model (named as in TransformerLens) that an SAE can be adapted to.
 ADAPTATIONS = ("center_writing_weights", "fold_ln", "fold_value_biases", "refactor_factored_attn_matrices")
 
 
 @dataclass(frozen=True)
 class Sidecar:
-    """What `actstore.json` says; what it leaves out is for the SAE's own files to say."""
+    """The contents of `actstore.json`. Missing fields are taken from the SAE's own files."""
 
-    # Where it reads, and of a transcoder what it predicts, whatever its files and folders say.
+    # The site that it reads, and for a transcoder the site that it predicts; overrides its files and folders.
     site: Site | None = None
     output_site: Site | None = None
     model: str = ""
-    # Of ADAPTATIONS: processing that its model had. The SAE is adapted to a model without, where that can be right.
+    # Values of ADAPTATIONS: processing that its model had. The SAE is adapted to a model without it, where possible.
     adapt: tuple[str, ...] = ()
-    # SAELens's word: what activations were multiplied by in training, so that their average norm was the root of d_in.
+    # SAELens's term: the factor of activations in training, so that their average norm was sqrt(d_in).
     norm_scaling_factor: float | None = None
 
 
 def read_sidecar(path: Path | None, name: str) -> Sidecar:
-    """What a sidecar says; without one, nothing. Errors: BadRequest SAE_UNSUPPORTED or SAE_MISMATCH for what it cannot
-    say.
-    """
+    """Reads a sidecar, if there is one. Errors: BadRequest SAE_UNSUPPORTED or SAE_MISMATCH for invalid contents."""
     if path is None:
         return Sidecar()
     found = read_json(path, name)
     known = [field.name for field in fields(Sidecar)]
     if unknown := sorted(found.keys() - set(known)):
-        raise unsupported(name, f"{path.name}: {unknown[0]}", found[unknown[0]], "it says no such thing", allowed=known)
+        raise unsupported(name, f"{path.name}: {unknown[0]}", found[unknown[0]], "this field is unknown", allowed=known)
     return Sidecar(
         site=_site(found, "site", name),
         output_site=_site(found, "output_site", name),
@@ -53,7 +51,7 @@ def _site(found: Mapping[str, Any], field: str, name: str) -> Site | None:
 
 def _adapt(found: object, name: str) -> tuple[str, ...]:
     if not isinstance(found, list) or not set(found) <= set(ADAPTATIONS):
-        raise unsupported(name, "adapt", found, "it can be adapted to none but those", allowed=ADAPTATIONS)
+        raise unsupported(name, "adapt", found, "it must be a list of supported adaptations", allowed=ADAPTATIONS)
     return tuple(found)
 
 
@@ -61,5 +59,5 @@ def _factor(found: object, name: str) -> float | None:
     if found is None:
         return None
     if not isinstance(found, int | float) or not 0 < found < float("inf"):
-        raise unsupported(name, "norm_scaling_factor", found, "it is no factor", allowed="a number above 0")
+        raise unsupported(name, "norm_scaling_factor", found, "it is not a valid factor", allowed="a number above 0")
     return float(found)

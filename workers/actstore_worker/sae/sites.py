@@ -1,4 +1,4 @@
-"""Where SAEs read and write, from the names that projects have for places in a model."""
+"""Finds the sites that SAEs read and write from the names that projects use."""
 
 import re
 
@@ -6,17 +6,17 @@ from actstore_storage.errors import BadRequest
 from actstore_storage.format.sites import INNER_KINDS, RESIDUAL_KINDS, Site, parse_site
 from actstore_worker.sae.refusals import mismatch
 
-# Kinds whose rows are vectors that a forward pass hands on whole.
+# Kinds whose rows are vectors that a module passes on as a whole.
 SAE_KINDS = (*RESIDUAL_KINDS, *INNER_KINDS, "z")
-# TransformerLens's hook_mlp_in is before the norm: resid_mid by another name.
+# TransformerLens's hook_mlp_in is before the norm, so it equals resid_mid.
 _BEFORE_NORM = re.compile(r"blocks\.(\d+)\.hook_mlp_in")
 _WHY_NOT = {
-    "ln1.hook_normalized": "what a norm gives before its gain is handed on by no module of transformers",
+    "ln1.hook_normalized": "no module of transformers returns a norm's output before its gain",
     "ln2.hook_normalized": "what a norm gives before its gain is handed on by no module of transformers; if the SAE "
     "reads it with the gain, say so in actstore.json: mlp_input",
     "mlp.hook_post": "the MLP's hidden layer is not captured",
 }
-# Within one layer, what a module of transformers takes in or gives; Gemma's names where they are Gemma's.
+# Within one layer, the input or output of a transformers module; for Gemma with Gemma's names.
 _MODULES = {
     "output": "resid_post",
     "input": "resid_pre",
@@ -29,7 +29,7 @@ _MODULE = re.compile(r"model\.layers\.(\d+)\.(.+)")
 
 
 def hook_site(hook: str, name: str, field: str = "hook_name", head: int | None = None) -> Site:
-    """From TransformerLens's name. Errors: BadRequest SAE_MISMATCH for a place that is not captured."""
+    """From TransformerLens's name. Errors: BadRequest SAE_MISMATCH for a site that is not captured."""
     if before := _BEFORE_NORM.fullmatch(hook):
         return Site(int(before[1]), "resid_mid")
     try:
@@ -45,7 +45,7 @@ def hook_site(hook: str, name: str, field: str = "hook_name", head: int | None =
 
 
 def module_site(point: str, name: str, field: str) -> Site:
-    """From the name of a module of transformers and its side: `model.layers.3.output`. Errors: as `hook_site`."""
+    """From the name of a transformers module and its side: `model.layers.3.output`. Errors: as `hook_site`."""
     found = _MODULE.fullmatch(point)
     if found is None or found[2] not in _MODULES:
         raise mismatch(name, field, point, [f"model.layers.N.{end}" for end in _MODULES], "that site is not captured")

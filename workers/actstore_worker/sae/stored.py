@@ -1,4 +1,6 @@
-"""SAEs whose files lie in the bucket: those that were trained from it. Fetched once, into a folder of this machine."""
+"""SAEs whose files are in the bucket, because they were trained from it. They are downloaded once to a folder of this
+machine.
+"""
 
 import tempfile
 from contextlib import suppress
@@ -13,29 +15,31 @@ from actstore_storage.registry.saes import SaeModelRecord, fetch_sae_files, find
 from actstore_worker.files.stamps import Stamp
 from actstore_worker.sae.files import find_saes, stamp_of_saes
 
-if TYPE_CHECKING:  # who only looks for files has no use for torch
+if TYPE_CHECKING:  # code that only looks for files does not need torch
     from actstore_worker.sae.autoencoder import SparseAutoencoder
 
-# Where they are fetched to unless a setting says otherwise.
+# The default folder for downloads.
 SAE_CACHE = Path("~/.cache/actstore/saes").expanduser()
-# Of SAEs that were looked at last: a hash reads all of an SAE, which is asked for with each question.
+# The number of recently checked SAEs to remember: a hash reads the whole SAE, which is needed for each question.
 _HASHES_KEPT = 256
 
 
 @dataclass(frozen=True)
 class StoredSaes:
-    """`cache` has a folder for each SAE's hash. Several processes may share it; what else writes there is noticed."""
+    """Downloads SAEs. `cache` has a folder for each SAE's hash. Several processes may share it; foreign changes are
+    detected.
+    """
 
     bucket: Bucket
     cache: Path
 
     def find(self, name: str) -> Path | None:
-        """The one that is registered under the name; None where there is none, or where its files lie elsewhere."""
+        """The SAE that is registered under the name; None if there is none, or if its files are elsewhere."""
         record = find_registered_sae(self.bucket, name)
         return None if record is None else self.fetch(name, record.sha256)
 
     def fetch(self, name: str, sha256: str) -> Path | None:
-        """The one with that hash, registered or not. Errors: CorruptObject where its files have another hash."""
+        """The SAE with that hash, registered or not. Errors: CorruptObject if its files have another hash."""
         found = self.cache / sha256
         if _is_whole(found):
             return found
@@ -47,7 +51,8 @@ class StoredSaes:
                 return None
             if [files.sha256 for files in find_saes(folder)] != [sha256]:
                 raise CorruptObject(
-                    f"the files of SAE {name!r} in {self.bucket.address} are not those that were stored",
+                    f"the files of SAE {name!r} in {self.bucket.address} do not match the hash under which they were "
+                    "stored",
                     field="object",
                     value=sha256,
                 )
@@ -59,7 +64,7 @@ class StoredSaes:
 
 
 def sae_record(sae: "SparseAutoencoder") -> SaeModelRecord:
-    """What the bucket's registry says of an SAE."""
+    """Returns an SAE's record in the bucket's registry."""
     return SaeModelRecord(
         name=sae.name,
         sha256=sae.sha256,
@@ -72,7 +77,7 @@ def sae_record(sae: "SparseAutoencoder") -> SaeModelRecord:
 
 
 def _is_whole(folder: Path) -> bool:
-    """Whether the SAE there is the one whose hash the folder has for a name."""
+    """Whether the SAE there has the hash that is the folder's name."""
     return folder.is_dir() and _sha256s(folder, stamp_of_saes(folder)) == (folder.name,)
 
 

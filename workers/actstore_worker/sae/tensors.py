@@ -1,4 +1,4 @@
-"""Reads the files of SAEs: numbers only, never code, and whatever is wrong with a file is said by its name."""
+"""Reads the files of SAEs: only numbers, never code; errors name the file."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -17,7 +17,7 @@ from actstore_worker.sae.refusals import unsupported
 
 
 def read_json(path: Path, name: str) -> dict[str, Any]:
-    """A JSON object without a key that is there twice. Errors: BadRequest SAE_UNSUPPORTED where it is none."""
+    """Reads a JSON object without repeated keys. Errors: BadRequest SAE_UNSUPPORTED if it is not one."""
     try:
         check_file(path)
         found = json.loads(path.read_text(), object_pairs_hook=said_once)
@@ -29,45 +29,45 @@ def read_json(path: Path, name: str) -> dict[str, Any]:
 
 
 def read_tensors(path: Path, name: str) -> dict[str, Any]:
-    """Tensors by their names in the file; of a `.pt` file also what else it has: numbers, words, nested tables.
+    """Reads tensors by their names in the file; from a `.pt` file also its numbers, strings and nested tables.
 
-    Errors: BadRequest SAE_UNSUPPORTED for a file that is cut short, or that would run code to be read.
+    Errors: BadRequest SAE_UNSUPPORTED for a truncated file, or one that would run code.
     """
     reader: Callable[[Path], Any] = {".npz": _npz, ".pt": _pt}.get(path.suffix, _safetensors)
     try:
         check_file(path)
         found = reader(path)
         if not isinstance(found, dict):
-            raise ValueError("it is not a table of tensors")
-    except Exception as error:  # whatever a broken file makes of NumPy, torch and safetensors
-        raise unsupported(name, path.name, None, f"it cannot be read: {error}", "tensors, and no code") from error
+            raise ValueError("it is not a dictionary of tensors")
+    except Exception as error:  # broken files can make NumPy, torch and safetensors raise anything
+        raise unsupported(name, path.name, None, f"it cannot be read: {error}", "tensors, without code") from error
     return found
 
 
 def flag(config: Mapping[str, Any], option: str, usual: bool, name: str) -> bool:
-    """An option that is on or off.
+    """Reads a boolean option.
 
-    Errors: BadRequest SAE_UNSUPPORTED for null, which Python takes for off, and for words, which it takes for on.
+    Errors: BadRequest SAE_UNSUPPORTED for null, which Python treats as false, and for strings, which it treats as true.
     """
     found = config.get(option, usual)
     if not isinstance(found, bool):
-        raise unsupported(name, option, repr(found), "it is neither true nor false", allowed=(True, False))
+        raise unsupported(name, option, repr(found), "it must be true or false", allowed=(True, False))
     return found
 
 
 def put_once(found: dict[str, Any], key: str, value: Any, name: str) -> None:
-    """Adds what a file has under a name. Errors: BadRequest SAE_UNSUPPORTED where it has it under two."""
+    """Adds a value under a name. Errors: BadRequest SAE_UNSUPPORTED if the file has it under two names."""
     if key in found:
-        raise unsupported(name, key, sorted(found), "the file has it under two names, and which counts is not said")
+        raise unsupported(name, key, sorted(found), "the file has it under two names with different values")
     found[key] = value
 
 
 def turned(found: Any) -> Any:
-    """A matrix with its axes exchanged; what is none is left to be refused."""
+    """A transposed matrix; anything else is returned unchanged and refused later."""
     return found.T if isinstance(found, Tensor) and found.ndim == 2 else found
 
 
-# Read, not mapped: a file that is overwritten must not change an SAE that is loaded.
+# Read, not memory-mapped: overwriting a file must not change a loaded SAE.
 _safetensors = partial(load_file, backend="pread")
 
 

@@ -1,7 +1,8 @@
-"""`python -m actstore_worker.training RUN SITE`: train SAEs on a run's stored rows, and register them in its store.
+"""`python -m actstore_worker.training RUN SITE`: trains SAEs on a run's stored rows, and registers them in its store.
 
-Several widths or sparsities are a grid: its trainings run side by side on Ray. The same command again goes on where it
-stopped. Exit status: 0 all were trained, 1 some were not, 2 nothing was begun. The environment is read here alone.
+Several widths or sparsities form a grid, whose trainings run in parallel on Ray. Running the same command again
+continues where it stopped. Exit status: 0 all were trained, 1 some were not, 2 nothing was started. Only this module
+reads the environment.
 """
 
 import argparse
@@ -30,13 +31,13 @@ _EPILOG = """\
 The store is ACTSTORE_STORE, a folder or s3://bucket/prefix, reached with ACTSTORE_S3_ENDPOINT and so on, as the workers
 reach it. `actstore train-sae` also takes --store instead of that, and knows the store of a stack that runs here; with
 --encode it has a service (--address) encode the run with what was trained."""
-# Fields of Training that the command line sets as they are.
+# Fields of Training that the command line sets directly.
 _OPTIONS = ("batch_rows", "learning_rate", "seed", "normalise", "held_out_every", "dead_after_steps")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = trainer_parser().parse_args(arguments)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the same end as for Ctrl-C
     with os.fdopen(reserve_standard_output(), "w", buffering=1) as output:
         try:
             jobs = _jobs(options)
@@ -50,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"actstore: {_in_words(error)}", file=sys.stderr)
             return REFUSED
         except KeyboardInterrupt:
-            print("actstore: interrupted; the same command goes on where this one stopped", file=sys.stderr)
+            print("actstore: interrupted; run the same command to continue from the last checkpoint", file=sys.stderr)
             return INTERRUPTED
 
 
@@ -91,7 +92,7 @@ def _alone(job: Job, teller: "_Teller") -> Any:
 
 
 class _Teller:
-    """For people a line now and then, and a table in the end; for machines a line of JSON each."""
+    """Prints progress: for people a line now and then, and a table at the end; for programs lines of JSON."""
 
     def __init__(self, output: TextIO, as_json: bool, result: Path | None) -> None:
         self._json, self._result = as_json, result
@@ -130,7 +131,7 @@ def _in_words(error: ActstoreError) -> str:
 
 
 def _row(training: Training, outcome: Any) -> dict[str, Any]:
-    """What was trained at which figures, held out; or why not."""
+    """One row: the result on held-out rows, or the error."""
     found: dict[str, Any] = {
         "name": training.name,
         "run": training.run,
@@ -164,28 +165,37 @@ def trainer_parser() -> argparse.ArgumentParser:
     )
     given = {field.name: field.default for field in fields(Training)}
     starts = ", ".join(f"{name} {value:g}" for name, value in DEFAULT_SPARSITY.items())
-    parser.add_argument("run", help="a complete run that stores the site")
-    parser.add_argument("site", help="whose rows: resid_post.3")
+    parser.add_argument("run", help="name of a complete run that stores the site")
+    parser.add_argument("site", help="site to train on, such as resid_post.3")
     parser.add_argument("--architecture", default="topk", help=f"one of {', '.join(SPARSITY)} (default: topk)")
-    parser.add_argument("--width", type=int, nargs="+", required=True, help="features; several are a grid")
-    parser.add_argument("--k", type=float, nargs="+", default=[], help="features on a row (topk; batchtopk on average)")
-    penalty = "the squared error of a row is summed over its elements, so that a coefficient for errors averaged over"
-    penalty = f"{penalty} d elements is d times as large here"
-    parser.add_argument("--l1", type=float, nargs="+", default=[], help=f"penalty (standard, gated); {penalty}")
-    parser.add_argument("--l0", type=float, nargs="+", default=[], help="penalty (jumprelu)")
-    parser.add_argument("--name", default="", help=f"of the SAE (default: made from the rest); sparsity: {starts}")
-    parser.add_argument("--rows", type=int, help="trained on in all, over several epochs (default: one epoch's tokens)")
+    parser.add_argument(
+        "--width", type=int, nargs="+", required=True, help="number of features (d_sae); several values train a grid"
+    )
+    parser.add_argument(
+        "--k", type=float, nargs="+", default=[], help="active features per row (topk: exactly; batchtopk: on average)"
+    )
+    penalty = "the squared error is summed over a row's d elements: multiply coefficients for averaged errors by d"
+    parser.add_argument("--l1", type=float, nargs="+", default=[], help=f"L1 coefficient (standard, gated); {penalty}")
+    parser.add_argument("--l0", type=float, nargs="+", default=[], help="L0 coefficient (jumprelu)")
+    parser.add_argument(
+        "--name",
+        default="",
+        help=f"name of the SAE (default: made from the other arguments); default sparsity: {starts}",
+    )
+    parser.add_argument(
+        "--rows", type=int, help="rows to train on in total, over several epochs if needed (default: one epoch)"
+    )
     for name in ("batch_rows", "learning_rate", "seed", "held_out_every", "dead_after_steps"):
         kind = float if name == "learning_rate" else int
         option = f"--{name.replace('_', '-')}"
         parser.add_argument(option, type=kind, default=given[name], help="(default: %(default)s)")
-    parser.add_argument("--exclude", nargs="*", default=["bos"], help="token classes left out (default: bos)")
+    parser.add_argument("--exclude", nargs="*", default=["bos"], help="token classes to leave out (default: bos)")
     parser.add_argument(
-        "--no-normalise", dest="normalise", action="store_false", help="train on rows in their own scale"
+        "--no-normalise", dest="normalise", action="store_false", help="train on rows without rescaling them"
     )
     parser.add_argument("--checkpoint-steps", type=int, default=CHECKPOINT_STEPS, help="(default: %(default)s)")
-    parser.add_argument("--json", action="store_true", help="a line of JSON for each progress and for the end")
-    parser.add_argument("--result", type=Path, metavar="FILE", help="write the last line of JSON there, too")
+    parser.add_argument("--json", action="store_true", help="print one line of JSON per progress report and at the end")
+    parser.add_argument("--result", type=Path, metavar="FILE", help="also write the last line of JSON to this file")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""SAELens's trainer for a training: its architectures under our options, its schedules at our defaults."""
+"""Builds SAELens's trainer for a training: its architectures with our options, its schedules with our defaults."""
 
 import warnings
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from actstore_worker.training.advice import DECAY_SHARE, WARM_UP_SHARE
 from actstore_worker.training.recipe import SPARSITY, Training
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # its imports deprecate each other
+    warnings.simplefilter("ignore")  # its imports trigger deprecation warnings
     from sae_lens import (
         BatchTopKTrainingSAEConfig,
         GatedTrainingSAEConfig,
@@ -34,14 +34,16 @@ _CONFIGURATIONS = {
     "batchtopk": BatchTopKTrainingSAEConfig,
     "jumprelu": JumpReLUTrainingSAEConfig,
 }
-# Batches from which the factor to a mean norm of sqrt(d) is taken.
+# Batches from which the factor for a mean norm of sqrt(d) is estimated.
 SCALE_BATCHES = 50
 
 
 def build_trainer(
     training: Training, snapshot: Snapshot, rows: Iterator[Tensor], device: torch.device
 ) -> "SAETrainer[Any, Any]":
-    """With weights drawn from the training's own seed, whatever was drawn before."""
+    """Returns a trainer whose weights are initialized from the training's own seed, independent of earlier random
+    numbers.
+    """
     torch.manual_seed(training.seed)
     configuration = _CONFIGURATIONS[training.architecture](
         d_in=snapshot.record.dense_width(training.site),

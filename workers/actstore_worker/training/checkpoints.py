@@ -1,6 +1,6 @@
-"""Where a training can go on: SAELens's own checkpoint, and where its rows are, as one object of the bucket.
+"""Checkpoints of a training: SAELens's own checkpoint and the state of its rows, as one object of the bucket.
 
-One object is there as a whole or not at all, so that a crash leaves the last whole one.
+An object is complete or does not exist, so a crash leaves the last complete one.
 """
 
 import json
@@ -23,7 +23,7 @@ _FEED, _RANDOM = "feed.json", "random.pt"
 
 
 def save_checkpoint(bucket: Bucket, name: str, trainer: "SAETrainer[Any, Any]", feed: Mapping[str, Any]) -> None:
-    """`feed` is the state of the rows after the step that was made last. Earlier checkpoints are removed."""
+    """Saves a checkpoint. `feed` is the state of the rows after the last step. Earlier checkpoints are removed."""
     key = training_checkpoint_key(name, trainer.n_training_steps)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -38,7 +38,7 @@ def save_checkpoint(bucket: Bucket, name: str, trainer: "SAETrainer[Any, Any]", 
 
 
 def load_checkpoint(bucket: Bucket, key: str, trainer: "SAETrainer[Any, Any]") -> Mapping[str, Any]:
-    """Into a trainer that is as new; the state of its rows. Errors: CorruptObject."""
+    """Loads a checkpoint into a new trainer, and returns the state of its rows. Errors: CorruptObject."""
     try:
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch)
@@ -50,12 +50,12 @@ def load_checkpoint(bucket: Bucket, key: str, trainer: "SAETrainer[Any, Any]") -
             return feed
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise CorruptObject(
-            f"{key} is no checkpoint that can be gone on from: {error}", field="object", value=key
+            f"{key} is not a checkpoint that training can resume from: {error}", field="object", value=key
         ) from error
 
 
 def latest_checkpoint(bucket: Bucket, name: str) -> str | None:
-    """Its key."""
+    """The key of the latest checkpoint."""
     return max(bucket.keys(training_checkpoints_folder(name)), default=None)
 
 

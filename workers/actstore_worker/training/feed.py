@@ -1,4 +1,4 @@
-"""Stored rows as a trainer wants them: one batch after another, for ever, on its device, read ahead by one."""
+"""Feeds stored rows to a trainer: an endless sequence of batches on its device, read ahead by one."""
 
 from collections.abc import Generator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,10 +19,11 @@ _Served = tuple[Tensor, Mapping[str, Any]]
 
 
 class RowFeed:
-    """An iterator of float32 batches, each of `training.batch_rows` rows, and a context manager: it has a thread.
+    """An iterator of float32 batches, each of `training.batch_rows` rows. It is a context manager, because it has a
+    thread.
 
-    An epoch's last batch is left out where it is smaller, for schedules count steps. `state()` is of the batch that was
-    handed out last; a feed that is given it hands out the next.
+    An epoch's last batch is left out if it is smaller, because schedules count steps. `state()` belongs to the last
+    batch that was returned; a feed that starts with it returns the next one.
 
     Errors, from `next`: BadRequest for rows that are not finite, and for a run with too few rows for one batch.
     """
@@ -36,7 +37,7 @@ class RowFeed:
     ) -> None:
         self._training, self._device = training, device
         self._loader = rows_of(snapshot, training)
-        # Of most runs the commits say that there is no such row, and nobody need look.
+        # The commits of most runs say that there is no such row, so rows need no check.
         self._look = snapshot.commits.summary.non_finite.get(training.site, 0) > 0
         self._state: Mapping[str, Any] = self._loader.state() if state is None else state
         self._loader.resume(self._state)
@@ -74,7 +75,8 @@ class RowFeed:
                     yield self._on_device(batch), self._loader.state()
             if not served:
                 raise BadRequest(
-                    f"run {self._training.run} has fewer rows to train on than a batch of {self._training.batch_rows}",
+                    f"run {self._training.run} has fewer rows to train on than one batch of "
+                    f"{self._training.batch_rows}",
                     field="batch_rows",
                     value=self._training.batch_rows,
                     allowed="fewer rows, or a larger run",
@@ -87,16 +89,17 @@ class RowFeed:
             rows = rows.pin_memory().to(self._device, non_blocking=True)
         if self._look and not bool(rows.isfinite().all()):
             raise BadRequest(
-                f"rows of {site} in run {self._training.run} have elements that are infinite or no numbers",
+                f"rows of {site} in run {self._training.run} have elements that are infinite or NaN",
                 field="site",
                 value=site,
-                allowed="finite rows: a site whose values its dtype holds, or `exclude` the tokens that have none",
+                allowed="finite rows: use a dtype that can hold the site's values, or `exclude` the tokens with such "
+                "rows",
             )
         return rows.float()
 
 
 def rows_of(snapshot: Snapshot, training: Training, *, held_out: bool = False) -> TrainingLoader:
-    """Those that are trained on, or those that are not."""
+    """The rows for training, or the held-out ones."""
     return TrainingLoader(
         snapshot,
         [training.site],

@@ -1,4 +1,4 @@
-"""From what is asked on a command line to the trainings that it means: lists of widths and sparsities are a grid."""
+"""Turns the arguments of a command line into trainings: lists of widths and sparsities form a grid."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,15 +10,15 @@ from actstore_storage.errors import BadRequest
 from actstore_storage.runs.opening import open_run
 from actstore_worker.training.recipe import SPARSITY, Training, check_rows
 
-# Where nothing is said, per architecture: what SAELens and the papers behind its classes begin with.
+# Default sparsities by architecture: the defaults of SAELens and of the papers behind its classes.
 DEFAULT_SPARSITY: Mapping[str, float] = {"standard": 5.0, "gated": 1.0, "topk": 32, "batchtopk": 32, "jumprelu": 1.0}
 TRAININGS_MAX = 256
 
 
 @dataclass(frozen=True)
 class Grid:
-    """`sparsities` by kind: k, l1 or l0. `rows` None: as many as the run has tokens. `options`: others of Training's
-    fields, as they are.
+    """The arguments. `sparsities` by kind: k, l1 or l0. `rows` None: as many as the run has tokens. `options`: other
+    fields of Training, unchanged.
     """
 
     run: str
@@ -32,13 +32,15 @@ class Grid:
 
 
 def trainings(bucket: Bucket, grid: Grid) -> list[Training]:
-    """One for each width and sparsity, each under a name of its own. Errors: BadRequest, before any is begun."""
+    """Returns one training for each width and sparsity, each with its own name. Errors: BadRequest, before any is
+    started.
+    """
     snapshot = open_run(bucket, grid.run)
     site = check_rows(snapshot, grid.site)
     sparsities = _sparsities(grid)
     pairs = list(product(grid.widths, sparsities))
     if not 1 <= len(set(pairs)) == len(pairs) <= TRAININGS_MAX:
-        message = f"{len(grid.widths)} widths and {len(sparsities)} sparsities are no grid"
+        message = f"{len(grid.widths)} widths and {len(sparsities)} sparsities are not a valid grid"
         raise BadRequest(message, field="width", value=len(pairs), allowed=f"1 to {TRAININGS_MAX} different pairs")
     return [
         Training(
@@ -58,7 +60,7 @@ def trainings(bucket: Bucket, grid: Grid) -> list[Training]:
 
 def _sparsities(grid: Grid) -> Sequence[float]:
     if grid.architecture not in SPARSITY:
-        message = f"architecture {grid.architecture!r} is not known"
+        message = f"architecture {grid.architecture!r} is unknown"
         raise BadRequest(message, field="architecture", value=grid.architecture, allowed=SPARSITY)
     kind = SPARSITY[grid.architecture]
     for name, values in grid.sparsities.items():
@@ -69,7 +71,7 @@ def _sparsities(grid: Grid) -> Sequence[float]:
 
 
 def _name(grid: Grid, width: int, sparsity: float, several: bool) -> str:
-    """`<run>-<site>-<architecture>`, unless another is given, and what tells a sweep's SAEs apart."""
+    """`<run>-<site>-<architecture>`, unless another is given, and the values that distinguish the SAEs of a grid."""
     name = grid.name or f"{grid.run}-{grid.site}-{grid.architecture}"
     if grid.name and not several:
         return name

@@ -1,4 +1,4 @@
-"""A training in words that travel, and what is done where they arrive; torch and SAELens are imported there alone."""
+"""A training as plain values that can be sent to another process, which alone imports torch and SAELens."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,7 +27,9 @@ class Job:
 
 
 def run_job(job: Job, say: Callable[[Any], object]) -> "Trained":
-    """On a GPU where the process sees one: a task of a sweep sees what it was given. `say` hears its progress."""
+    """Runs a training, on a GPU if the process has one: a task of a grid has only its own. `say` is called with its
+    progress.
+    """
     import torch
 
     from actstore_worker.training.train import train

@@ -1,4 +1,4 @@
-"""How good an SAE is on rows that it was not trained on."""
+"""Measures an SAE on held-out rows."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ from actstore_worker.sae.autoencoder import SparseAutoencoder
 
 @dataclass(frozen=True)
 class Quality:
-    """`l0`: features on a row, on average. `fvu`: the squared error over the squared distance of rows from their mean.
-    None where the rows do not differ. `dead_share`: of features, those that fire on none of the rows.
+    """`l0`: active features per row, on average. `fvu`: the squared error divided by the squared distance of rows from
+    their mean; None if the rows do not differ. `dead_share`: the fraction of features that fire on none of the rows.
     """
 
     l0: float
@@ -23,7 +23,7 @@ class Quality:
 
 
 def measure(sae: SparseAutoencoder, batches: Iterator[Float[Tensor, "row d_in"]], rows_max: int) -> Quality | None:
-    """Of the first rows, about `rows_max`, in float64 sums; None where there is no row."""
+    """Measures on the first rows, about `rows_max`, in float64 sums; None if there are no rows."""
     device = sae.decoder.device
     total = torch.zeros(sae.d_in, dtype=torch.float64, device=device)
     squares = torch.zeros((), dtype=torch.float64, device=device)

@@ -1,4 +1,4 @@
-"""What a training is, checked before anything is read of its rows."""
+"""The definition of a training, checked before its rows are read."""
 
 import math
 from collections.abc import Mapping
@@ -12,24 +12,24 @@ from actstore_storage.format.sites import INNER_KINDS, RESIDUAL_KINDS, Site, par
 from actstore_storage.format.tokens import TOKEN_CLASSES
 from actstore_storage.runs.snapshot import Snapshot
 
-# What makes each architecture sparse: how many features of a row are on (topk), or on average over a batch
-# (batchtopk); else the weight of a penalty beside the squared error, which is summed over a row's elements: l1 of
-# activations times the norms of their decoder rows, l0 of how many are on.
+# The sparsity parameter of each architecture: how many features of a row are active (topk), or on average over a batch
+# (batchtopk); else the coefficient of a penalty that is added to the squared error, which is summed over a row's
+# elements: l1 of activations times the norms of their decoder rows, l0 of the number of active features.
 SPARSITY: Mapping[str, str] = {"standard": "l1", "gated": "l1", "topk": "k", "batchtopk": "k", "jumprelu": "l0"}
-# Sites whose rows are whole vectors, of which an SAE can be loaded again.
+# Sites whose rows are whole vectors, for which an SAE can be loaded again.
 TRAINED_KINDS = (*RESIDUAL_KINDS, *INNER_KINDS, "z")
 WIDTH_MAX = 1 << 20
 BATCH_ROWS_MAX = 1 << 20
-# Steps between two checkpoints, unless told otherwise.
+# The default number of steps between two checkpoints.
 CHECKPOINT_STEPS = 1000
 
 
 @dataclass(frozen=True)
 class Training:
-    """Everything that decides which SAE comes out. Two equal ones are the same training, and the second goes on where
+    """Everything that affects the resulting SAE. Two equal ones are the same training, and the second continues where
     the first stopped.
 
-    `sparsity` is what SPARSITY names. `rows` are those trained on in all, over as many epochs as that takes.
+    `sparsity` is what SPARSITY names. `rows` are the rows trained on in total, over as many epochs as that takes.
     """
 
     name: str
@@ -43,19 +43,19 @@ class Training:
     batch_rows: int = 4096
     learning_rate: float = 3e-4
     seed: int = 0
-    # Token classes whose rows are left out: BOS has a norm that is a multiple of all others, and one direction.
+    # Token classes whose rows are left out: BOS has a much larger norm than all others, and always the same direction.
     exclude: tuple[str, ...] = ("bos",)
-    # Scale rows by one factor to a mean norm of sqrt(d) while training (Anthropic, April 2024 update), and fold the
-    # factor into the weights in the end.
+    # Whether rows are scaled by one factor to a mean norm of sqrt(d) during training (Anthropic, April 2024 update),
+    # and the factor is folded into the weights at the end.
     normalise: bool = True
-    # Every so many-th sequence is left out, and the SAE is measured on those.
+    # One in this many sequences is held out, and the SAE is measured on those.
     held_out_every: int = 50
-    # A feature that has not fired for so many steps counts as dead.
+    # A feature that has not fired for this many steps counts as dead.
     dead_after_steps: int = 1000
 
     def __post_init__(self) -> None:
         storage_name(self.name, "name")
-        check_name(statistics_product(self.name), "name")  # the longest name that it becomes a part of
+        check_name(statistics_product(self.name), "name")  # The longest name that contains it.
         if self.architecture not in SPARSITY:
             raise _refused("architecture", self.architecture, SPARSITY)
         _check_range("width", self.width, 1, WIDTH_MAX)
@@ -85,32 +85,32 @@ class Training:
         if kind == "k" and value > self.width:
             raise _refused("k", value, f"at most the width, {self.width}")
         if self.architecture == "topk" and value != int(value):
-            raise _refused("k", value, "a whole number; batchtopk takes an average")
+            raise _refused("k", value, "a whole number; use batchtopk for an average")
 
     def to_json(self) -> bytes:
         return seal(asdict(self))
 
     @classmethod
     def from_json(cls, data: bytes, key: str) -> "Training":
-        """Errors: CorruptObject, also for the training of another SAE."""
+        """Reads a training. Errors: CorruptObject, also for the training of another SAE."""
         found = unseal(data, key, lambda fields: cls(**fields | {"exclude": tuple(fields["exclude"])}))
         if training_key(found.name) != key:
-            raise CorruptObject(f"{key} is the training of {found.name}", field="object", value=key)
+            raise CorruptObject(f"{key} holds the training of {found.name}", field="object", value=key)
         return found
 
     def differences(self, other: "Training") -> list[str]:
-        """In words, field by field."""
+        """The differences in words, field by field."""
         pairs = [(field.name, getattr(self, field.name), getattr(other, field.name)) for field in fields(self)]
         return [f"{name} is {mine!r}, not {theirs!r}" for name, mine, theirs in pairs if mine != theirs]
 
 
 def check_rows(snapshot: Snapshot, site: str) -> Site:
-    """That the run is whole and has such rows. Errors: BadRequest with field, value and what is allowed."""
+    """Checks that the run is complete and has the rows. Errors: BadRequest with field, value and what is allowed."""
     record, stored = snapshot.record, snapshot.record.specification.dense_sites
     found = parse_site(site, TRAINED_KINDS, record.layer_count)
     if str(found) not in stored or found.head is not None:
         raise BadRequest(
-            f"run {record.run} does not store {site} as whole rows",
+            f"run {record.run} does not store {site} as dense rows",
             reason="SITE_UNKNOWN",
             field="site",
             value=site,
@@ -121,7 +121,7 @@ def check_rows(snapshot: Snapshot, site: str) -> Site:
             f"run {record.run} has {len(snapshot.commits)} of its {record.shards_total} shards",
             field="run",
             value=record.run,
-            allowed="a complete run: capture it to its end first",
+            allowed="a complete run: finish its capture first",
         )
     return found
 

@@ -1,4 +1,4 @@
-"""From a trained SAE to one that workers find by its name: in SAELens's format, measured, stored, registered."""
+"""Saves a trained SAE: converts it to SAELens's format, measures, stores and registers it."""
 
 import json
 import tempfile
@@ -24,15 +24,15 @@ from actstore_worker.training.recipe import Training
 if TYPE_CHECKING:
     from sae_lens import TrainingSAE
 
-# Held-out rows that an SAE is measured on: of the share of features that fire, more would say little more.
+# Held-out rows on which an SAE is measured. More rows would hardly change the fraction of features that fire.
 QUALITY_ROWS = 1 << 18
 
 
 def save(
     bucket: Bucket, training: Training, snapshot: Snapshot, sae: "TrainingSAE[Any]", device: torch.device
 ) -> tuple[str, Quality | None]:
-    """The SAE's hash, and what it was measured at."""
-    sae.cfg.device = "cpu"  # where it was trained is no property of it
+    """Returns the SAE's hash, and its measured quality."""
+    sae.cfg.device = "cpu"  # where it was trained does not matter
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         sae.save_inference_model(folder)
@@ -46,7 +46,9 @@ def save(
 
 
 def find_saved(bucket: Bucket, name: str) -> tuple[str, Quality | None] | None:
-    """As `save` answered, of an SAE that was registered and whose files lie here; None where there is none."""
+    """Returns the same as `save` for an SAE that is registered and whose files are in the store; None if
+    there is none.
+    """
     record = find_registered_sae(bucket, name)
     if record is None:
         return None

@@ -1,7 +1,7 @@
-"""One training from its first step, or from where it stopped, to an SAE in the bucket.
+"""Runs one training from its first step, or from its last checkpoint, until the SAE is in the bucket.
 
-The loop is SAELens's `SAETrainer.fit` through the methods that it offers for that, so that progress and checkpoints are
-ours: a training that is killed and begun again ends, on a CPU, with the same bits.
+The loop uses the extension points of SAELens's `SAETrainer.fit`, so that progress and checkpoints are ours. A training
+that is killed and started again ends, on a CPU, with the same bits.
 """
 
 import signal
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
     from sae_lens.training.sae_trainer import SAETrainer
 
 PROGRESS_SECONDS = 3.0
-# Checkpoints before the first regular one, so that a crash costs about as much again as was done.
+# Checkpoints before the first regular one, so that a crash costs at most about as much as was done before.
 EARLY_CHECKPOINTS = (50, 100, 200, 400, 800)
 
 
 @dataclass(frozen=True)
 class Progress:
-    """After a step, of its batch: `loss` is what is minimised, in the scale of training. `dead`: features by now, None
-    while there were too few steps to count any.
+    """The state after a step. `loss` is the training loss of its batch, in the scale of training. `dead`: dead features
+    so far; None while there were too few steps to count any.
     """
 
     name: str
@@ -58,7 +58,7 @@ Report = Callable[[Progress], object]
 
 @dataclass(frozen=True)
 class Trained:
-    """`seconds` of this process; an SAE that was there already took none."""
+    """The result. `seconds` of this process; 0 for an SAE that existed already."""
 
     name: str
     sha256: str
@@ -76,11 +76,11 @@ def train(
     checkpoint_steps: int = CHECKPOINT_STEPS,
     progress_seconds: float = PROGRESS_SECONDS,
 ) -> Trained:
-    """Ends at once where this very training has ended before. Told to end by Ctrl-C or SIGTERM, it finishes its step,
-    saves a checkpoint and raises KeyboardInterrupt; told again, it raises that at once.
+    """Trains an SAE. It returns at once if this training has already finished. On Ctrl-C or SIGTERM it finishes its
+    step, saves a checkpoint and raises KeyboardInterrupt; a second signal raises that at once.
 
-    Errors: BadRequest for a run, site or rows that cannot be trained on; Conflict where another training, or an SAE of
-    another origin, has the name, or the run is not the one that the training began with.
+    Errors: BadRequest for a run, site or rows that cannot be used; Conflict if another training, or an SAE of another
+    origin, has the name, or the run is not the one that the training began with.
     """
     snapshot = open_run(bucket, training.run)
     check_rows(snapshot, training.site)
@@ -97,28 +97,28 @@ def train(
 
 
 def _claim_name(bucket: Bucket, training: Training, snapshot: Snapshot) -> bool:
-    """Whether nobody had it before."""
+    """Takes the name, and returns whether it was free."""
     if snapshot.record.specification_sha256 != training.specification_sha256:
         raise Conflict(
-            f"run {training.run} is another one than when this training was asked for",
+            f"run {training.run} was replaced by another one since this training was started",
             field="run",
             value=training.run,
-            allowed=f"the run of specification {training.specification_sha256}",
+            allowed=f"the run with specification {training.specification_sha256}",
         )
     key = training_key(training.name)
     if not bucket.exists(key) and find_registered_sae(bucket, training.name) is not None:
-        raise _taken(training.name, "an SAE that was not trained here has that name")
+        raise _taken(training.name, "the name is taken by an SAE that was not trained in this store")
     if bucket.put_if_absent(key, training.to_json()):
         return True
     standing = Training.from_json(bucket.get(key), key)
     if differences := training.differences(standing):
-        raise _taken(training.name, f"another training has that name: here {'; '.join(differences)}")
+        raise _taken(training.name, f"another training has that name: {'; '.join(differences)}")
     return False
 
 
 @contextmanager
 def _nothing_stays(bucket: Bucket, name: str, claimed: bool) -> Iterator[None]:
-    """Of a training that is refused by its rows, once they are read: the name is free for one that is not."""
+    """Removes a training that is refused because of its rows, so that its name is free again."""
     try:
         yield
     except BadRequest:
@@ -174,13 +174,13 @@ def _trained(
 
 
 def _is_checkpoint(step: int, training: Training, every: int) -> bool:
-    """The last step is one, for measuring and storing the SAE takes its time, too."""
+    """The last step is a checkpoint, because measuring and storing the SAE takes time, too."""
     return step % every == 0 or (step < every and step in EARLY_CHECKPOINTS) or step == training.steps
 
 
 @contextmanager
 def _told_to_end() -> Iterator[threading.Event]:
-    """Set by the first Ctrl-C or SIGTERM; the second raises KeyboardInterrupt. Never set off the main thread."""
+    """Set by the first Ctrl-C or SIGTERM; the second raises KeyboardInterrupt. Never set outside the main thread."""
     told = threading.Event()
 
     def tell(_number: int, _frame: FrameType | None) -> None:
@@ -200,7 +200,7 @@ def _told_to_end() -> Iterator[threading.Event]:
 
 
 def _scale(rows: RowFeed, training: Training) -> float:
-    """sqrt(d) over the mean norm of the first rows, as SAELens's own estimate."""
+    """sqrt(d) divided by the mean norm of the first rows, as SAELens estimates it."""
     from actstore_worker.training.building import SCALE_BATCHES
 
     total, count, width = 0.0, 0, 0
@@ -212,7 +212,7 @@ def _scale(rows: RowFeed, training: Training) -> float:
 
 
 class _Pace:
-    """Says how a training is getting on, every few seconds and at its end."""
+    """Reports the progress of a training every few seconds and at its end."""
 
     def __init__(self, training: Training, report: Report, seconds: float, first_step: int) -> None:
         self._training, self._report, self._seconds = training, report, seconds
@@ -242,6 +242,6 @@ def _progress(
         loss=float(output.loss),
         l0=float((output.feature_acts != 0).sum()) / len(x),
         fvu=float(error / spread),
-        # SAELens counts what has not fired for more steps than these.
+        # SAELens counts features that have not fired for more steps than this.
         dead=int(trainer.dead_neurons.sum()) if trainer.n_training_steps > training.dead_after_steps else None,
     )

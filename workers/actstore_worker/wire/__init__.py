@@ -1,1 +1,1 @@
-"""The gateway: the workers' answers as gRPC services behind Ray Serve's proxy."""
+"""The gateway: offers the workers' answers as gRPC services behind Ray Serve's proxy."""

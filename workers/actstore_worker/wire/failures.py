@@ -1,4 +1,4 @@
-"""Errors as callers are told of them."""
+"""Turns errors into what callers may know of them."""
 
 from dataclasses import fields
 from typing import Any, TypeVar, cast
@@ -18,7 +18,7 @@ Question = TypeVar("Question")
 def read_question(kind: type[Question], message: Any) -> Question:
     """Decode the question in a message.
 
-    Errors: BadRequest for what the contract does not allow.
+    Errors: BadRequest if the contract does not allow it.
     """
     try:
         return decode(kind, message)
@@ -28,13 +28,15 @@ def read_question(kind: type[Question], message: Any) -> Question:
 
 
 def _spoken_of(kind: type, field: str) -> str:
-    """A question that is nothing but a specification or a sweep is spoken of as that, by whoever plans it, too."""
+    """Errors of a question that consists only of a specification or a sweep name fields of that, as its planning code
+    does.
+    """
     first, *others = (item.name for item in fields(cast(Any, kind)))
     return field if others else field.removeprefix(f"{first}.")
 
 
 def failure_of(error: Exception) -> Failure:
-    """Say what a caller may know of an error: of one that is not actstore's own, nothing but that it happened."""
+    """Return what a caller may know of an error: for one that is not actstore's own, only that it happened."""
     if not isinstance(error, ActstoreError):
-        return Failure("INTERNAL", "the workers failed; their log says how")
+        return Failure("INTERNAL", "the workers failed; their log has the details")
     return Failure(error.reason, error.message, error.details)

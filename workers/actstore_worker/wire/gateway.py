@@ -1,7 +1,7 @@
-"""Every verb of the contract that the workers answer, as the workers answer it.
+"""Implements every method of the contract that the workers answer.
 
-Knows nothing of Ray, but keeps its ingress's ways: a method gets the request and a `grpc_context`, and a failure is
-what it sets there, for the trailers that carry google.rpc.Status are sent with a returned message and not with an
+It does not import Ray, but follows the conventions of its ingress: a method gets the request and a `grpc_context`. A
+failure is set on the context, because trailers with google.rpc.Status are sent with a returned message and not with an
 exception.
 """
 
@@ -34,7 +34,7 @@ _DETAILS_KEY = "grpc-status-details-bin"
 
 
 class Captures(Protocol):
-    """What is asked of the coordinator."""
+    """Questions to the coordinator."""
 
     async def ask(self, question: Any) -> Any: ...
 
@@ -42,7 +42,7 @@ class Captures(Protocol):
 
 
 class Models(Protocol):
-    """What is asked of the model replicas."""
+    """Questions to the model replicas."""
 
     def run(self, request: RunSweep) -> AsyncIterator[SweepProgress | SweepCells | SweepResult]: ...
 
@@ -64,9 +64,9 @@ class Context(Protocol):
 
 
 class Gateway:
-    """Answers each verb that is forwarded to the workers, by a method of the verb's name; see below.
+    """Answers each method that is forwarded to the workers, by a method of the same name; see below.
 
-    Every call must bring `authorization: Bearer <token>`; only the service knows the token.
+    Every call must have `authorization: Bearer <token>`; only the service has the token.
     """
 
     def __init__(self, token: str, captures: Captures, models: Models) -> None:
@@ -74,7 +74,7 @@ class Gateway:
         self._captures, self._models = captures, models
 
     async def answer(self, verb: Verb, request: Any, context: Context) -> Any:
-        """Answer a verb in one message; after a failure in an empty one."""
+        """Answer a method with one message; after a failure with an empty one."""
         try:
             self._check_token(context)
             return encode(await self._answered(verb, read_question(verb.question, request)))
@@ -83,9 +83,9 @@ class Gateway:
             return message_of(verb.answer)()
 
     async def stream(self, verb: Verb, request: Any, context: Context) -> AsyncIterator[Any]:
-        """Answer a verb in messages.
+        """Answer a method with a stream of messages.
 
-        After a failure an empty one takes the status along, and `mended_streams` keeps it from the caller.
+        After a failure an empty message carries the status, and `mended_streams` removes it for the caller.
         """
         try:
             self._check_token(context)
@@ -96,7 +96,7 @@ class Gateway:
             yield message_of(verb.answer)()
 
     async def _answered(self, verb: Verb, question: Any) -> Any:
-        """Captures are asked of the coordinator, sweeps and all other questions of a model replica."""
+        """Questions about captures go to the coordinator, sweeps and all other questions to a model replica."""
         if verb.service == _CAPTURES:
             return await self._captures.ask(question)
         if isinstance(question, EstimateSweep):
@@ -113,7 +113,7 @@ class Gateway:
                     yield RunSweepAnswer(update)
 
     async def _watched(self, run: str) -> AsyncIterator[CaptureProgress]:
-        """Asks again and again rather than holding a stream open, so that a caller who goes away leaves nothing."""
+        """Asks repeatedly instead of holding a stream open, so that a caller who disconnects leaves nothing behind."""
         version, ended = -1, False
         while not ended:
             version, progress = await self._captures.progress_after(run, version)
@@ -121,7 +121,7 @@ class Gateway:
             ended = progress.ended
 
     def _check_token(self, context: Context) -> None:
-        """Of a header that came twice only the first counts, and the time taken tells nothing of the token."""
+        """If a header occurs twice only the first counts. The comparison takes constant time."""
         sent = next((value for key, value in context.invocation_metadata() if key == "authorization"), "")
         if not hmac.compare_digest(str(sent).encode(), self._expected):
             raise ActstoreError("the gateway's token is missing or wrong", reason="UNAUTHENTICATED")
@@ -132,13 +132,13 @@ def _refuse(context: Context, error: Exception) -> None:
         _log.error("a call failed", exc_info=error)
     failure = failure_of(error)
     context.set_code(STATUS_CODES[REASONS[failure.reason].status])
-    status = to_status(failure)  # whose texts are cut to what trailers hold
+    status = to_status(failure)  # with texts cut to what trailers can hold
     context.set_details(status.message)
     context.set_trailing_metadata([(_DETAILS_KEY, status.SerializeToString())])
 
 
 def _method(verb: Verb) -> Any:
-    """As Serve wants it: `grpc_context` by that name, and a stream as a generator function."""
+    """In the form that Serve needs: a parameter named `grpc_context`, and streams as generator functions."""
 
     async def answer(self: Gateway, request: Any, grpc_context: Context) -> Any:
         return await self.answer(verb, request, grpc_context)

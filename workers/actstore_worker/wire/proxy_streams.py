@@ -1,5 +1,7 @@
-"""The services as Serve's gRPC proxy offers them, with streams of which a caller gets his messages alone, and which he
-may leave at any time. It imports next to nothing: the proxy imports it, and is expected to be ready soon.
+"""The services for Serve's gRPC proxy, with streams that contain only the caller's messages and can be left at any
+time.
+
+It imports very little, because the proxy imports it and must be ready quickly.
 """
 
 import asyncio
@@ -11,9 +13,9 @@ from actstore_api.v1 import service_pb2_grpc
 
 
 def add_services(servicer: object, server: Any) -> None:
-    """Add to Serve's proxy the services that it offers.
+    """Add the services to Serve's proxy.
 
-    It answers every method by asking the gateway, whatever `servicer` is.
+    It answers every method by calling the gateway, whatever `servicer` is.
     """
     server.service_handler_factory = mended_streams(server.service_handler_factory)
     service_pb2_grpc.add_CaptureServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
@@ -23,8 +25,8 @@ def add_services(servicer: object, server: Any) -> None:
 
 
 def mended_streams(factory: Callable[..., Any]) -> Callable[..., Any]:
-    """The proxy's factory of handlers, without empty messages: none of ours is empty but the one that takes a failed
-    stream's status along (see gateway.py).
+    """Returns the proxy's factory of handlers with empty messages removed: only the one that carries a failed stream's
+    status is empty (see gateway.py).
     """
 
     def handler_of(service_method: str, streaming_type: Any) -> Any:
@@ -48,8 +50,8 @@ def mended_streams(factory: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class _Caller:
-    """A call's context, of which Serve asks the peer for its log at the end. Of a call that is over, gRPC reads that
-    from memory that it has freed, and the proxy dies: hence it is asked at the start.
+    """A call's context that knows its peer. Serve asks for the peer at the end, for its log. After a call has ended,
+    gRPC reads it from freed memory, and the proxy crashes; so it is read at the start.
     """
 
     def __init__(self, context: Any) -> None:
@@ -63,9 +65,9 @@ class _Caller:
 
 
 async def _cancel(messages: AsyncIterator[bytes]) -> None:
-    """Of a caller who went away while a message was on its way to him.
+    """Cancels a call whose caller disconnected while a message was on its way.
 
-    Serve cancels what it asked only where that finds it waiting for the next message. So it is made to wait for one.
+    Serve cancels its own call only while it waits for the next message. So it is made to wait for one.
     """
     with suppress(asyncio.CancelledError, StopAsyncIteration):
         while True:

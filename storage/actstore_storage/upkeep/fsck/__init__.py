@@ -1,4 +1,4 @@
-"""Reads a whole bucket: is everything there that its records say, as they say it, and nothing else?"""
+"""Checks a whole bucket: whether everything exists as its records say, and nothing else."""
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,19 +31,19 @@ from actstore_storage.upkeep.fsck.orphans import check_unnamed
 _READ_BYTES = 1 << 22
 _OF_FEATURES = ("features-", "index-", "statistics-")
 _THREADS = 8
-_SHARD_AGAIN = "once it is removed, capturing the run again captures the shard anew"
+_SHARD_AGAIN = "remove it and capture the run again to capture this shard again"
 
 
 def check_runs(bucket: Bucket, run: str | None = None, *, quick: bool = False, remove_orphans: bool = False) -> Verdict:
-    """Checks one run, or all that is in the bucket: records against their hashes, checksums and row counts, checkpoints
-    and their sketches of norms against commits, commits that are gone, orphans, keys that are not ours; of the whole
-    bucket also models, tokens' texts, SAEs and their files, trainings, wanted captures and kept answers.
+    """Checks one run, or everything in the bucket: records against their hashes, checksums and row counts, checkpoints
+    and their norm sketches against commits, missing commits, orphans, unknown keys; for the whole bucket also models,
+    token texts, SAEs and their files, trainings, requested captures and cached answers.
 
-    `quick` leaves out the checksums and row counts, which read every byte. What is left reads each commit twice, alone
-    and in its checkpoint, and of each checkpoint the merged sketches, some 3 kB for each name of norms and token class;
-    all commits of a run, and those of a checkpoint beside them, are in memory: with norms of every layer of a model of
-    26 layers some 150 kB each. Orphans are removed only from runs that nobody is asked to capture, and of indexes only
-    where no merge is due: those of work under way look the same. Errors: RUN_NOT_FOUND; StoreError.
+    `quick` omits the checksums and row counts, which read every byte. The rest reads each commit twice, alone and in
+    its checkpoint, and for each checkpoint the merged sketches, about 3 kB for each name of norms and token class. All
+    commits of a run, and those of a checkpoint, are in memory: with norms of every layer of a model with 26 layers
+    about 150 kB each. Orphans are removed only from runs without a capture request, and from indexes only if no merge
+    is due: unfinished work looks the same. Errors: RUN_NOT_FOUND; StoreError.
     """
     records: list[RunRecord] = []
     names = [run] if run else _runs(bucket)
@@ -59,15 +59,17 @@ def check_runs(bucket: Bucket, run: str | None = None, *, quick: bool = False, r
 
 
 def _runs(bucket: Bucket) -> list[str]:
-    """Whole or not; some stores show the folder of a run that was removed for a while."""
+    """Complete or not; some stores list the folder of a removed run for a while."""
     return [name for name in bucket.folders(RUNS) if bucket.keys(f"{RUNS}/{name}")]
 
 
 def _check_run(bucket: Bucket, run: str, quick: bool, remove_orphans: bool, records: list[RunRecord]) -> Verdict:
-    """`records`: gets the run's, where it can be read."""
+    """`records`: the run's record is added to it, if it can be read."""
     keys = bucket.keys(f"{RUNS}/{run}")
     if keys and run_key(run) not in keys:
-        left = Finding("unreadable", run_key(run), "gone, and objects of the run are not: `actstore remove` ends that")
+        left = Finding(
+            "unreadable", run_key(run), "other objects of the run still exist: `actstore remove` removes them"
+        )
         return Verdict(1, 0, 0, 0, (left,))
     unreadable: list[CorruptObject] = []
     try:
@@ -94,7 +96,7 @@ def _check_run(bucket: Bucket, run: str, quick: bool, remove_orphans: bool, reco
 def _check_contents(
     snapshot: Snapshot, commits: Sequence[Commit], segments: Mapping[str, Segment], items: Sequence[ObjectRecord]
 ) -> Iterator[Finding]:
-    """What reads every byte."""
+    """The checks that read every byte."""
     with ThreadPoolExecutor(_THREADS) as pool:
         for found in pool.map(lambda item: list(_check_object(snapshot.bucket, item)), items):
             yield from found
@@ -111,17 +113,17 @@ def _remedied(error: CorruptObject, run: str) -> str:
 
 
 def _check_record(snapshot: Snapshot, commits: Sequence[Commit]) -> Iterator[Finding]:
-    """What it says of sequences and tokens is what its shards have: records of before they had hashes may be wrong."""
+    """Its numbers of sequences and tokens must be those of its shards: records without hashes may be wrong."""
     record = snapshot.record
     for commit in commits:
         expected = len(record.shard_sequences(commit.shard))
         if commit.sequences != expected:
-            what = f"shard {commit.shard} has {commit.sequences} sequences, and by the run's record {expected}"
+            what = f"shard {commit.shard} has {commit.sequences} sequences, but the run's record says {expected}"
             yield Finding("damaged", run_key(record.run), what)
             return
     tokens = sum(commit.tokens for commit in commits)
     if snapshot.complete and tokens != record.tokens_total:
-        what = f"it says {record.tokens_total} tokens, and its shards have {tokens}"
+        what = f"it says {record.tokens_total} tokens, but its shards have {tokens}"
         yield Finding("damaged", run_key(record.run), what)
 
 
@@ -149,12 +151,12 @@ def _is_superseded(segment: Segment, segments: dict[str, Segment]) -> bool:
 
 
 def _check_segment(snapshot: Snapshot, key: str, segment: Segment) -> Iterator[Finding]:
-    """It has as many rows as its shards' own indexes."""
+    """It must have as many rows as its shards' own indexes."""
     merged = sum(part.object.rows for part in segment.parts)
     product = index_product(segment.sae)
     shards = sum(commit.objects[product].rows for commit in snapshot.commits.of_shards(segment.shards))
     if merged != shards:
-        yield Finding("damaged", key, f"it has {merged} rows, and its shards' indexes {shards}")
+        yield Finding("damaged", key, f"it has {merged} rows, but its shards' indexes have {shards}")
 
 
 def _check_object(bucket: Bucket, item: ObjectRecord) -> Iterator[Finding]:
@@ -165,12 +167,12 @@ def _check_object(bucket: Bucket, item: ObjectRecord) -> Iterator[Finding]:
             while chunk := source.read(_READ_BYTES):
                 digest.update(chunk)
             if size != item.bytes or digest.hexdigest() != item.sha256:
-                yield Finding("damaged", item.key, f"it has {size} bytes of another SHA-256 than its commit says")
+                yield Finding("damaged", item.key, f"its size ({size} bytes) or its SHA-256 differs from its commit's")
                 return
             source.seek(0)
             rows = pq.ParquetFile(source).metadata.num_rows
     except KeyError:
-        yield Finding("missing", item.key, "its commit names it")
+        yield Finding("missing", item.key, "its commit refers to it")
     except (pa.ArrowException, OSError) as error:
         failure = told_apart(bucket, error, damaged(item.key, error))
         if not isinstance(failure, CorruptObject):
@@ -178,11 +180,11 @@ def _check_object(bucket: Bucket, item: ObjectRecord) -> Iterator[Finding]:
         yield Finding("damaged", item.key, str(error).strip())
     else:
         if rows != item.rows:
-            yield Finding("damaged", item.key, f"it has {rows} rows, and its commit says {item.rows}")
+            yield Finding("damaged", item.key, f"it has {rows} rows, but its commit says {item.rows}")
 
 
 def _check_rows(commit: Commit) -> Iterator[Finding]:
-    """Tokens, norms and dense rows are of the same tokens."""
+    """Tokens, norms and dense rows must have the same number of rows."""
     dense = commit.objects[POSITIONS].rows if POSITIONS in commit.objects else commit.tokens
     for product, item in commit.objects.items():
         if product in (TOKENS, NORMS):
@@ -192,4 +194,4 @@ def _check_rows(commit: Commit) -> Iterator[Finding]:
         else:
             expected = dense
         if item.rows != expected:
-            yield Finding("damaged", item.key, f"it has {item.rows} rows, and its shard {expected} tokens")
+            yield Finding("damaged", item.key, f"it has {item.rows} rows, but its shard has {expected} tokens")

@@ -1,4 +1,4 @@
-"""What `fsck` reads beside runs: models, tokens' texts, SAEs, trainings, wanted captures, kept answers."""
+"""Checks everything except runs: models, token texts, SAEs, trainings, requested captures, cached answers."""
 
 import re
 import tempfile
@@ -42,15 +42,15 @@ from actstore_storage.upkeep.fsck.finding import Finding
 _MODEL = re.compile(rf"{MODELS}/[^/]+/(model|revisions/[^/]+)\.json")
 _TEXTS = re.compile(rf"{TOKENIZERS}/([^/]+)/(?:token-)?texts\.parquet")
 _FILES = re.compile(r"files/([0-9a-zA-Z]+)(?:\.json|/[^/]+)")
-# Of a trained SAE's files, those that its hash is over.
+# The files of a trained SAE that its hash includes.
 _HASHED = "cfg.json", "sae_weights.safetensors"
-_CAPTURE_AGAIN = "a capture that uses it writes it anew"
-_REMOVE_AND_CAPTURE = f"once it is removed, {_CAPTURE_AGAIN}"
+_CAPTURE_AGAIN = "the next capture that uses it writes it again"
+_REMOVE_AND_CAPTURE = f"remove it, and {_CAPTURE_AGAIN}"
 
 
 def check_beside_runs(bucket: Bucket, runs: Iterable[RunRecord], quick: bool, remove: bool) -> Iterator[Finding]:
-    """Checks everything but the runs, and whether what they name is there. `quick` leaves out files of SAEs,
-    checkpoints of trainings and the tables of kept answers. Errors: StoreError.
+    """Checks everything except the runs, and whether what the runs refer to exists. `quick` omits files of SAEs,
+    checkpoints of trainings and the tables of cached answers. Errors: StoreError.
     """
     yield from _check_top(bucket)
     yield from _check_models(bucket)
@@ -59,7 +59,9 @@ def check_beside_runs(bucket: Bucket, runs: Iterable[RunRecord], quick: bool, re
         yield from _check_sae(bucket, folder, quick)
     yield from _check_named_by_runs(bucket, runs)
     for key in bucket.keys(WANTED):
-        yield from _check_named(bucket, key, "run", wanted_key, "no capture resumes it: submit it again, or cancel it")
+        yield from _check_named(
+            bucket, key, "run", wanted_key, "no coordinator can resume this capture: submit it again, or cancel it"
+        )
     for sha256 in bucket.folders(KEPT):
         yield from _check_kept(bucket, sha256, quick, remove)
 
@@ -82,7 +84,7 @@ def _check_models(bucket: Bucket) -> Iterator[Finding]:
             continue
         key = _texts_key(bucket, record.tokenizer_sha256, sealed=is_sealed(bucket.get(key)))
         if not bucket.exists(key):
-            yield Finding("missing", key, f"the texts of the tokens of {record.name}; {_CAPTURE_AGAIN}")
+            yield Finding("missing", key, f"it has the token texts of {record.name}; {_CAPTURE_AGAIN}")
 
 
 def _check_texts(bucket: Bucket) -> Iterator[Finding]:
@@ -98,13 +100,13 @@ def _check_texts(bucket: Bucket) -> Iterator[Finding]:
 
 
 def _texts_key(bucket: Bucket, tokenizer_sha256: str, *, sealed: bool) -> str:
-    """Where they have to lie for a model or a run of format version 4 (`sealed`); for an earlier one, where they do."""
+    """Where they must be for a model or a run of format version 4 (`sealed`); for an earlier one, where they are."""
     old = old_token_texts_key(tokenizer_sha256)
     return old if not sealed and bucket.exists(old) else token_texts_key(tokenizer_sha256)
 
 
 def _check_named_by_runs(bucket: Bucket, runs: Iterable[RunRecord]) -> Iterator[Finding]:
-    """Each once, whichever runs need it."""
+    """Checks each object that runs refer to once."""
     needed: dict[str, str] = {}
     for record in runs:
         asked = record.specification
@@ -116,11 +118,11 @@ def _check_named_by_runs(bucket: Bucket, runs: Iterable[RunRecord]) -> Iterator[
             needed.setdefault(key, record.run)
     for key, run in sorted(needed.items()):
         if not bucket.exists(key):
-            yield Finding("missing", key, f"run {run} was made with it; {_CAPTURE_AGAIN}")
+            yield Finding("missing", key, f"run {run} was captured with it; {_CAPTURE_AGAIN}")
 
 
 def _check_sae(bucket: Bucket, folder: str, quick: bool) -> Iterator[Finding]:
-    """The record, the training, and the files of every SAE that had this name."""
+    """Checks the record, the training, and the files of every SAE that had this name."""
     name = folder.replace("--", "/")
     own = f"{sae_folder(name)}/"
     checkpoints = bucket.keys(training_checkpoints_folder(name))
@@ -138,26 +140,26 @@ def _check_sae(bucket: Bucket, folder: str, quick: bool) -> Iterator[Finding]:
 
 
 def _check_sae_record(bucket: Bucket, name: str, keys: set[str], hashes: set[str]) -> Iterator[Finding]:
-    """`keys` are all of the SAE but its training's checkpoints, `hashes` those by which its files are named."""
+    """`keys` are all keys of the SAE except its training's checkpoints, `hashes` are those that name its files."""
     record, finding = _read_sae(bucket, name)
     if finding is not None:
         yield finding
     elif record is None:
         if hashes:
-            yield Finding("missing", sae_key(name), "its files are here, and it is not registered; train it again")
+            yield Finding("missing", sae_key(name), "not registered, although its files exist; train it again")
     elif record.sha256 in hashes and is_sealed(bucket.get(sae_key(name))):
         key = sae_files_key(name, record.sha256)
         if key not in keys:
-            yield Finding("missing", key, "the hashes of the SAE's files; these may be whole")
+            yield Finding("missing", key, "it has the hashes of the SAE's files, which may themselves be intact")
 
 
 def _check_training(bucket: Bucket, name: str, keys: set[str], hashes: set[str]) -> Iterator[Finding]:
     key = training_key(name)
     if key in keys:
-        remedy = "once it and the checkpoints beside it are removed, the SAE can be trained anew"
+        remedy = "remove it and its checkpoints to train the SAE again"
         yield from _check_named(bucket, key, "name", training_key, remedy)
     elif hashes:
-        yield Finding("missing", key, "the training that its files came from, which cannot go on")
+        yield Finding("missing", key, "it has the record of the SAE's training, which cannot be resumed without it")
 
 
 def _read_sae(bucket: Bucket, name: str) -> tuple[SaeModelRecord | None, Finding | None]:
@@ -166,7 +168,7 @@ def _read_sae(bucket: Bucket, name: str) -> tuple[SaeModelRecord | None, Finding
     except KeyError:
         return None, None
     except CorruptObject as error:
-        what = f"{error.message}; once it is removed, a capture, or a training, that uses it writes it anew"
+        what = f"{error.message}; remove it, and the next capture or training that uses it writes it again"
         return None, Finding("damaged", sae_key(name), what)
 
 
@@ -177,7 +179,9 @@ def _check_files(bucket: Bucket, name: str, sha256: str) -> Iterator[Finding]:
     is_recorded = bucket.exists(sae_files_key(name, sha256))  # before format version 4 none was
     if not is_recorded and set(hashed) <= set(keys):
         if hash_objects(bucket, *hashed) != sha256:
-            yield Finding("damaged", hashed[-1], "it, or cfg.json beside it, is not the file that was stored")
+            yield Finding(
+                "damaged", hashed[-1], "it, or the cfg.json of the same folder, is not the file that was stored"
+            )
         return
     digests = {key.rpartition("/")[2]: hash_objects(bucket, key) for key in keys}
     try:
@@ -192,17 +196,17 @@ def _check_archive(bucket: Bucket, key: str) -> Iterator[Finding]:
         try:
             read_archive(bucket, key, Path(scratch))
         except CorruptObject as error:
-            yield Finding("damaged", key, f"{error.message}; once it is removed, the training begins anew")
-        except KeyError:  # a later one has just taken its place
+            yield Finding("damaged", key, f"{error.message}; remove it, and the training starts from the beginning")
+        except KeyError:  # a later one has just replaced it
             return
 
 
 def _check_named(bucket: Bucket, key: str, field: str, key_of: Callable[[str], str], remedy: str) -> Iterator[Finding]:
-    """A record that says in that field whose it is, and of which the storage library knows no more."""
+    """Checks a record whose field names its owner; its other fields are unknown to the storage library."""
 
     def checked(fields: Mapping[str, Any]) -> None:
         if key_of(fields[field]) != key:
-            raise ValueError(f"it is of {fields[field]}")
+            raise ValueError(f"it belongs to {fields[field]}")
 
     try:
         unseal(bucket.get(key), key, checked)
@@ -213,19 +217,19 @@ def _check_named(bucket: Bucket, key: str, field: str, key_of: Callable[[str], s
 
 
 def _check_kept(bucket: Bucket, sha256: str, quick: bool, remove: bool) -> Iterator[Finding]:
-    """An answer that is not whole is made again when it is asked for, so it takes space and does no harm."""
+    """An incomplete answer is computed again when it is requested, so it takes space but does no harm."""
     if not bucket.keys(kept_folder(sha256)):
-        return  # some stores show an emptied folder for a while
+        return  # some stores list an emptied folder for a while
     if not (is_kept(bucket, sha256) if quick else read_kept(bucket, sha256)):
-        what = "an answer that was kept, and is not whole"
+        what = "a cached answer that is incomplete"
         if remove:
             yield from (Finding("removed", key, what) for key in remove_kept(bucket, sha256))
         else:
             yield Finding("orphan", kept_key(sha256), what)
         return
     found = remove_unnamed(bucket, sha256) if remove else unnamed(bucket, sha256)
-    yield from (Finding("removed" if remove else "orphan", key, "nothing names it") for key in found)
+    yield from (Finding("removed" if remove else "orphan", key, "nothing refers to it") for key in found)
 
 
 def _unknown(key: str) -> Finding:
-    return Finding("unknown", key, "actstore writes nothing under such a name")
+    return Finding("unknown", key, "actstore writes no object with such a name")

@@ -1,4 +1,4 @@
-"""Checkpoints against the commits that they hold, and merged sketches against the commits' statistics."""
+"""Compares checkpoints with the commits that they contain, and merged sketches with the commits' statistics."""
 
 import math
 from array import array
@@ -25,52 +25,56 @@ from actstore_storage.runs.opening import read_commit
 from actstore_storage.runs.snapshot import Snapshot
 from actstore_storage.upkeep.fsck.finding import Finding
 
-# Of a checkpoint's mean and standard deviation, as a share of the largest value's size, and of its geometric mean, as a
-# share of itself: sums in another order are off by some 2^-53 a shard, 7e-12 over the largest checkpoint. Counts and
-# extremes are exact.
+# The tolerance for a checkpoint's mean and standard deviation, as a fraction of the largest value, and for its
+# geometric mean, as a fraction of itself: sums in another order differ by about 2^-53 per shard, 7e-12 over the largest
+# checkpoint. Counts and extremes are exact.
 MERGE_TOLERANCE = 1e-9
-CHECKPOINT_AGAIN = "once it is removed, readers take the commits, which a capture of the run folds again"
-_COMMIT_AGAIN = "capturing the run again puts it back"
-_SKETCHES_AGAIN = "capturing the run again, which keeps its shards, merges theirs anew"
+CHECKPOINT_AGAIN = "remove it: readers then use the commits, and capturing the run again writes the checkpoint again"
+_COMMIT_AGAIN = "capturing the run again restores it"
+_SKETCHES_AGAIN = "capturing the run again keeps its shards and merges their sketches again"
 _NUMBERS = attrgetter(*(field.name for field in fields(Moments)))
 
 
 def check_checkpoints(snapshot: Snapshot, commits: Sequence[Commit]) -> Iterator[Finding]:
-    """Checks the checkpoints that are read, and those that larger ones took the place of."""
+    """Checks the checkpoints that are read, and those that larger ones have replaced."""
     for checkpoint in snapshot.commits.checkpoints:
         yield from _check_checkpoint(snapshot.bucket, snapshot.record, checkpoint)
     by_shard = {commit.shard: commit for commit in commits}
     read = [checkpoint.shards for checkpoint in snapshot.commits.checkpoints]
     for smaller in smaller_checkpoints(snapshot.bucket, snapshot.record, read):
         if isinstance(smaller, CorruptObject):
-            yield Finding("orphan", smaller.details["value"], f"{smaller.message}; a larger one holds its shards")
+            yield Finding(
+                "orphan", smaller.details["value"], f"{smaller.message}; a larger checkpoint covers its shards"
+            )
             continue
         try:
             folded = list(smaller.commits(smaller.shards.start, smaller.shards.stop))
             unlike = [commit for commit in folded if commit != by_shard.get(commit.shard)]
             checkpoint_sketches(snapshot.bucket, snapshot.record, smaller.shards, smaller.summary.norm_moments)
         except CorruptObject as error:
-            yield Finding("orphan", error.details["value"], f"{error.message}; a larger one holds its shards")
+            yield Finding("orphan", error.details["value"], f"{error.message}; a larger checkpoint covers its shards")
             continue
         if unlike:
-            yield Finding("orphan", smaller.key, f"shard {unlike[0].shard} is not as its commit; a larger one holds it")
+            yield Finding(
+                "orphan", smaller.key, f"shard {unlike[0].shard} differs from its commit; a larger checkpoint covers it"
+            )
 
 
 def _check_checkpoint(bucket: Bucket, record: RunRecord, checkpoint: Checkpoint) -> Iterator[Finding]:
-    """Its commits are the shards', and what it says of them together is what they say, and so are merged sketches."""
+    """Its commits must equal the shards', and its statistics and merged sketches must match theirs."""
     commits = list(checkpoint.commits(checkpoint.shards.start, checkpoint.shards.stop))
     for folded in commits:
         key = commit_key(record.run, folded.shard)
         try:
             own = read_commit(bucket, record, folded.shard)
         except KeyError:
-            yield Finding("missing", key, f"{checkpoint.key} holds it, and readers have it from there; {_COMMIT_AGAIN}")
+            yield Finding("missing", key, f"readers use the copy in {checkpoint.key}; {_COMMIT_AGAIN}")
         except CorruptObject as error:
-            what = f"{error.message}; {checkpoint.key} holds it: once it is removed, {_COMMIT_AGAIN}"
+            what = f"{error.message}; {checkpoint.key} has a copy: remove this one, and {_COMMIT_AGAIN}"
             yield Finding("unreadable", key, what)
         else:
             if own != folded:
-                yield Finding("damaged", checkpoint.key, f"shard {folded.shard} is not as its commit")
+                yield Finding("damaged", checkpoint.key, f"shard {folded.shard} differs from its commit")
     merged = merged_again(commits)
     for what in _unlike_commits(checkpoint, commits, merged):
         yield Finding("damaged", checkpoint.key, f"{what}; {CHECKPOINT_AGAIN}")
@@ -79,8 +83,8 @@ def _check_checkpoint(bucket: Bucket, record: RunRecord, checkpoint: Checkpoint)
 
 
 def merged_again(commits: Iterable[Commit]) -> NormMoments:
-    """Merges commits' moments of norms, by name and token class, not by Moments.merge: the mean of all first, then the
-    squares of all distances from it, those between shards beside those within (the sums of squares of an analysis of
+    """Merges commits' moments of norms, by name and token class, in another way than Moments.merge: first the mean of
+    all, then the squared distances from it, both between and within shards (the sums of squares of an analysis of
     variance).
     """
     found: dict[str, dict[str, array[float]]] = {}
@@ -102,10 +106,10 @@ def _merged(parts: "array[float]") -> Moments:
 
 
 def _unlike_commits(checkpoint: Checkpoint, commits: Sequence[Commit], merged: NormMoments) -> Iterator[str]:
-    """What the checkpoint says of its commits that they do not."""
+    """Yields what differs between the checkpoint and its commits."""
     summary, expected = checkpoint.summary, [Summary.of(commit) for commit in commits]
     if checkpoint.tokens.tolist() != [commit.tokens for commit in commits]:
-        yield "its shards' numbers of tokens are not their commits'"
+        yield "its numbers of tokens by shard differ from the commits'"
     for field in ("tokens_by_class", "non_finite"):
         total: Counter[str] = sum((Counter(getattr(one, field)) for one in expected), Counter())
         yield from _first_of(field, _unequal(getattr(summary, field), total))
@@ -113,18 +117,18 @@ def _unlike_commits(checkpoint: Checkpoint, commits: Sequence[Commit], merged: N
         values = summary.how.get(field, ())
         told = tuple(dict.fromkeys(value for one in expected for value in one.how.get(field, ())))
         if values != told:
-            yield f"its {field} is {', '.join(values) or 'not told'}, and its commits' {', '.join(told)}"
+            yield f"its {field} is {', '.join(values) or 'missing'}, but its commits say {', '.join(told)}"
     yield from _first_of("statistics of norms", _unlike_moments(summary.norm_moments, merged))
 
 
 def _unequal(told: Mapping[str, int], expected: Mapping[str, int]) -> list[str]:
-    """A name that has none may be left out."""
+    """A name with count 0 may be left out."""
     names = [name for name in {**expected, **told} if told.get(name, 0) != expected.get(name, 0)]
-    return [f"{name} has {told.get(name, 0)}, and in its commits {expected.get(name, 0)}" for name in names]
+    return [f"{name} is {told.get(name, 0)}, but {expected.get(name, 0)} in its commits" for name in names]
 
 
 def _unlike_moments(told: NormMoments, expected: NormMoments) -> list[str]:
-    """A sentence for each name and token class, of the first number that differs."""
+    """One sentence for each name and token class, about the first number that differs."""
     found = []
     for name in {**expected, **told}:
         own, other = told.get(name, {}), expected.get(name, {})
@@ -133,14 +137,14 @@ def _unlike_moments(told: NormMoments, expected: NormMoments) -> list[str]:
             for what, value, right, allowed in _compared(*pair):
                 if value != right and not abs(value - right) <= allowed:  # both may be minus infinity
                     found.append(
-                        f"the {what} of {name} ({token_class}) is {value:.17g}, and of its commits {right:.17g}"
+                        f"the {what} of {name} ({token_class}) is {value:.17g}, but {right:.17g} in its commits"
                     )
                     break
     return found
 
 
 def _compared(told: Moments, expected: Moments) -> Iterator[tuple[str, float, float, float]]:
-    """What it is, both numbers, and by how much these may differ. Of no values there is nothing but their count."""
+    """Yields the name of a number, both values, and the tolerance. Without values only the count is compared."""
     yield "count", told.count, expected.count, 0
     if not expected.count:
         return
@@ -156,28 +160,28 @@ def _compared(told: Moments, expected: Moments) -> Iterator[tuple[str, float, fl
 def _first_of(what: str, found: Sequence[str]) -> Iterator[str]:
     if found:
         more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-        yield f"its {what} are not its commits': {found[0]}{more}"
+        yield f"its {what} differ from its commits': {found[0]}{more}"
 
 
 def _check_sketches(bucket: Bucket, record: RunRecord, shards: range, merged: NormMoments) -> Iterator[Finding]:
-    """They are there, and can be read: of as many values as the commits tell of, with the same extremes."""
+    """They must exist and be readable, with as many values as the commits say, and the same extremes."""
     key = checkpoint_sketches_key(record.run, shards)
     if not bucket.exists(key):
-        yield Finding("missing", key, f"its shards all have sketches of norms, merged here; {_SKETCHES_AGAIN}")
+        yield Finding("missing", key, f"it should hold the merged norm sketches of its shards; {_SKETCHES_AGAIN}")
         return
     try:
         found = checkpoint_sketches(bucket, record, shards, merged)
     except CorruptObject as error:
-        yield Finding("damaged", key, f"{error.message}; once it is removed, {_SKETCHES_AGAIN}")
+        yield Finding("damaged", key, f"{error.message}; remove it, and {_SKETCHES_AGAIN}")
         return
     unread = [name for name in merged if not found or not _is_decoded(name, found[name])]
     if unread:
         what = f"sketches of {len(unread)} of {len(merged)} names cannot be read: {unread[0]}"
-        yield Finding("damaged", key, f"{what}; once it is removed, {_SKETCHES_AGAIN}")
+        yield Finding("damaged", key, f"{what}; remove it, and {_SKETCHES_AGAIN}")
 
 
 def _is_decoded(name: str, sketches: Mapping[str, bytes]) -> bool:
-    """By the package that made them: a reader takes them apart by itself."""
+    """Decoded by the package that made them, because readers use their own decoder."""
     try:
         NormSketches([name]).merge({name: sketches})
     except ValueError:

@@ -1,4 +1,4 @@
-"""What fsck finds: what is wrong with one object, and its verdict on a run or a store."""
+"""The findings of fsck: what is wrong with an object, and the result for a run or a store."""
 
 from dataclasses import dataclass
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 class Finding:
     """What is wrong with one object. `kind` is one of:
 
-    - damaged: it is not as its record, or its own hash, says;
-    - unreadable: nothing can be made of it;
-    - missing: something names it, and it is gone;
-    - orphan: nothing reads it. No commit and no index names it, a larger index or checkpoint holds its shards, or it is
-      of a kept answer that is not whole;
-    - unknown: actstore writes nothing under such a key;
+    - damaged: it does not match its record, or its own hash;
+    - unreadable: it cannot be decoded;
+    - missing: something refers to it, and it does not exist;
+    - orphan: nothing reads it. No commit and no index refers to it, a larger index or checkpoint covers its shards, or
+      it belongs to an incomplete cached answer;
+    - unknown: actstore writes no object with such a key;
     - removed: it was an orphan.
     """
 
@@ -23,7 +23,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was looked at, and what is wrong with it."""
+    """What was checked, and what is wrong with it."""
 
     runs: int
     shards: int
@@ -33,5 +33,5 @@ class Verdict:
 
     @property
     def sound(self) -> bool:
-        """Orphans take space and do no harm."""
+        """Orphans take space but do no harm."""
         return all(finding.kind in ("orphan", "unknown", "removed") for finding in self.findings)

@@ -1,4 +1,4 @@
-"""Keys of a run that nothing names, and what they tell of commits that are gone."""
+"""Finds keys of a run that nothing refers to, and missing commits whose data still exists."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -23,18 +23,18 @@ from actstore_storage.runs.snapshot import Snapshot
 from actstore_storage.upkeep.fsck.finding import Finding
 from actstore_storage.upkeep.merging import due_blocks
 
-_SHARD_ANEW = "capturing the run again captures it anew"
-_CHECKPOINT_ANEW = "readers take smaller ones and commits, which capturing the run again folds"
+_SHARD_ANEW = "capturing the run again captures the shard again"
+_CHECKPOINT_ANEW = "readers use smaller checkpoints and commits, and capturing the run again writes it again"
 
 
 def check_unnamed(snapshot: Snapshot, unnamed: Sequence[str], remove: bool, found: Sequence[Finding]) -> list[Finding]:
-    """Checks the run's keys that no commit and no index names, and what they tell."""
+    """Checks the run's keys that no commit and no index refers to, and what they reveal about missing commits."""
     bucket, run = snapshot.bucket, snapshot.record.run
     unreadable = {finding.key for finding in found if finding.kind == "unreadable"}
     of_data = [key for key in unnamed if key.startswith(f"{data_folder(run)}/")]
     of_indexes = [key for key in unnamed if key.startswith(f"{indexes_folder(run)}/")]
     others = [key for key in unnamed if not key.startswith((f"{data_folder(run)}/", f"{indexes_folder(run)}/"))]
-    # Manifests first, so that no reader finds one whose objects are gone.
+    # Manifests first, so that no reader finds one whose objects are removed.
     of_indexes.sort(key=lambda key: not key.endswith(".json"))
     captured = "the run is being captured" if bucket.exists(wanted_key(run)) else ""
     gone = [] if captured else _gone_commits(snapshot, of_data, found)
@@ -42,7 +42,7 @@ def check_unnamed(snapshot: Snapshot, unnamed: Sequence[str], remove: bool, foun
     of_data = [key for key in of_data if commit_key(run, _shard_of(key)) not in may_be_named]
     remove = remove and not unreadable
     merged = captured or (
-        "its index is not merged to the end" if remove and of_indexes and _merges_due(snapshot) else ""
+        "its feature index is still being merged" if remove and of_indexes and _merges_due(snapshot) else ""
     )
     return [
         *gone,
@@ -53,9 +53,9 @@ def check_unnamed(snapshot: Snapshot, unnamed: Sequence[str], remove: bool, foun
 
 
 def _gone_commits(snapshot: Snapshot, of_data: Sequence[str], found: Sequence[Finding]) -> list[Finding]:
-    """Commits that something else tells of: an index of their shards, or a whole attempt at one.
+    """Missing commits that something else gives evidence of: an index of their shards, or a complete attempt at one.
 
-    A checkpoint of a shard tells, too, and its reader has the commit from there.
+    A checkpoint of a shard is evidence, too, but readers then use the commit in it.
     """
     run, there = snapshot.record.run, set(snapshot.shards.tolist())
     told = {finding.key for finding in found}
@@ -73,22 +73,26 @@ def _gone_commits(snapshot: Snapshot, of_data: Sequence[str], found: Sequence[Fi
         if shard not in there and shard < snapshot.record.shards_total and expected <= products:
             gone.setdefault(shard, folder)
     return [
-        Finding("missing", key, f"{gone[shard]} holds the shard, whose commit is gone or was never made; {_SHARD_ANEW}")
+        Finding(
+            "missing",
+            key,
+            f"{gone[shard]} has this shard's data, but its commit was lost or never written; {_SHARD_ANEW}",
+        )
         for shard in sorted(gone)
         if (key := commit_key(run, shard)) not in told
     ]
 
 
 def _products(record: RunRecord) -> set[str]:
-    """What each attempt at a shard of the run writes, whatever the model."""
+    """The objects that each attempt at a shard of the run writes, whatever the model."""
     asked = record.specification
-    if asked.rows_of:  # of SAEs that the other run had, nothing lies here, and the last is one that it had not
+    if asked.rows_of:  # the other run's SAEs have no objects here, and the last SAE is a new one
         return set(sae_products(asked.saes[-1].name))
     return {TOKENS, *asked.dense_sites, *(product for sae in asked.saes for product in sae_products(sae.name))}
 
 
 def _shard_of(key: str) -> int:
-    """Of a key below `data/`; -1 for what no attempt writes."""
+    """The shard of a key below `data/`; -1 for one that no attempt writes."""
     digits = key.split("/")[3].partition("-")[0]
     return int(digits) if digits.isdigit() else -1
 
@@ -108,18 +112,18 @@ def _unknown_keys(snapshot: Snapshot, keys: Sequence[str]) -> Iterator[Finding]:
                 continue
             if key == checkpoint_sketches_key(run, block):
                 if checkpoint_key(run, block) not in there:
-                    yield Finding("orphan", key, f"the checkpoint beside it is gone: {_CHECKPOINT_ANEW}")
+                    yield Finding("orphan", key, f"its checkpoint is missing: {_CHECKPOINT_ANEW}")
                 continue
-        yield Finding("unknown", key, "actstore writes nothing under such a name")
+        yield Finding("unknown", key, "actstore writes no object with such a name")
 
 
 def _orphan(bucket: Bucket, key: str, remove: bool, working: str) -> Finding:
     if working:
-        return Finding("orphan", key, f"nothing names it, and {working}: it may be under way")
+        return Finding("orphan", key, f"no commit or index refers to it, but {working}, so it may still be in use")
     if not remove:
-        return Finding("orphan", key, "nothing names it")
+        return Finding("orphan", key, "no commit or index refers to it")
     bucket.delete(key)
-    return Finding("removed", key, "nothing names it")
+    return Finding("removed", key, "no commit or index refers to it")
 
 
 def _merges_due(snapshot: Snapshot) -> bool:

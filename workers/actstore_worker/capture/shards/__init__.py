@@ -1,1 +1,3 @@
-"""One shard, on one worker: batches through the model, or stored rows through SAEs, and what is stored of them."""
+"""Captures one shard on one worker: runs batches through the model, or stored rows through SAEs, and stores the
+results.
+"""

@@ -1,7 +1,7 @@
-"""SAEs over stored rows: the features of a shard without its model.
+"""Encodes stored rows with SAEs: the features of a shard without its model.
 
-Rows go through an SAE in the batches in which a capture has them. Where they are stored in the model's own dtype the
-features are, bit for bit, those of a capture that had the SAE from the start.
+Rows go through an SAE in the same batches as in a capture. If they are stored in the model's own dtype, the features
+are bit for bit those of a capture that had the SAE from the start.
 """
 
 from collections import deque
@@ -47,10 +47,10 @@ _WINDOWS_AHEAD = 1
 
 
 class RowsEncoder:
-    """Holds SAEs on their device for any number of shards of one run over another's rows.
+    """Holds SAEs on their device for all shards of one run over another run's rows.
 
-    Errors: BadRequest RUN_MISMATCH where they are not the ones that the run has and the other lacks. `check` is asked
-    before each batch, and raises where it should not go on.
+    Errors: BadRequest RUN_MISMATCH if they are not the SAEs that the run adds. `check` is called before each batch, and
+    raises an error to stop.
     """
 
     def __init__(
@@ -68,14 +68,14 @@ class RowsEncoder:
 
     @property
     def dtype(self) -> str:
-        """In which SAEs encode, whatever the rows are stored in."""
+        """The dtype in which SAEs encode, whatever the rows are stored in."""
         return "float32"
 
     def writer(self, shard: int, attempt: str) -> FeatureWriter:
         return FeatureWriter(self._bucket, self._record, read_commit(self._bucket, self._base, shard), attempt)
 
     def stream(self, writer: FeatureWriter) -> None:
-        """Everything that the run adds to the writer's shard, in the order of its rows."""
+        """Writes everything that the run adds to the shard, in the order of its rows."""
         commit = writer.base
         tokens = shard_tokens(self._bucket, commit)
         flags = tokens["flags"].to_numpy()
@@ -116,7 +116,7 @@ class RowsEncoder:
 
 
 def stored_sequences(tokens: pa.Table) -> TokenSequences:
-    """A shard's token rows as the sequences that they were captured as."""
+    """Returns a shard's token rows as the sequences that were captured."""
     sequence = tokens["sequence"].to_numpy()
     starts = np.flatnonzero(np.diff(sequence, prepend=-1))
     offsets = np.append(starts, len(sequence))
@@ -125,16 +125,16 @@ def stored_sequences(tokens: pa.Table) -> TokenSequences:
 
 @dataclass(frozen=True)
 class _SiteRows:
-    """A stretch of one site's stored rows; bfloat16 as its raw bits."""
+    """A part of one site's stored rows; bfloat16 as its raw bits."""
 
     values: Shaped[NDArray[Any], "row width"]
     dtype: str
 
     def take(self, rows: Int[NDArray[np.int64], " chosen"]) -> Shaped[Tensor, "chosen width"]:
-        """In memory that torch aligned, as it does what a model hands on: sums may depend on it."""
+        """Returns rows in memory aligned by torch, like a model's output: sums may depend on alignment."""
         out = torch.empty(len(rows), self.values.shape[1], dtype=TORCH_DTYPES[self.dtype])
         held = out.view(torch.uint16) if self.dtype == "bfloat16" else out
-        np.take(self.values, rows, axis=0, out=held.numpy(), mode="clip")  # else it copies twice
+        np.take(self.values, rows, axis=0, out=held.numpy(), mode="clip")  # Otherwise it copies twice.
         return out
 
 
@@ -147,13 +147,14 @@ def _whole(
 
 
 def _standing_base(bucket: Bucket, record: RunRecord) -> RunRecord:
-    """Errors: RUN_NOT_FOUND; Conflict where the name stands for another run now."""
+    """Opens the base run. Errors: RUN_NOT_FOUND; Conflict if the name now belongs to another run."""
     base = read_record(bucket, record.specification.rows_of)
     if not record.has_rows_of(base):
         raise Conflict(
-            f"run {base.run}, whose rows {record.run} is over, was removed and captured with another specification",
+            f"run {base.run}, whose rows run {record.run} uses, was removed and captured again with another "
+            "specification",
             field="rows_of",
             value=base.run,
-            allowed="remove this run, and encode again",
+            allowed="remove this run and encode it again",
         )
     return base

@@ -1,4 +1,4 @@
-"""From the device to the host's memory while the model goes on."""
+"""Copies from the device to the host's memory while the model continues."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,10 +10,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class OnHost:
-    """An array that is there, or on its way."""
+    """An array on the host, or a pending copy of it."""
 
     tensor: Tensor
-    # Keeps the memory on the device until the copy is over.
+    # Keeps the memory on the device until the copy has finished.
     source: Tensor | None = None
     done: "torch.cuda.Event | None" = None
 
@@ -25,7 +25,7 @@ class OnHost:
 
 
 class HostCopies:
-    """Copies into pinned memory on a stream of its own, behind what the device has in hand. On a CPU nothing moves."""
+    """Copies into pinned memory on a separate stream, after pending work of the device. On a CPU nothing is copied."""
 
     def __init__(self, device: torch.device) -> None:
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None

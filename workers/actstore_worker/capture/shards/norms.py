@@ -1,4 +1,4 @@
-"""Norms of activations and cosines between them, while a forward pass has the vectors; in float32."""
+"""Computes norms of activations and cosines between them in float32, during the forward pass."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -12,17 +12,18 @@ from actstore_storage.format.norm_columns import CENTRED_L2, NormColumn
 from actstore_storage.format.sites import Site
 
 Keep = Callable[[str, Float[Tensor, "batch position"]], None]
-# Of a block's vectors, in one go: so much stays in a core's cache while every sum over it is made.
+# Bytes of a block's vectors that are processed together, so that they stay in a core's cache for all sums.
 _CHUNK_BYTES = 1 << 20
 
 
 class BatchNorms:
-    """Of one batch. `see` takes each site's vectors in the order of the forward pass, and hands on what comes out.
+    """The norms of one batch. `see` takes each site's vectors in the order of the forward pass, and returns the results
+    that are ready.
 
-    It holds a block's vectors until it has seen them all: each is then read from memory once, and not again for each
-    that it is compared with. They must stay as they are until then, which no model here breaks: it adds out of place.
-    resid_post and the next resid_pre are one tensor: one norm. That tensor is held beside its norms, for an address
-    means nothing once it is gone.
+    It holds a block's vectors until all of them have arrived, so that each is read from memory once, and not again for
+    each comparison. They must not be modified until then, which is true for all supported models, because they add out
+    of place. resid_post and the next resid_pre are one tensor, so they share one norm. That tensor is kept with its
+    norms, because an address means nothing after a tensor is freed.
     """
 
     def __init__(self, norm_sites: Iterable[Site], columns: Iterable[NormColumn], keep: Keep) -> None:
@@ -63,7 +64,7 @@ class BatchNorms:
             if site in self._centred:
                 self._keep(self._centred[site], centred)
         for (name, one, other), dot in zip(cosines, dots[len(at) :], strict=True):
-            cosine = dot / norms[other][0].to(dot.device) / norms[one][0].to(dot.device)  # no number where one is 0
+            cosine = dot / norms[other][0].to(dot.device) / norms[one][0].to(dot.device)  # NaN if one of them is 0.
             self._keep(name, cosine.clamp(-1, 1))
         self._last = seen[sites[-1]], *norms[sites[-1]]
 
@@ -71,10 +72,10 @@ class BatchNorms:
 def l2_and_centred(
     squares: Float[Tensor, "site batch position"], sums: Float[Tensor, "site batch position"], d_model: int
 ) -> tuple[Float[Tensor, "site batch position"], Float[Tensor, "site batch position"]]:
-    """Norms, and those of the vectors less their means, whose squares are less by d_model times the mean's.
+    """Norms, and norms of the vectors minus their means, whose squares are smaller by d_model times the squared mean.
 
-    A subtraction of what was summed, and not of each element, costs a tenth. It leaves an error of 1e-7 times the ratio
-    of the two squares, which matters only where nearly all of a vector is its mean.
+    Subtracting sums instead of each element takes a tenth of the time. Its error is 1e-7 times the ratio of the two
+    squares, which matters only if a vector consists almost entirely of its mean.
     """
     centred = squares.double() - sums.double().square() / d_model
     return squares.sqrt(), centred.clamp_min(0).sqrt().float()
@@ -83,7 +84,7 @@ def l2_and_centred(
 def products(
     vectors: Sequence[Float[Tensor, "batch position d_model"]], sums: Sequence[int], pairs: Sequence[tuple[int, int]]
 ) -> tuple[Float[Tensor, "sum batch position"], Float[Tensor, "pair batch position"]]:
-    """In float32: the sums of these vectors' elements, and the dot products of these pairs of them."""
+    """In float32: the sums of these vectors' elements, and the dot products of these pairs."""
     vectors = [found.to(vectors[-1].device) for found in vectors]
     if vectors[-1].device.type == "cpu":
         return _products_in_memory(vectors, sums, pairs)
@@ -98,12 +99,12 @@ def products(
 def _products_in_memory(
     vectors: Sequence[Tensor], sums: Sequence[int], pairs: Sequence[tuple[int, int]]
 ) -> tuple[Tensor, Tensor]:
-    """NumPy's, of chunks that a cache holds: of whole vectors it takes a third more, and torch's dot product alone two
-    to seven times as long.
+    """NumPy's, on chunks that fit into a cache: on whole vectors it takes a third longer, and torch's dot product alone
+    two to seven times as long.
     """
     d_model = vectors[0].shape[-1]
     flat = [found.reshape(-1, d_model) for found in vectors]
-    in_numpy = [found.numpy() if found.dtype == torch.float32 else None for found in flat]  # to slice it costs less
+    in_numpy = [found.numpy() if found.dtype == torch.float32 else None for found in flat]  # slicing it is faster
     ones, rows = np.ones(d_model, np.float32), max(1, _CHUNK_BYTES // (4 * d_model * len(flat)))
     found = np.empty((len(sums) + len(pairs), len(flat[0])), np.float32)
     for first in range(0, len(flat[0]), rows):

@@ -1,4 +1,4 @@
-"""Rows in the dtype that they are stored in, and the refusal of values that it cannot hold."""
+"""Converts rows to the dtype in which they are stored, and refuses values that it cannot hold."""
 
 from collections.abc import Callable, Iterable, Mapping
 
@@ -12,7 +12,7 @@ from actstore_storage.errors import BadRequest
 
 
 class OverflowRefused(BadRequest):
-    """A finite value would be stored as an infinity. `details` has the site, the value and where it was."""
+    """A finite value would be stored as infinity. `details` has the site, the value and its position."""
 
     default_reason = "VALUE_OVERFLOW"
 
@@ -24,10 +24,10 @@ class OverflowRefused(BadRequest):
 def stored_bits(
     rows: Float[Tensor, "row width"], dtype: torch.dtype, site: str, place: Callable[[int], tuple[int, int]]
 ) -> Tensor:
-    """[rows, width] as NumPy can hold them: bfloat16, which it does not know, as uint16.
+    """Returns [rows, width] as NumPy arrays: bfloat16, which NumPy does not have, as uint16.
 
     An infinity that the model itself computed is stored and counted, except in float16, whose range is so small that it
-    is an overflow of the model's. `place` gives the sequence and position of a row.
+    means overflow in the model. `place` gives the sequence and position of a row.
     """
     stored = rows.to(dtype)
     narrowed = stored.dtype != rows.dtype and dtype != torch.float32
@@ -40,16 +40,17 @@ def stored_bits(
 def check_norms(
     norms: Mapping[str, NDArray[np.float32]], sites: Iterable[str], place: Callable[[int], tuple[int, int]]
 ) -> None:
-    """Of a model that runs in float16: norms are made in float32, which has room for that of any finite vector.
+    """For a model that runs in float16. Norms are computed in float32, which can hold the norm of any finite vector.
 
-    Errors: OverflowRefused for one that is infinite or no number.
+    Errors: OverflowRefused for a norm that is infinite or NaN.
     """
     for site in sites:
         lost = np.flatnonzero(~np.isfinite(norms[site]))
         if len(lost):
             sequence, position = place(int(lost[0]))
             raise OverflowRefused(
-                f"{site}, sequence {sequence}, position {position}: the model overflows float16, whose largest number "
+                f"{site}, sequence {sequence}, position {position}: an activation overflowed float16, whose largest "
+                "number "
                 f"is {torch.finfo(torch.float16).max:g}; run it in bfloat16, or in float32",
                 field=site,
                 value=f"{norms[site][lost[0]]} at sequence {sequence}, position {position}",

@@ -1,11 +1,11 @@
-"""Captures one shard: batches through the model, and what the run stores of them into the bucket.
+"""Captures one shard: runs batches through the model, and writes what the run stores to the bucket.
 
-Norms and features are computed where the model runs; only what is stored leaves the device. Writing happens on the
-calling thread while the next batches are on their way.
+Norms and features are computed where the model runs; only stored data leaves the device. Writing happens on the calling
+thread while the next batches are computed.
 
 On a CPU a batch is split over lanes, each with its share of torch's threads, instead of running whole on all of them:
 threads that split every small operation mostly wait for each other, and half a batch fits better into a core's cache.
-The bundled model's forward pass took 17 us a token in two lanes and 19 to 22 without, on two idle cores.
+The bundled model's forward pass took 17 us per token in two lanes and 19 to 22 without, on two idle cores.
 """
 
 from collections import deque
@@ -44,17 +44,17 @@ from actstore_worker.sae.nonzeros import nonzero_features
 
 # Each lane holds a batch's activations.
 LANES_MAX = 8
-# On a CPU a batch runs in so many parts, which the lanes take in turn.
+# On a CPU a batch runs in this many parts, which the lanes take in turn.
 _CPU_PARTS = 2
-# Captured batches that wait for the writer, beside those in the lanes.
+# Captured batches that wait for the writer, in addition to those in the lanes.
 _BATCHES_WAITING = 2
-# Sequences are sorted by length among so many batches, unless their rows would be larger than this.
+# Sequences are sorted by length among this many batches, unless their rows would exceed this size.
 _WINDOW_BATCHES, _WINDOW_BYTES = 8, 256 << 20
 
 
 @dataclass
 class CapturedBatch:
-    """What a run stores of a batch, in its order; `chosen` are the rows that dense sites store (None: all)."""
+    """What a run stores of a batch, in its order. `chosen` are the rows that dense sites store (None: all)."""
 
     batch: Batch
     tokens: TokenRows
@@ -65,10 +65,10 @@ class CapturedBatch:
 
 
 class ShardCapture:
-    """Holds a model and SAEs on their device for any number of shards of one run.
+    """Holds a model and SAEs on their device for all shards of one run.
 
-    Errors: BadRequest RUN_MISMATCH where they are not the ones that the run's specification names. `check` is asked
-    before each batch, and raises where it should not go on: the writer then removes the attempt.
+    Errors: BadRequest RUN_MISMATCH if they are not those of the run's specification. `check` is called before each
+    batch, and raises an error to stop: the writer then removes the attempt.
     """
 
     def __init__(self, model: LanguageModel, saes: tuple[SparseAutoencoder, ...], record: RunRecord) -> None:
@@ -85,7 +85,7 @@ class ShardCapture:
         self._lanes = lane_count(model.device)
         self._head_counts = model.head_counts
         self._copies = HostCopies(model.device)
-        # Hooks belong to a module, so each lane needs one of its own; the weights are shared.
+        # Hooks belong to a module, so each lane needs its own; the weights are shared.
         self._models: SimpleQueue[LanguageModel] = SimpleQueue()
         for _ in range(self._lanes):
             self._models.put(share_weights(model) if self._lanes > 1 else model)
@@ -103,7 +103,7 @@ class ShardCapture:
         return self._record.specification.dtype
 
     def stream(self, writer: ShardWriter, sequences: TokenSequences, widened: Iterable[str] = ()) -> None:
-        """Everything that the run stores of `sequences`, in their order, to a writer that is not yet committed.
+        """Writes everything that the run stores of `sequences`, in their order, to a writer that is not committed yet.
 
         Errors: OverflowRefused for a value that the stored dtype cannot hold, at a site that is not `widened`.
         """
@@ -121,7 +121,7 @@ class ShardCapture:
                 self._write(writer, *waiting.popleft())
 
     def capture(self, batch: Batch, widened: frozenset[str] = frozenset()) -> CapturedBatch:
-        """One forward pass. Padding takes part in it, changes nothing, and is left out of all products."""
+        """Runs one forward pass. Padding takes part in it, changes nothing, and is left out of all products."""
         self.check()
         captured = CapturedBatch(batch, batch.sequences.rows(self._bos_id, self._special_ids))
         inside = None if batch.inside.all() else torch.from_numpy(batch.inside).to(self._device)
@@ -167,11 +167,11 @@ class ShardCapture:
         return bool(self._dense) and self._record.specification.positions.kind == "feature"
 
     def _by_place(self, captured: CapturedBatch) -> Tensor | None:
-        """Which rows are chosen before the model runs; also into `captured`. None: all, or not known yet."""
+        """Returns which rows are selected before the model runs; also into `captured`. None: all, or not known yet."""
         positions = self._record.specification.positions
         if not self._dense or positions.kind in ("all", "feature"):
             return None
-        # `last` looks at where the sequence number changes, which it does in any order of whole sequences.
+        # `last` uses where the sequence number changes, which works in any order of whole sequences.
         captured.chosen = np.flatnonzero(selected(positions, captured.tokens.sequence, captured.tokens.position))
         return torch.from_numpy(captured.chosen).to(self._device)
 
@@ -212,7 +212,7 @@ class ShardCapture:
 
 
 def _place(tokens: TokenRows, row: int) -> tuple[int, int]:
-    """Sequence and position."""
+    """Returns sequence and position."""
     return int(tokens.sequence[row]), int(tokens.position[row])
 
 
@@ -222,7 +222,7 @@ def lane_count(device: torch.device) -> int:
 
 @contextmanager
 def open_lanes(lanes: int, threads: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads that share torch's. Torch counts its own by thread, MKL for all at once: hence the end."""
+    """Opens threads that share torch's threads. Torch counts its own by thread, MKL for the process: hence the end."""
     share = (threads // lanes,)
     try:
         with ThreadPoolExecutor(lanes, "lane", torch.set_num_threads, share) as pool:
@@ -236,9 +236,9 @@ def open_lanes(lanes: int, threads: int) -> Iterator[ThreadPoolExecutor]:
 
 
 def capture_windows(record: RunRecord, sequences: TokenSequences, device: torch.device) -> Iterator[Window]:
-    """Which sequences share a batch, as the specification alone decides it.
+    """Returns which sequences share a batch, as decided by the specification only.
 
-    Not by the lanes that there are: a shard has the same bits where a worker with fewer cores captures it again.
+    The number of lanes does not matter: a shard has the same bits if a worker with fewer cores captures it again.
     """
     asked = record.specification
     size = -(-asked.sequences_per_batch // (_CPU_PARTS if device.type == "cpu" else 1))
@@ -251,7 +251,7 @@ def capture_windows(record: RunRecord, sequences: TokenSequences, device: torch.
 
 @dataclass(frozen=True)
 class _TakeRows:
-    """The rows of a batch's tokens out of its tensors, of vectors or of one number a token."""
+    """Takes the rows of a batch's tokens from its tensors of vectors, or of one number per token."""
 
     inside: Bool[Tensor, "batch position"] | None
 
@@ -261,7 +261,7 @@ class _TakeRows:
 
 @dataclass(frozen=True)
 class _Finished:
-    """A part of the shard as ShardWriter takes it; `rows` are the window's rows that its rows are."""
+    """A part of the shard in the form that ShardWriter takes; `rows` are the indices of its rows in the window."""
 
     rows: NDArray[np.int64]
     tokens: TokenRows
@@ -284,7 +284,7 @@ class _Finished:
 
 
 def _in_order(window: Window, parts: list[_Finished]) -> _Finished:
-    """The parts' rows in the order of the window's sequences. Each row is copied once."""
+    """Puts the parts' rows into the order of the window's sequences. Each row is copied once."""
     size = len(window.sequences.tokens)
     every = [part.rows for part in parts]
     tokens = {
@@ -311,9 +311,9 @@ def _scattered(size: int, places: list[NDArray[np.int64]], values: list[NDArray[
 
 
 def features_in_order(parts: list[tuple[NDArray[np.int64], SparseFeatures]]) -> SparseFeatures:
-    """Of parts, each with the rows that its rows are, as one."""
+    """Joins features of parts, each with the indices of its rows."""
     row = np.concatenate([rows[sparse.row] for rows, sparse in parts])
-    order = np.argsort(row, kind="stable")  # of one row the features ascend already
+    order = np.argsort(row, kind="stable")  # Within a row the features already ascend.
     feature = np.concatenate([sparse.feature for _, sparse in parts])
     activation = np.concatenate([sparse.activation for _, sparse in parts])
     return SparseFeatures(row[order], feature[order], activation[order])
@@ -321,9 +321,9 @@ def features_in_order(parts: list[tuple[NDArray[np.int64], SparseFeatures]]) -> 
 
 def changed_since_planned(run: str, what: str) -> BadRequest:
     return BadRequest(
-        f"{what} is no longer what run {run} was planned with: its files were changed since",
+        f"the files of {what} changed after run {run} was planned",
         reason="RUN_MISMATCH",
         field="run",
         value=run,
-        allowed="the files as they were, or a new run",
+        allowed="the files as they were at the start of the run, or a new run",
     )

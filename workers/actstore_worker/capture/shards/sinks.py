@@ -1,4 +1,4 @@
-"""Attention sinks: tokens whose residual has a norm far above their sequence's."""
+"""Flags attention sinks: tokens whose residual has a norm far above the median of their sequence."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -18,7 +18,7 @@ def with_sinks(
     norms: Mapping[str, NDArray[np.float32]],
     ratio: float | None,
 ) -> TokenRows:
-    """With the flag SINK where a norm at some resid_post exceeds `ratio` times the median of its sequence there."""
+    """Adds the flag SINK where a norm at any resid_post exceeds `ratio` times the median of its sequence there."""
     looked_at = [values for site, values in norms.items() if site.startswith("resid_post.")]
     if ratio is None or not looked_at:
         return tokens
@@ -31,7 +31,7 @@ def with_sinks(
 
 
 def _medians(norms: NDArray[np.float32]) -> NDArray[np.float32]:
-    """[site, 1] of [site, position]: of what is a number, for one that is not would hide its sequence's sinks."""
+    """[site, 1] of [site, position]: medians without NaN, because a NaN would hide its sequence's sinks."""
     found: NDArray[np.float32] = np.median(norms, axis=1, keepdims=True)
     for site in np.flatnonzero(np.isnan(found[:, 0])):
         numbers = norms[site][~np.isnan(norms[site])]

@@ -1,4 +1,4 @@
-"""How fast a device computes."""
+"""Measures how fast a device computes."""
 
 import time
 
@@ -9,7 +9,7 @@ _MEASURE_SECONDS = 0.2
 
 
 def measured_flops(device: torch.device, dtype: torch.dtype) -> float:
-    """Floating-point operations a second of a large square matrix product."""
+    """Floating-point operations per second of a large square matrix product."""
     size = _MATRIX_SIZE.get(device.type, _MATRIX_SIZE["cpu"])
     left = torch.randn(size, size, device=device).to(dtype)
     products, started = 0, time.perf_counter()

@@ -1,7 +1,7 @@
-"""What a worker is handed: one attempt at one shard, and how the shard is made.
+"""The tasks of a worker: one attempt at one shard, and how the shard is made.
 
-A run's shards are captured with its model, or encoded over another run's rows with its new SAEs. Whoever hands a task
-on asks neither which it is.
+A run's shards are captured with its model, or encoded from another run's rows with the new SAEs. Code that assigns
+tasks does not depend on which it is.
 """
 
 from collections.abc import Callable, Mapping
@@ -29,19 +29,19 @@ from actstore_worker.sae.autoencoder import SparseAutoencoder
 class Loaded(Protocol):
     """What all shards of one run are made with, on its device."""
 
-    # Asked before each batch; raises where the shard should not go on.
+    # Called before each batch; raises an error to stop the shard.
     check: Callable[[], None]
 
     @property
     def dtype(self) -> str:
-        """In which most of the work is done."""
+        """The dtype of most of the computation."""
 
 
 Held = TypeVar("Held", bound=Loaded)
 
 
 class Task(Protocol[Held]):
-    """One attempt at one shard. `sae_paths` are the SAEs that it takes."""
+    """One attempt at one shard. `sae_paths` are the SAEs that it needs."""
 
     @property
     def record(self) -> RunRecord: ...
@@ -56,15 +56,17 @@ class Task(Protocol[Held]):
     def attempt(self) -> str: ...
 
     def load(self, bucket: Bucket, saes: tuple[SparseAutoencoder, ...], device: torch.device) -> Held:
-        """What this and all other shards of the run are made with. Errors: BadRequest RUN_MISMATCH."""
+        """Loads what all shards of the run are made with. Errors: BadRequest RUN_MISMATCH."""
 
     def write(self, loaded: Held, bucket: Bucket, stack: ExitStack) -> ShardWriter | FeatureWriter:
-        """A writer that has all of the shard, open until the stack is left, to be committed."""
+        """Returns a writer with the whole shard, to be committed; it is open until the stack is left."""
 
 
 @dataclass(frozen=True)
 class ShardTask:
-    """A shard through the model; `sequences` are the shard's own, and `sources` of their documents."""
+    """A shard that is captured with the model. `sequences` are the shard's own, and `sources` those of
+    their documents.
+    """
 
     record: RunRecord
     model_source: ModelSource
@@ -85,7 +87,7 @@ class ShardTask:
         return ShardCapture(model, saes, self.record)
 
     def write(self, loaded: ShardCapture, bucket: Bucket, stack: ExitStack) -> ShardWriter:
-        """A site with a value that its dtype cannot hold is wide the next time."""
+        """If a value does not fit into its site's dtype, the site is stored as float32 in the next attempt."""
         widened: set[str] = set()
         while True:
             with ExitStack() as attempt:
@@ -108,7 +110,7 @@ class ShardTask:
 
 @dataclass(frozen=True)
 class EncodeTask:
-    """A shard of a run over another's rows; `sae_paths` are the SAEs that the other lacks."""
+    """A shard of a run over another run's rows. `sae_paths` are the SAEs that the other run does not have."""
 
     record: RunRecord
     sae_paths: Mapping[str, Path]

@@ -1,4 +1,4 @@
-"""What one capture worker does: hold what the last run's shards are made with, and make shards of it."""
+"""A capture worker: keeps the model and SAEs of the last run loaded, and captures shards with them."""
 
 import threading
 from collections import deque
@@ -21,13 +21,13 @@ from actstore_worker.sae.autoencoder import SparseAutoencoder
 from actstore_worker.sae.formats.loading import load_sae
 from actstore_worker.sae.stored import SAE_CACHE, StoredSaes
 
-# Shards that a worker has in hand: one that streams, one that is being committed.
+# Shards that a worker has in progress: one that runs, one that is being committed.
 TASKS = 2
 
 
 @dataclass(frozen=True)
 class ShardReport:
-    """What the bucket has of the shard now, borrowed rows aside; `won` where this attempt put it there."""
+    """What the bucket now has of the shard, without borrowed rows; `won` if this attempt's commit succeeded."""
 
     won: bool
     tokens: int
@@ -35,23 +35,25 @@ class ShardReport:
 
 
 class CaptureWorker:
-    """`capture` runs on up to `TASKS` threads: while one shard is sorted, written out and committed, the next one has
-    the model or the SAEs. `interrupt` runs on any thread.
+    """Captures shards. `capture` runs on up to `TASKS` threads: while one shard is sorted, written and committed, the
+    next one uses the model or the SAEs. `interrupt` may run on any thread.
     """
 
     def __init__(self, bucket: Bucket, device: torch.device, sae_cache: Path = SAE_CACHE) -> None:
         self._bucket, self._device = bucket, device
         self._stored_saes = StoredSaes(bucket, sae_cache)
-        # Of the run in hand.
+        # Of the current run.
         self._held: tuple[RunRecord, Any] | None = None
         self._turn = threading.Lock()
         self._flops: float | None = None
         self._interrupted: deque[str] = deque(maxlen=TASKS)
 
     def capture(self, task: Task[Any]) -> ShardReport:
-        """Errors: ActstoreError CANCELLED where it was interrupted; whatever the model, the disk or the bucket do."""
+        """Captures one shard. Errors: ActstoreError CANCELLED if it was interrupted; any error of the model, the disk
+        or the bucket.
+        """
         if self._bucket.exists(commit_key(task.record.run, task.shard)):
-            return self._report(task, won=False)  # another coordinator's worker was here
+            return self._report(task, won=False)  # Another coordinator's worker has captured it.
         with ExitStack() as open_writer:
             with self._turn:
                 self._check(task.attempt)
@@ -63,14 +65,14 @@ class CaptureWorker:
         return self._report(task, won)
 
     def flops(self) -> float:
-        """In float32, or in the dtype of the run in hand. A measurement of 0.2 s, once."""
+        """The speed in float32, or in the dtype of the current run. A measurement of 0.2 s, once."""
         if self._flops is None:
             dtype = "float32" if self._held is None else self._held[1].dtype
             self._flops = measured_flops(self._device, TORCH_DTYPES[dtype])
         return self._flops
 
     def interrupt(self, attempt: str) -> None:
-        """That attempt ends before its next batch. Attempts are never named twice."""
+        """Ends that attempt before its next batch. Names of attempts are never reused."""
         self._interrupted.append(attempt)
 
     def _report(self, task: Task[Any], won: bool) -> ShardReport:
@@ -81,9 +83,10 @@ class CaptureWorker:
         )
 
     def _loaded(self, task: Task[Any]) -> Any:
-        # Not by specification alone: runs of equal ones have names of their own, and a capture writes under its run's.
+        # The specification alone is not enough: equal specifications can have different run names, and a capture writes
+        # under its run's name.
         if self._held is None or self._held[0] != task.record:
-            self._held = None  # so that two models never lie in memory side by side
+            self._held = None  # so that two models are never in memory at the same time
             self._held = task.record, task.load(self._bucket, self._saes(task), self._device)
         return self._held[1]
 
@@ -91,7 +94,9 @@ class CaptureWorker:
         return tuple(load_sae(self._sae_path(task, name), name) for name in task.sae_paths)
 
     def _sae_path(self, task: Task[Any], name: str) -> Path:
-        """One that the coordinator fetched from the bucket lies on its machine, and may not on this one."""
+        """The path of an SAE. One that the coordinator downloaded from the bucket is on its machine, but may not be on
+        this one.
+        """
         path = task.sae_paths[name]
         if path.exists():
             return path

@@ -1,1 +1,1 @@
-"""Forward passes for one question, and what they are run on: texts, batches of them, stored samples; and limits."""
+"""Forward passes for one question and their input: texts, batches of them, stored samples; and limits."""

@@ -1,4 +1,4 @@
-"""What questions of several kinds are refused for."""
+"""Checks that several kinds of questions share."""
 
 from collections.abc import Sequence
 
@@ -25,10 +25,10 @@ def check_features(sae: SparseAutoencoder, features: Sequence[int], field: str =
 def check_k(k: int, allowed: int) -> None:
     """Refuse a number of rows that an answer cannot have.
 
-    Errors: BadRequest for 0, LIMIT_EXCEEDED past `allowed`.
+    Errors: BadRequest for 0, LIMIT_EXCEEDED above `allowed`.
     """
     if k < 1:
         raise BadRequest(f"k is {k}", field="k", value=k, allowed=f"1 to {allowed}")
     if k > allowed:
-        message = f"k is {k}; one answer has at most {allowed}"
+        message = f"k is {k}; one answer can have at most {allowed}"
         raise BadRequest(message, reason="LIMIT_EXCEEDED", field="k", value=k, allowed=f"1 to {allowed}")

@@ -14,9 +14,9 @@ from actstore_worker.sae.formats.loading import load_sae
 
 
 class LoadedSaes:
-    """Keeps the few SAEs loaded that were asked for last.
+    """Keeps the most recently used SAEs loaded.
 
-    One whose files were written again is read again.
+    An SAE is loaded again if its files have changed.
     """
 
     def __init__(self, catalog: ModelCatalog, device: torch.device, count: int) -> None:
@@ -26,7 +26,7 @@ class LoadedSaes:
         self._lock = threading.Lock()
 
     def get(self, name: str) -> SparseAutoencoder:
-        """Load the SAE, or take the one that is loaded.
+        """Return the SAE, loading it if needed.
 
         Errors: as `ModelCatalog.find_sae` and `load_sae`.
         """
@@ -34,8 +34,9 @@ class LoadedSaes:
         stamp = stamp_of_saes(path)
         with self._lock:
             if path not in self._held or self._held[path][0] != stamp:
-                self._held.pop(path, None)  # the old one is gone, but for who still uses it, when the new one comes
-                # Others take gradients through it, which a tensor that is made in inference mode forbids for good.
+                # The old one is released before the new one is loaded, unless it is still in use.
+                self._held.pop(path, None)
+                # Gradients may be taken through the SAE, which a tensor made in inference mode would forbid for good.
                 with torch.inference_mode(mode=False):
                     self._held[path] = stamp, load_sae(path, name).to(self._device)
             self._held.move_to_end(path)

@@ -1,4 +1,4 @@
-"""What a live question is answered with: passes of its model, SAEs and runs that go with it, and limits."""
+"""What a live question is answered with: passes of its model, SAEs and runs that fit it, and limits."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from actstore_worker.sae.fit import check_fit
 
 @dataclass(frozen=True)
 class Resources:
-    """What one question may use. `of_model`: passes of the model that it needs; None where it needs none."""
+    """What one question may use. `of_model`: passes of the model that it needs; None if it needs none."""
 
     of_model: Passes | None
     saes: LoadedSaes
@@ -28,12 +28,12 @@ class Resources:
 
     @property
     def passes(self) -> Passes:
-        """Those of the question's model, where it needs one."""
+        """The passes of the question's model."""
         assert self.of_model is not None  # noqa: S101  by `LiveAnswers.model_of`
         return self.of_model
 
     def fitting(self, name: str) -> SparseAutoencoder:
-        """Find an SAE that goes with the model.
+        """Find an SAE that fits the model.
 
         Errors: as `LoadedSaes.get`, and SAE_MISMATCH.
         """
@@ -51,24 +51,27 @@ class Resources:
         return snapshot
 
     def sampled(self, sample: StoredSample | None) -> Snapshot | None:
-        """Open the run of a sample, if there is to be one.
+        """Open the run of a sample; None if there is no sample.
 
         Errors: as `open`.
         """
         return None if sample is None else self.open(sample.run)
 
 
-# How questions are answered, by their records: what a module of `saes` or `texts` has as ANSWERS.
+# The functions that answer questions, by record. Modules of `saes` and `texts` have them as ANSWERS.
 Answers = Mapping[type[Any], Callable[[Resources, Any], Any]]
 
 
 def _check_weights(model: LanguageModel, snapshot: Snapshot) -> None:
-    """A name may mean other weights by now, or another configuration. Errors: NotThere MODEL_NOT_FOUND."""
+    """Refuse a run of other weights or another configuration, which the name may have had before. Errors: NotThere
+    MODEL_NOT_FOUND.
+    """
     captured = snapshot.record.specification
     if not captured.made_by(model.weights_sha256, model.config_sha256):
         same = model.weights_sha256 == captured.weights_sha256
         raise NotThere(
-            f"run {snapshot.record.run} is of {'a configuration' if same else 'weights'} that model {model.name!r} "
+            f"run {snapshot.record.run} was captured with {'a configuration' if same else 'weights'} that model "
+            f"{model.name!r} "
             "does not have any more",
             reason="MODEL_NOT_FOUND",
             field="model",

@@ -1,4 +1,4 @@
-"""Forward passes for one question, some of them with the model changed on the way."""
+"""Forward passes for one question, some of them with activations changed."""
 
 import threading
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,14 +16,15 @@ from actstore_worker.models.model import LanguageModel
 from actstore_worker.models.taps import Change, See, changing, observe, visit, writing
 from actstore_worker.models.turns import SharedModel
 
-# Logits are made in slices of so many elements: of a whole batch they would be many times the batch's activations.
+# Logits are computed in slices of this many elements, because those of a whole batch would be many times larger than
+# its activations.
 LOGITS_MAX = 1 << 24
 UNCHANGED: Mapping[Site, Change] = {}
 
 
 class Passes:
-    """A question's turns at a model: one for each pass, so that others go in between. Once nobody waits for the answer
-    there are no more of them.
+    """A question's forward passes. Each takes a turn at the model, so that others can run in between. They end when the
+    caller has gone.
 
     Errors of each pass: ActstoreError CANCELLED.
     """
@@ -33,10 +34,10 @@ class Passes:
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """Hold the model: while it lasts, this thread has the model's module."""
+        """Hold the model: within this context, this thread has the model's module."""
         with self.model.turns:
             if self._stop.is_set():
-                raise ActstoreError("nobody waits for this answer any more", reason="CANCELLED")
+                raise ActstoreError("the caller no longer waits for this answer", reason="CANCELLED")
             yield
 
     def observe(
@@ -52,9 +53,9 @@ class Passes:
     def visit(
         self, ids: Int[Tensor, "batch position"], sites: Iterable[Site], see: See, attention: str | None = None
     ) -> None:
-        """Run the model, and hand each site's tensor to `see` as the pass comes by.
+        """Run the model, and call `see` with each site's tensor during the pass.
 
-        `attention` None: as the model usually runs.
+        `attention` None: the model's usual implementation.
         """
         with self._changed(UNCHANGED, ids.shape), using_attention(self.model, attention or self.model.attention):
             visit(self.model, ids, None, sites, see)
@@ -62,7 +63,9 @@ class Passes:
     def next_logits(
         self, ids: Int[Tensor, "batch position"], cache: Cache, changes: Mapping[Site, Change] = UNCHANGED
     ) -> Float[Tensor, "batch vocabulary"]:
-        """Run the model over tokens that follow those in `cache`, which takes them up, to the logits after the last."""
+        """Run the model on tokens that follow those in `cache`, add them to it, and return the logits after
+        the last.
+        """
         with self._changed(changes, ids.shape):
             answer = self.model.module(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
         logits: Tensor = answer.logits[:, -1]
@@ -71,7 +74,7 @@ class Passes:
     def normed(
         self, ids: Int[Tensor, "batch position"], changes: Mapping[Site, Change] = UNCHANGED
     ) -> Float[Tensor, "batch position d_model"]:
-        """Run the model as far as its final norm: what `LanguageModel.unembed` takes."""
+        """Run the model up to its final norm, whose output `LanguageModel.unembed` takes."""
         with self._changed(changes, ids.shape):
             trunk = self.model.family.decoder(self.model.module)
             found: Tensor = trunk(input_ids=ids, use_cache=False).last_hidden_state
@@ -80,7 +83,7 @@ class Passes:
     def log_probabilities(
         self, ids: Int[Tensor, "batch position"], changes: Mapping[Site, Change] = UNCHANGED
     ) -> Float[Tensor, "batch followed"]:
-        """Run the model to the natural log-probability of each token's true next token; a column less than `ids`."""
+        """Return the natural log-probability of each token's true next token, one column fewer than `ids`."""
         normed = self.normed(ids, changes)
         size = max(1, LOGITS_MAX // self.model.vocabulary_size)
         rows, following = normed[:, :-1].flatten(0, 1), ids[:, 1:].flatten()
@@ -102,9 +105,9 @@ class Passes:
 
 
 def adding(model: LanguageModel, site: Site, delta: Float[Tensor, "batch position width"]) -> Mapping[Site, Change]:
-    """The changes that add `delta` to what is at `site` from there on.
+    """Return changes that add `delta` to the activation at `site`.
 
-    resid_mid is no module's output: what attention adds to the residual carries it.
+    resid_mid is not the output of a module, so the change is added to attention's output.
     """
 
     def edit(found: Float[Tensor, "batch position head width_of_head"]) -> None:
@@ -122,7 +125,7 @@ def setting(
     where: Bool[Tensor, "batch position"],
     values: Mapping[Site, Float[Tensor, " width"]],
 ) -> Mapping[Site, Change]:
-    """The changes that put `values` in place of what is at the sites, `where` that is wanted."""
+    """Return changes that replace the activations at the sites by `values`, at the positions `where`."""
 
     def change(value: Tensor) -> Change:
         return lambda found: torch.where(where[..., None], value.to(found.dtype), found)

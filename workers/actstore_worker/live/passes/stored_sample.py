@@ -1,4 +1,4 @@
-"""Stored sequences of a run, spread evenly over what is committed, as batches for a model."""
+"""Samples of a run's stored sequences, spread evenly over committed shards, as batches for a model."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -41,7 +41,7 @@ def check_sample(asked: StoredSample, most: int) -> None:
     """
     if not 1 <= asked.tokens <= most:
         raise BadRequest(
-            f"a sample is of 1 to {most} stored tokens, not {asked.tokens}",
+            f"a sample has 1 to {most} stored tokens, not {asked.tokens}",
             reason="LIMIT_EXCEEDED" if asked.tokens else "ARGUMENT_INVALID",
             field="stored.tokens",
             value=asked.tokens,
@@ -50,9 +50,9 @@ def check_sample(asked: StoredSample, most: int) -> None:
 
 
 def sample_sequences(snapshot: Snapshot, tokens: int) -> list[StoredSequence]:
-    """Read as many whole sequences as hold about so many tokens; at least one, at most all.
+    """Read whole sequences with about this many tokens; at least one, at most all.
 
-    Errors: BadRequest NOTHING_LEFT for a run without a committed token that is neither BOS nor special.
+    Errors: BadRequest NOTHING_LEFT for a run without a committed token other than BOS and special ones.
     """
     numbers = _spread(snapshot, tokens)
     size = snapshot.record.specification.sequences_per_shard
@@ -61,7 +61,7 @@ def sample_sequences(snapshot: Snapshot, tokens: int) -> list[StoredSequence]:
         found += _of_shard(snapshot, shard, numbers[numbers // size == shard])
     if not any(sequence.kept.any() for sequence in found):
         raise BadRequest(
-            f"run {snapshot.record.run} has no token yet that is neither BOS nor special",
+            f"run {snapshot.record.run} has no committed token yet other than BOS and special ones",
             reason="NOTHING_LEFT",
             field="run",
             value=snapshot.record.run,
@@ -71,17 +71,19 @@ def sample_sequences(snapshot: Snapshot, tokens: int) -> list[StoredSequence]:
 
 
 def batches(sequences: Sequence[StoredSequence], tokens: int, device: torch.device) -> Iterator[Batch]:
-    """Put sequences of like length into batches of at most so many tokens with their padding, or of one sequence."""
+    """Group sequences of similar length into batches of at most this many tokens, padding included, or of
+    one sequence.
+    """
     for group in by_length([len(sequence.tokens) for sequence in sequences], tokens):
         yield _padded([sequences[index] for index in group], device)
 
 
 def _spread(snapshot: Snapshot, tokens: int) -> Int[NDArray[np.int64], " sequence"]:
-    """Numbers of sequences, ascending, evenly spaced among those in committed shards."""
+    """Returns indices of sequences, ascending, evenly spaced among those in committed shards."""
     size, shards = snapshot.record.specification.sequences_per_shard, snapshot.shards
     if not len(shards):
         return np.zeros(0, np.int64)
-    last = snapshot.record.shard_sequences(int(shards[-1]))  # alone may be shorter than the others
+    last = snapshot.record.shard_sequences(int(shards[-1]))  # The last shard may be shorter than the others.
     there = (len(shards) - 1) * size + len(last)
     wanted = min(there, max(1, round(tokens * there / max(1, snapshot.tokens_committed))))
     places = (np.arange(wanted) * there) // wanted

@@ -1,4 +1,4 @@
-"""A text given now: its tokens, as a model reads them and as answers show them."""
+"""A text of a live question: its tokens as the model reads them and as answers show them."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +17,7 @@ from actstore_worker.models.prompts import check_length, prompt_ids
 
 @dataclass(frozen=True)
 class LiveText:
-    """A text as its model reads it. `special`: BOS, and whatever else the tokenizer calls special."""
+    """A text as its model reads it. `special`: BOS, and all other tokens that the tokenizer calls special."""
 
     ids: tuple[int, ...]
     texts: list[str]
@@ -30,9 +30,9 @@ class LiveText:
         return torch.tensor([self.ids], device=device)
 
     def table(self, **more: pa.Array) -> pa.Table:
-        """Show the tokens as columns position, token, text, special, and `more`.
+        """Return the tokens as columns position, token, text, special, and `more`.
 
-        They are the first so many, as many as `more` has.
+        Only as many tokens as `more` has are returned.
         """
         rows = min((len(column) for column in more.values()), default=len(self))
         columns: dict[str, Any] = {
@@ -47,7 +47,7 @@ class LiveText:
 def read_text(model: LanguageModel, text: Prompt, prepend_bos: bool | None, field: str = "text") -> LiveText:
     """Turn a text, or token ids, into what the model reads.
 
-    Errors: BadRequest as of `prompt_ids`, and past the model's context.
+    Errors: BadRequest as in `prompt_ids`, and if it exceeds the model's context.
     """
     ids = prompt_ids(model, text, prepend_bos, field)
     check_length(model, field, len(ids))

@@ -1,4 +1,6 @@
-"""Several texts as batches for a model, each text with the one that gives to it where texts are resampled."""
+"""Batches of several texts for a model. For resampling, each text is paired with the one that its activations come
+from.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -27,7 +29,7 @@ class Rows:
 
 
 def batches_of(texts: Sequence[LiveText], tokens: int, device: torch.device) -> Iterator[Rows]:
-    """Put texts of like length into batches of at most so many tokens with their padding, or of one text."""
+    """Group texts of similar length into batches of at most this many tokens, padding included, or of one text."""
     for chosen in by_length([len(text) for text in texts], tokens):
         yield rows_of(texts, chosen, device)
 
@@ -44,17 +46,19 @@ def rows_of(texts: Sequence[LiveText], chosen: Sequence[int], device: torch.devi
 
 @dataclass(frozen=True)
 class Gifts:
-    """Which text gives to which: `giver` of each, another one; and of each position, the giver's that it is given."""
+    """The pairing for resampling: `giver` is, for each text, the other text that its activations come from; and for
+    each position, the giver's position.
+    """
 
     giver: Int[NDArray[np.int64], " text"]
     positions: tuple[Int[NDArray[np.int64], " position"], ...]
 
 
 def draw_gifts(texts: Sequence[LiveText], seed: int, *, same_position: bool) -> Gifts:
-    """Draw which text gives to which: in a random ring, each is given to by the next.
+    """Draw the pairing for resampling: texts form a random ring, and each gets activations from the next.
 
-    Positions that are not special are drawn with replacement. `same_position`: the texts are equally long, and each
-    position is given its own.
+    Positions that are not special are drawn with replacement. `same_position`: the texts have the same length, and each
+    position gets the giver's activation at the same position.
     """
     generator = np.random.default_rng(seed)
     ring = generator.permutation(len(texts))

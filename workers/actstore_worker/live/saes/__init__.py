@@ -1,1 +1,1 @@
-"""What an SAE says of a text given now, and of the directions in its weights."""
+"""Questions about an SAE on a text, and about the directions in its weights."""

@@ -1,4 +1,4 @@
-"""What a feature writes, seen in the model's predictions: its contribution taken out of the residual, and run on."""
+"""Ablates a feature's contribution to the residual, and returns the effect on the model's predictions."""
 
 import pyarrow as pa
 import torch
@@ -16,22 +16,22 @@ from actstore_worker.sae.autoencoder import SparseAutoencoder
 
 
 def ablate_direction(passes: Passes, sae: SparseAutoencoder, question: AblateDirection) -> AblateDirectionAnswer:
-    """Run the model without what the feature writes, and compare what it predicts.
+    """Run the model without what the feature writes, and compare its predictions.
 
-    At every position the site loses what the feature adds to the SAE's reconstruction; what the SAE does not explain
+    At every position, what the feature adds to the SAE's reconstruction is subtracted from the site; the SAE's error
     stays. Before the feature's first activation nothing changes, exactly: both passes are over the same text.
 
-    Errors: BadRequest for an encoder, a feature that is not there, and a text of one token, which nothing follows.
+    Errors: BadRequest for an encoder, a feature that does not exist, and a text of one token, which has no next token.
     """
-    check_causal(passes.model, "it predicts no next token whose probability could change")
+    check_causal(passes.model, "it does not predict next tokens, so no probability could change")
     check_features(sae, [question.feature])
     text = read_text(passes.model, question.text, question.prepend_bos)
     if len(text) < 2:
         raise BadRequest(
-            "the text has one token, and no next token to predict",
+            "the text has only one token, so there is no next token to predict",
             field="text",
             value=question.text,
-            allowed="a text of two tokens at least",
+            allowed="a text of at least two tokens",
         )
     ids = text.on(passes.model.device)
     x = passes.observe(ids, [sae.site])[sae.site][0]

@@ -1,9 +1,9 @@
-"""What a feature reads in a text: tokens taken away, one at a time or in pairs, and how its activation changes.
+"""Ablates tokens of a text, one at a time or in pairs, and returns how a feature's activation changes.
 
 The deletion is Logan Riggs's: the text is cut after a position p, token i <= p is left out, and the feature's
-activation at the last token of what is left is compared with that at p. Positions are those of the shorter text, from
-0. With i = p the last token is the one before it. Pairs show a feature that reads either of two, of which taking one
-leaves the other.
+activation at the last remaining token is compared with that at p. Positions are those of the cut text, from 0. With i =
+p the last token is the one before it. Pairs reveal a feature that reads either of two tokens: without one, the other is
+still there.
 """
 
 from collections.abc import Iterator
@@ -42,14 +42,14 @@ _Cells = Int[Tensor, "cell taken"]
 
 
 def ablate_text(passes: Passes, sae: SparseAutoencoder, question: AblateText, limits: LiveLimits) -> AblateTextAnswer:
-    """Take tokens away from the text, and see how the feature's activation changes.
+    """Ablate tokens of the text, and return the changes of the feature's activation.
 
-    Singles in order of position, then pairs.
+    Single tokens come in order of position, then pairs.
 
-    Errors: BadRequest for an encoder, whose activations depend on what would be cut off; for a feature or position that
-    is not there; for a text of one token; LIMIT_EXCEEDED for more singles and pairs than the limit.
+    Errors: BadRequest for an encoder, whose activations depend on text that would be cut off; for a feature or position
+    that does not exist; for a text of one token; LIMIT_EXCEEDED for more single tokens and pairs than the limit.
     """
-    check_causal(passes.model, "what its tokens hold depends on the text after them, which would be cut off")
+    check_causal(passes.model, "its activations at a token depend on later text, which would be cut off")
     check_features(sae, [question.feature])
     text = read_text(passes.model, question.text, question.prepend_bos)
     ids = text.on(passes.model.device)
@@ -71,7 +71,7 @@ def ablate_text(passes: Passes, sae: SparseAutoencoder, question: AblateText, li
 
 
 class _Ways:
-    """The ways to take tokens away from a text that is cut already: [1, position]."""
+    """The ways to ablate tokens of a text that is already cut: [1, position]."""
 
     def __init__(
         self, passes: Passes, sae: SparseAutoencoder, feature: int, ids: Int[Tensor, "1 position"], limits: LiveLimits
@@ -83,7 +83,7 @@ class _Ways:
     def run(self, ablation: str, cells: _Cells) -> Iterator[Float[Tensor, " cell"]]:
         """Find the feature's activation at the last token, cell by cell, in slices.
 
-        All rows of a slice are equally long.
+        All rows of a slice have the same length.
         """
         if ablation == "delete":
             for part in cells.split(self._rows):
@@ -104,7 +104,7 @@ class _Ways:
         return self._last(self._passes.observe(rows, [self._sae.site], changes))
 
     def _values(self, ablation: str) -> dict[Site, Float[Tensor, " d_model"]]:
-        """What goes into which layers in place of what was there."""
+        """Returns the replacement values and the layers whose input they replace."""
         sites = [Site(layer, "resid_pre") for layer in self._layers]
         if ablation == "mean_residual":
             return self._means(sites)
@@ -112,7 +112,7 @@ class _Ways:
         return dict.fromkeys(sites[:1] if ablation == "zero_embedding" else sites, zero)
 
     def _means(self, sites: list[Site]) -> dict[Site, Float[Tensor, " d_model"]]:
-        """Over the tokens of the cut text as it is, but for BOS."""
+        """The mean over the tokens of the cut text without ablation, without BOS."""
         first = int(self._ids[0, 0] == self._passes.model.bos_id)
         seen = self._passes.observe(self._ids, sites)
         return {site: seen[site][0, first:].mean(dim=0) for site in sites}
@@ -126,7 +126,9 @@ class _Ways:
 
 
 def _position(text: LiveText, activations: Float[Tensor, " position"], asked: int | None) -> int:
-    """Where the feature is strongest, special tokens apart; where it never fires, the last, which has most to read."""
+    """Where the feature is strongest, special tokens excluded; if it never fires, the last position, which has the most
+    context.
+    """
     position = asked
     if asked is None:
         places = np.flatnonzero(~text.special)
@@ -135,11 +137,11 @@ def _position(text: LiveText, activations: Float[Tensor, " position"], asked: in
     if position is None or not 1 <= position < len(text):
         where = "the feature is strongest at" if asked is None else "the text is to be cut after"
         raise BadRequest(
-            f"{where} position {position}; in a text of {len(text)} tokens it must be 1 to {len(text) - 1}, for of one "
-            "token nothing is left when it is taken away",
+            f"{where} position {position}; in a text of {len(text)} tokens it must be 1 to {len(text) - 1}, because at "
+            "position 0 no earlier token can be ablated",
             field="position" if len(text) > 1 else "text",
             value=position,
-            allowed=f"1 to {len(text) - 1}" if len(text) > 1 else "a text of two tokens at least",
+            allowed=f"1 to {len(text) - 1}" if len(text) > 1 else "a text of at least two tokens",
         )
     return position
 
@@ -147,7 +149,7 @@ def _position(text: LiveText, activations: Float[Tensor, " position"], asked: in
 def _check_first(first: int, position: int) -> None:
     if first > position:
         raise BadRequest(
-            f"tokens are taken away from position {first} on, of a text that is cut after {position}",
+            f"tokens from position {first} on are to be ablated, but the text is cut after position {position}",
             field="first_ablated",
             value=first,
             allowed=f"0 to {position}",
@@ -155,15 +157,13 @@ def _check_first(first: int, position: int) -> None:
 
 
 def _cells(tokens: int, question: AblateText, limits: LiveLimits) -> list[_Cells]:
-    """Every token that may be taken away, and every pair of them where pairs are wanted; but none that is the whole
-    text.
-    """
+    """Every token that may be ablated and, if requested, every pair of them, except the whole text."""
     pairs, taken = question.pairs and tokens > 2, range(question.first_ablated, tokens)
     count = len(taken) + (len(taken) * (len(taken) - 1) // 2 if pairs else 0)
     if count > limits.ablations:
         raise BadRequest(
-            f"up to that position the text has {count} tokens and pairs of them; one question takes at most "
-            f"{limits.ablations} away: cut it earlier, or leave out pairs",
+            f"up to that position the text has {count} tokens and pairs to ablate; one question can ablate at "
+            f"most {limits.ablations}: choose an earlier position, or leave out pairs",
             reason="LIMIT_EXCEEDED",
             field="pairs" if pairs else "position",
             value=count,

@@ -1,4 +1,4 @@
-"""What an SAE makes of a text given now."""
+"""Encodes a text with an SAE."""
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +14,7 @@ from actstore_worker.provenance import live_provenance
 from actstore_worker.sae.autoencoder import SparseAutoencoder
 from actstore_worker.sae.nonzeros import nonzero_features
 
-# Dense activations, rows x features, are made in slices of so many elements.
+# Dense activations, rows x features, are computed in slices of this many elements.
 DENSE_MAX = 1 << 24
 _ACTIVATION_SCHEMA = pa.schema(
     [
@@ -38,7 +38,7 @@ def encode_text(passes: Passes, sae: SparseAutoencoder, question: EncodeText) ->
 def feature_activations(sae: SparseAutoencoder, x: Float[Tensor, "row d_in"], feature: int) -> Float[Tensor, " row"]:
     """Find one feature's activation on each row.
 
-    All features are computed, for in some SAEs they compete.
+    All features are computed, because in some SAEs they compete.
     """
     rows = max(1, DENSE_MAX // sae.d_sae)
     return torch.cat([sae.encode(part)[:, feature].clone() for part in x.split(rows)])

@@ -1,4 +1,4 @@
-"""How well an SAE explains what lies at its site: measured on rows, in one place for every question about it."""
+"""Measures how well an SAE reconstructs the activations at its site; shared by all questions about it."""
 
 from collections.abc import Iterator
 
@@ -11,9 +11,9 @@ from actstore_worker.sae.autoencoder import SparseAutoencoder
 
 
 class Unexplained:
-    """Fraction of variance unexplained: the squared error over the squared distance from the mean row.
+    """The fraction of variance unexplained (FVU): squared error divided by squared distance from the mean row.
 
-    Gathered in float64, so that a massive activation does not round the others away.
+    It is accumulated in float64, so that a massive activation does not round the others away.
     """
 
     def __init__(self, width: int, device: torch.device) -> None:
@@ -31,13 +31,13 @@ class Unexplained:
 
     @property
     def fraction(self) -> float:
-        """NaN where all rows are the same."""
+        """The FVU; NaN if all rows are equal."""
         variance = self._square - self._sum.square().sum() / self._rows
         return float(self._error / variance) if variance > 0 else float("nan")
 
 
 class Firing:
-    """How many features fire on a row, and how many on none."""
+    """Counts how many features fire on a row, and how many never fire."""
 
     def __init__(self, d_sae: int, device: torch.device) -> None:
         self._rows_by_feature = torch.zeros(d_sae, dtype=torch.int64, device=device)
@@ -59,7 +59,7 @@ class Firing:
 def reconstructed(
     sae: SparseAutoencoder, x: Float[Tensor, "row d_in"], firing: Firing | None = None
 ) -> Float[Tensor, "row d_out"]:
-    """What the SAE makes of the rows; what fired is told to `firing`."""
+    """The SAE's reconstruction of the rows. `firing` counts the features that fire."""
 
     def parts() -> Iterator[Float[Tensor, "part d_out"]]:
         for part in x.split(max(1, DENSE_MAX // sae.d_sae)):
@@ -72,7 +72,7 @@ def reconstructed(
 
 
 def unexplained(sae: SparseAutoencoder, x: Float[Tensor, "row d_in"], scale: float = 1.0) -> float:
-    """The fraction of variance that the SAE leaves unexplained of its own input, were that so many times as large."""
+    """The FVU of the SAE on its own input, scaled by this factor."""
     found = Unexplained(x.shape[1], x.device)
     found.add(x, reconstructed(sae, x * scale) / scale)
     return found.fraction

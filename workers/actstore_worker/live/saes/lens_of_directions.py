@@ -1,4 +1,4 @@
-"""The logit lens: which tokens a feature's direction writes for, or reads as if they were written."""
+"""The logit lens of a feature: the tokens that its direction makes more likely, and less likely."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ from actstore_worker.models.weights import read_norm
 from actstore_worker.provenance import live_provenance
 from actstore_worker.sae.autoencoder import SparseAutoencoder
 
-# Logits, features x vocabulary, are made in slices of so many elements.
+# Logits, features x vocabulary, are computed in slices of this many elements.
 _LOGITS_MAX = 1 << 24
 _SCHEMA = pa.schema(
     [
@@ -39,14 +39,14 @@ def logit_lens(
 ) -> GetLogitLensAnswer:
     """Find the tokens at both ends of each feature's direction.
 
-    The direction times W_U, as Logan Riggs reads features: without a bias, a final norm's scale, or a soft cap, none of
-    which a direction has. Of fewer than k tokens that are left, all come.
+    The direction is multiplied by W_U, as Logan Riggs does: without a bias, a final norm's scale, or a soft cap, which
+    do not apply to a direction. If fewer than k tokens are left, all are returned.
 
-    Errors: BadRequest for an encoder, for an SAE of heads, for features and k out of range, and where every token's
-    unembedding is longer than `longest_unembedding`.
+    Errors: BadRequest for an encoder, for an SAE at a site in heads, for features and k out of range, and if every
+    token's unembedding is longer than `longest_unembedding`.
     """
     model = passes.model
-    check_causal(model, "it has no unembedding for a direction to go through")
+    check_causal(model, "it has no unembedding that a direction could be projected through")
     _check_writes(sae, question.side)
     _check_features(sae, question.features, limits)
     check_k(question.k, limits.lens_tokens)
@@ -64,10 +64,8 @@ def logit_lens(
 
 
 def fold_final_norm(model: LanguageModel, directions: Float[Tensor, "row d_model"]) -> Float[Tensor, "row d_model"]:
-    """Take directions through the final norm.
-
-    As the final norm would hand the directions on, but for its division by the residual's scale and its bias: a
-    LayerNorm takes the mean away, and each norm multiplies by its gain.
+    """Apply the final norm to directions, without its division by the residual's scale and without its bias: a
+    LayerNorm removes the mean, and each norm multiplies by its gain.
     """
     norm = read_norm(model, model.final_norm)
     return norm.gain * (directions - directions.mean(dim=-1, keepdim=True) if norm.centred else directions)
@@ -94,9 +92,9 @@ def _masked(unembedding: Float[Tensor, "vocabulary d_model"], longest: float | N
     if longest is None:
         return torch.zeros(len(unembedding), dtype=torch.bool, device=unembedding.device)
     lengths: Tensor = torch.linalg.vector_norm(unembedding, dim=-1)
-    if not bool((lengths <= longest).any()):  # also where it is no number
+    if not bool((lengths <= longest).any()):  # Also if it is NaN.
         raise BadRequest(
-            f"no token's unembedding is as short as {longest:g}",
+            f"every token's unembedding vector is longer than {longest:g}",
             field="longest_unembedding",
             value=longest,
             allowed=f"at least {float(lengths.min()):.6g}, the shortest",
@@ -123,7 +121,7 @@ def _table(model: LanguageModel, features: tuple[int, ...], tops: _Ends, bottoms
 def _check_features(sae: SparseAutoencoder, features: tuple[int, ...], limits: LiveLimits) -> None:
     if not 1 <= len(features) <= limits.lens_features:
         raise BadRequest(
-            f"one logit lens is of 1 to {limits.lens_features} features, not {len(features)}",
+            f"one logit lens takes 1 to {limits.lens_features} features, not {len(features)}",
             reason="LIMIT_EXCEEDED" if features else "ARGUMENT_INVALID",
             field="features",
             value=f"{len(features)} features",
@@ -133,15 +131,16 @@ def _check_features(sae: SparseAutoencoder, features: tuple[int, ...], limits: L
 
 
 def _check_writes(sae: SparseAutoencoder, side: str) -> None:
-    """What heads hold side by side is no direction of the residual."""
+    """Refuses sites in heads: concatenated head values are not a direction of the residual."""
     site = sae.output_site if side == "decoder" else sae.site
     if site.kind in HEAD_KINDS:
         raise BadRequest(
-            f"the {side} directions of SAE {sae.name!r} are of {site}, which lies in its heads and not in the residual",
+            f"the {side} directions of SAE {sae.name!r} are at {site}, which is inside attention heads, not in the "
+            "residual stream",
             reason="SAE_UNSUPPORTED",
             field="sae",
             value=str(site),
-            allowed="an SAE of a site in the residual",
+            allowed="an SAE at a site of the residual stream",
         )
 
 

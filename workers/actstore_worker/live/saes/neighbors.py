@@ -1,4 +1,4 @@
-"""Features whose directions point the same way: by the cosine of their decoder or encoder vectors."""
+"""Finds features whose directions are similar, by the cosine of their decoder or encoder vectors."""
 
 import pyarrow as pa
 import torch
@@ -19,9 +19,9 @@ _SCHEMA = pa.schema([pa.field("feature", pa.int32(), nullable=False), pa.field("
 def find_neighbors(sae: SparseAutoencoder, question: FindNeighbors, limits: LiveLimits) -> FindNeighborsAnswer:
     """Find the features whose directions are nearest, largest cosine first.
 
-    A feature whose own vector is zero has no direction, and is nobody's neighbor.
+    A feature whose vector is zero has no direction, and is never a neighbor.
 
-    Errors: BadRequest for a direction that is zero, of another width or no number; FEATURE_OUT_OF_RANGE.
+    Errors: BadRequest for a direction that is zero, has another width, or is not a number; FEATURE_OUT_OF_RANGE.
     """
     check_k(question.k, limits.neighbors)
     vectors: Tensor = getattr(sae, question.side)

@@ -1,8 +1,7 @@
-"""Is this SAE right for this model? Measured on stored text, beside what the SAE's own files claim.
+"""Checks whether an SAE fits a model: measures it on stored text, and compares with the claims in its files.
 
-BOS and special tokens count nowhere, and their residual is left as it is where others' is replaced: SAEs are trained
-without them, and the first token's norm is a multiple of all others'. So the losses are over the next tokens of the
-tokens that are left.
+BOS and special tokens are not counted, and their residual is never replaced: SAEs are trained without them, and the
+first token's norm is a multiple of all others'. The losses are over the next tokens of the remaining tokens.
 """
 
 import math
@@ -28,9 +27,9 @@ from actstore_worker.models.taps import Change
 from actstore_worker.provenance import live_provenance, with_snapshot
 from actstore_worker.sae.autoencoder import SparseAutoencoder
 
-# Rows on which other scales and layers are tried: enough to tell a wrong one from the right one.
+# Rows on which other scales and layers are tried: enough to find the right one.
 _TRIED_TOKENS = 1024
-# Half decades: an SAE that expects its input scaled is usually wrong by the root of d_model, or by a mean norm.
+# Half decades: an SAE that expects scaled input is usually off by the root of d_model, or by a mean norm.
 _SCALES = (0.01, 0.03, 0.1, 0.3, 3.0, 10.0, 30.0, 100.0)
 _SCHEMA = pa.schema(
     [
@@ -44,15 +43,15 @@ _SCHEMA = pa.schema(
 def check_sae(
     passes: Passes, sae: SparseAutoencoder, snapshot: Snapshot, question: CheckSae, limits: LiveLimits
 ) -> CheckSaeAnswer:
-    """Measure an SAE on stored text, and say what looks wrong.
+    """Measure an SAE on stored text, and write warnings about what looks wrong.
 
-    An encoder predicts no next token, so of an SAE of one there are no losses.
+    An encoder predicts no next token, so its SAEs have no losses.
 
-    Errors: BadRequest for `tokens` past the limit, and as `sample_sequences`.
+    Errors: BadRequest for `tokens` above the limit, and as `sample_sequences`.
     """
     if not 1 <= question.tokens <= limits.check_tokens:
         raise BadRequest(
-            f"a check looks at 1 to {limits.check_tokens} tokens, not {question.tokens}",
+            f"a check can use 1 to {limits.check_tokens} tokens, not {question.tokens}",
             reason="LIMIT_EXCEEDED" if question.tokens else "ARGUMENT_INVALID",
             field="tokens",
             value=question.tokens,
@@ -69,7 +68,7 @@ def check_sae(
 
 @dataclass
 class _Loss:
-    """Mean cross-entropy in nats, gathered in float64."""
+    """Mean cross-entropy in nats, accumulated in float64."""
 
     total: float = 0.0
     tokens: int = 0
@@ -106,7 +105,7 @@ class _Measurement:
         return found | self._recovered() if causal else found
 
     def _reconstruct(self, batch: Batch) -> tuple[Float[Tensor, "row d_out"], Float[Tensor, "row d_out"]]:
-        """What is at the SAE's output site on the tokens that are kept, and what the SAE makes of it."""
+        """The activations at the SAE's output site on the kept tokens, and the SAE's reconstruction."""
         seen = _observe(self._passes, batch, {self._sae.site, self._sae.output_site})
         x, target = seen[self._sae.site][batch.kept], seen[self._sae.output_site][batch.kept]
         reconstruction = reconstructed(self._sae, x, self._firing)
@@ -124,7 +123,7 @@ class _Measurement:
         return adding(self._passes.model, self._sae.output_site, delta)
 
     def _recovered(self) -> dict[str, float]:
-        """Of the loss that zeroing the site adds, the share that the reconstruction takes back."""
+        """The fraction of the loss added by zeroing the site that the reconstruction recovers."""
         loss, put_back, zeroed = (loss.mean for loss in self._losses.values())
         recovered = (zeroed - put_back) / (zeroed - loss) if zeroed != loss else float("nan")
         return {name: found.mean for name, found in self._losses.items()} | {"loss_recovered": recovered}
@@ -135,7 +134,7 @@ def _alternatives(
 ) -> tuple[dict[float, float], dict[Site, float]]:
     """FVU on a part of the sample, by the scale of the input, and by the layer whose site of this kind is read.
 
-    A transcoder's input is not what it makes, so neither is tried.
+    A transcoder's output differs from its input, so neither is tried for it.
     """
     if sae.is_transcoder:
         return {}, {}
@@ -151,7 +150,7 @@ def _alternatives(
 
 
 def _observe(passes: Passes, batch: Batch, sites: set[Site]) -> dict[Site, Float[Tensor, "batch position width"]]:
-    # Padding on the right is harmless where attention is causal.
+    # Padding on the right is harmless with causal attention.
     mask = None if passes.model.family.causal else batch.inside
     return passes.observe(batch.ids, sites, attention_mask=mask)
 
@@ -159,12 +158,12 @@ def _observe(passes: Passes, batch: Batch, sites: set[Site]) -> dict[Site, Float
 def _spread_out(
     rows: Float[Tensor, "row width"], where: Bool[Tensor, "batch position"]
 ) -> Float[Tensor, "batch position width"]:
-    """Zero elsewhere."""
+    """Puts rows at the positions `where`, and zeros elsewhere."""
     return rows.new_zeros(*where.shape, rows.shape[1]).masked_scatter_(where[..., None], rows)
 
 
 def _table(quantities: dict[str, float], sae: SparseAutoencoder) -> pa.Table:
-    """What is no number is null."""
+    """The table of quantities; NaN becomes null."""
     values = [None if math.isnan(value) else value for value in quantities.values()]
     claimed = [sae.claims.get(name) for name in quantities]
     return pa.table([list(quantities), values, claimed], schema=_SCHEMA)

@@ -1,1 +1,1 @@
-"""What a language model does with a text given now, and what its weights alone say."""
+"""Questions about a language model on a text, and about its weights."""

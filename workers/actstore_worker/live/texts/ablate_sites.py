@@ -1,7 +1,9 @@
-"""What a model's loss on some texts becomes without one of its parts: zero, a mean, or another text's in its place.
+"""Ablates sites and heads, and returns the model's loss without each: replaced by zero, by a mean, or by another text's
+activations.
 
-Special tokens count nowhere: what is at a BOS is left as it is, no mean is over it, and the loss is over the tokens
-that follow the others. So an effect is of what the part does to text, and not of a model that lost its resting place.
+Special tokens are excluded: activations at a BOS are left unchanged, means do not include them, and the loss is over
+tokens that follow other tokens. So an effect measures what the site does to text, and not the loss of an attention
+sink.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -29,27 +31,28 @@ from actstore_worker.models.prompts import check_causal
 from actstore_worker.models.taps import Edit, writing
 from actstore_worker.provenance import live_provenance, with_snapshot
 
-# Of these, those that a model has.
+# The default kinds; those that a model does not have are skipped.
 _DEFAULT = ("attn_out", "mlp_out", "z")
-# What one of these holds is seen and cannot be written: a sum that no module gives, and weights that were used already.
+# Kinds that can be read but not written: a sum that no module returns, and attention weights, which have already been
+# used.
 _UNWRITTEN = ("resid_mid", "pattern")
-# What takes a site's place: [row, position, width], or one row for all of them.
+# The replacement values of a site: [row, position, width], or one row for all.
 _Values = Mapping[Site, Float[Tensor, "row position width"] | Float[Tensor, " width"]]
 
 
 def ablate_sites(
     passes: Passes, snapshot: Snapshot | None, question: AblateSites, limits: LiveLimits
 ) -> AblateSitesAnswer:
-    """Find what the loss becomes without each of the model's parts.
+    """Measure the loss after ablating each site or head separately.
 
-    `snapshot`: of the run whose stored text a mean is over, computed again; None: over the texts.
+    `snapshot`: the run over whose stored text the mean is computed; None: over the texts.
 
-    Errors: BadRequest for an encoder, for texts without a token that is not special and is followed, for parts that are
-    not there or cannot be written, for a single text that is to be resampled; PROMPT_LENGTHS_DIFFER for unequal ones by
-    position; LIMIT_EXCEEDED for more parts x tokens than one question may have.
+    Errors: BadRequest for an encoder, for texts without a non-special token that is followed by another, for sites that
+    do not exist or cannot be written, for resampling a single text; PROMPT_LENGTHS_DIFFER for resampling texts of
+    different lengths by position; LIMIT_EXCEEDED for more ablated sites x tokens than one question may have.
     """
     model = passes.model
-    check_causal(model, "it predicts no next token, so that there is no loss")
+    check_causal(model, "it does not predict next tokens, so there is no loss")
     texts = [read_text(model, text, question.prepend_bos, "texts") for text in _given(question.texts)]
     _check_counted(texts)
     _check_source(question, limits)
@@ -86,7 +89,7 @@ def _counted(rows: Rows, logs: Float[Tensor, "*part row followed"]) -> Float[Ten
 
 
 def _without(passes: Passes, rows: Rows, parts: Sequence[Site], values: _Values) -> Float[Tensor, "part row followed"]:
-    """All parts in one pass, over as many copies of the rows."""
+    """Runs all ablations of a batch in one pass, on one copy of the rows for each."""
     model, count = passes.model, len(rows.ids)
     places: dict[Site, list[tuple[int, Site]]] = {}
     for number, part in enumerate(parts):
@@ -103,7 +106,7 @@ def _edit(
     where: Bool[Tensor, "row position"],
     value: Tensor,
 ) -> Edit:
-    """`parts`: which copy of the rows loses which part of the site."""
+    """`parts`: for each copy of the rows, which part of the site is ablated."""
     heads = model.head_counts[site.kind] if site.kind in HEAD_KINDS else 1
 
     def write(found: Float[Tensor, "copied_row position head width_of_head"]) -> None:
@@ -127,7 +130,7 @@ def _source(
     parts: Sequence[Site],
     limits: LiveLimits,
 ) -> _Source:
-    """What gives, for a batch of the texts and a layer, the values that take the place of what is at its sites."""
+    """What returns, for a batch of the texts and a layer, the replacement values at its sites."""
     model = passes.model
     sites = {part.whole for part in parts}
     if question.ablation == "resample":
@@ -148,7 +151,7 @@ def _plain_rows(
     model: LanguageModel,
     limits: LiveLimits,
 ) -> Iterator[tuple[Int[Tensor, "row position"], Bool[Tensor, "row position"]]]:
-    """Ids, and which of them a mean is over."""
+    """Token ids, and which of them the mean includes."""
     if snapshot is None:
         for rows in batches_of(texts, limits.tokens_per_slice, model.device):
             yield rows.ids, rows.plain
@@ -164,7 +167,7 @@ def _means(
     sites: set[Site],
     text: Iterable[tuple[Int[Tensor, "row position"], Bool[Tensor, "row position"]]],
 ) -> dict[Site, Float[Tensor, " width"]]:
-    """In float64, as the passes come by their sites."""
+    """Means at sites, accumulated in float64 during the passes."""
     sums: dict[Site, Tensor] = {}
     count = 0
     for ids, plain in text:
@@ -181,7 +184,7 @@ def _means(
 def _given_values(
     passes: Passes, texts: Sequence[LiveText], gifts: Gifts, rows: Rows, sites: list[Site]
 ) -> dict[Site, Float[Tensor, "row position width"]]:
-    """What is at the sites in the texts that give, brought to the positions that are given to."""
+    """The activations at the sites in the paired texts, moved to the positions that they replace."""
     givers = rows_of(texts, [int(gifts.giver[number]) for number in rows.numbers], rows.ids.device)
     seen = passes.observe(givers.ids, sites)
     places = np.zeros(tuple(rows.ids.shape), np.int64)
@@ -209,7 +212,7 @@ def _split(numbers: Sequence[int], size: int) -> Iterator[Sequence[int]]:
 
 
 def _parts(model: LanguageModel, question: AblateSites) -> list[Site]:
-    """By layer, then kind in the order of a forward pass, then head."""
+    """Sites and heads in order of layer, then kind in the order of a forward pass, then head."""
     there = (*model.kinds, *HEAD_KINDS)
     layers, found = chosen_layers(model, question.layers), set()
     for text in question.sites or [kind for kind in _DEFAULT if kind in there]:
@@ -226,7 +229,7 @@ def _parts(model: LanguageModel, question: AblateSites) -> list[Site]:
 def _check_written(text: str, chosen: Iterable[Site], kinds: Sequence[str]) -> None:
     if any(site.kind in _UNWRITTEN for site in chosen):
         raise BadRequest(
-            f"{text} is no write, and cannot be ablated",
+            f"{text} cannot be ablated: it does not write into the residual stream",
             reason="SITE_UNKNOWN",
             field="site",
             value=text,
@@ -236,14 +239,15 @@ def _check_written(text: str, chosen: Iterable[Site], kinds: Sequence[str]) -> N
 
 def _given(texts: Sequence[Prompt]) -> Sequence[Prompt]:
     if not texts:
-        raise BadRequest("no text is given", field="texts", value="0 texts", allowed="one text at least")
+        raise BadRequest("no text was given", field="texts", value="0 texts", allowed="at least one text")
     return texts
 
 
 def _check_size(parts: int, tokens: int, limits: LiveLimits) -> None:
     if parts * tokens > limits.ablated_tokens:
         raise BadRequest(
-            f"{parts} parts are taken from {tokens} tokens each; parts x tokens are at most {limits.ablated_tokens}: "
+            f"{parts} parts would be ablated on {tokens} tokens each; parts x tokens are at most "
+            f"{limits.ablated_tokens}: "
             "name fewer sites or layers, or give less text",
             reason="LIMIT_EXCEEDED",
             field="texts",
@@ -255,16 +259,16 @@ def _check_size(parts: int, tokens: int, limits: LiveLimits) -> None:
 def _check_counted(texts: Sequence[LiveText]) -> None:
     if not any((~text.special[:-1]).any() for text in texts):
         raise BadRequest(
-            "no token of the texts is followed by another, special ones apart, so there is no loss",
+            "no token of the texts, apart from special ones, is followed by another, so there is no loss",
             reason="NOTHING_LEFT",
             field="texts",
             value=f"{len(texts)} texts",
-            allowed="a text of two tokens at least",
+            allowed="a text of at least two tokens",
         )
 
 
 def _check_source(question: AblateSites, limits: LiveLimits) -> None:
-    """What another ablation would leave unread is refused rather than ignored."""
+    """Refuses arguments that belong to another ablation, instead of ignoring them."""
     run = "" if question.stored is None else question.stored.run
     for given, field, ablation in ((run, "stored.run", "mean"), (question.same_position, "same_position", "resample")):
         if given and question.ablation != ablation:
@@ -276,12 +280,13 @@ def _check_source(question: AblateSites, limits: LiveLimits) -> None:
 
 def _check_resampled(texts: Sequence[LiveText], *, same_position: bool) -> None:
     if len(texts) < 2:
-        message = "a single text has no other to be resampled from"
-        raise BadRequest(message, field="texts", value="1 text", allowed="two texts at least")
+        message = "resampling needs another text to take activations from, and only one was given"
+        raise BadRequest(message, field="texts", value="1 text", allowed="at least two texts")
     lengths = sorted({len(text) for text in texts})
     if same_position and len(lengths) > 1:
         raise BadRequest(
-            f"resampling by position needs texts of as many tokens each; they have {lengths[0]} to {lengths[-1]}",
+            f"resampling with same_position needs texts with the same number of tokens; they have {lengths[0]} to "
+            f"{lengths[-1]}",
             reason="PROMPT_LENGTHS_DIFFER",
             field="texts",
             value=f"{lengths[-1]} tokens",
@@ -290,7 +295,7 @@ def _check_resampled(texts: Sequence[LiveText], *, same_position: bool) -> None:
     for text in texts:
         if text.special.all():
             shown = "".join(text.texts)
-            message = f"text {shown!r} has special tokens only, and nothing to give to another"
+            message = f"text {shown!r} has special tokens only, so there is nothing to resample from it"
             raise BadRequest(message, reason="NOTHING_LEFT", field="texts", value=shown, allowed="text")
 
 
@@ -324,7 +329,7 @@ def _answer(parts: Sequence[Site], losses: _Losses, provenance: Provenance) -> A
 
 
 def _ablate_sites(given: Resources, question: AblateSites) -> AblateSitesAnswer:
-    """Only a mean is over stored text."""
+    """Only means use stored text."""
     stored = question.stored if question.ablation == "mean" else None
     return ablate_sites(given.passes, given.sampled(stored), question, given.limits)
 

@@ -44,7 +44,7 @@ _SCORES = ("induction", "duplicate_token", "previous_token")
 def see_attention(passes: Passes, question: GetAttention, limits: LiveLimits) -> GetAttentionAnswer:
     """Find where each head attends in a text.
 
-    Errors: BadRequest for layers and heads that are not there; LIMIT_EXCEEDED for more weights than one answer, or one
+    Errors: BadRequest for layers and heads that do not exist; LIMIT_EXCEEDED for more weights than one answer, or one
     layer, may have.
     """
     model = passes.model
@@ -73,19 +73,19 @@ def see_attention(passes: Passes, question: GetAttention, limits: LiveLimits) ->
 
 
 def score_induction(passes: Passes, question: GetInductionScores, limits: LiveLimits) -> GetInductionScoresAnswer:
-    """Score how much each head attends as induction heads do.
+    """Score each head as an induction head.
 
-    On t different tokens drawn at random that come twice, after a BOS where there is one. For a query q among the
-    second t, with its own token first at q - t, each score is the mean over those queries, and over the texts, of a
+    The text consists of t different random tokens, repeated once, after a BOS if there is one. For a query q in the
+    second half, whose token first occurs at q - t, each score is the mean, over those queries and over the texts, of a
     weight: induction a[q, q - t + 1], duplicate_token a[q, q - t], previous_token a[q, q - 1].
 
-    An induction head has an induction score near 1 (Olsson et al. 2022). Of one text it is TransformerLens's
-    `detect_head` score times (2 t + 1) / t, which takes the mean over all queries.
+    An induction head has an induction score near 1 (Olsson et al. 2022). For one text it equals TransformerLens's
+    `detect_head` score times (2 t + 1) / t, because that averages over all queries.
 
-    Errors: BadRequest for an encoder, for layers and heads that are not there, and for more tokens than fit.
+    Errors: BadRequest for an encoder, for layers and heads that do not exist, and for more tokens than fit.
     """
     model = passes.model
-    check_causal(model, "what its tokens attend to may come after them, and it predicts none")
+    check_causal(model, "its attention is bidirectional and it does not predict next tokens")
     layers = chosen_layers(model, question.layers)
     heads = chosen_heads(model, "pattern", question.heads)
     first = int(prepends_bos(model, question.prepend_bos))
@@ -102,7 +102,7 @@ def score_induction(passes: Passes, question: GetInductionScores, limits: LiveLi
         tables.append(_summary(site.layer, heads, found))
 
     visit_patterns(passes, ids, layers, see)
-    losses = -passes.log_probabilities(ids)[:, first:].double()  # [text, 2 t - 1] with a BOS or without
+    losses = -passes.log_probabilities(ids)[:, first:].double()  # [text, 2 t - 1], with or without a BOS.
     return GetInductionScoresAnswer(
         pa.concat_tables(tables),
         tokens,
@@ -115,7 +115,7 @@ def score_induction(passes: Passes, question: GetInductionScores, limits: LiveLi
 def summarise(
     pattern: Float[Tensor, "head query key"], tokens: Int[Tensor, " key"]
 ) -> Mapping[str, Float[Tensor, " head"]]:
-    """Sum up what the heads do; the formulas are the module's."""
+    """Summarize attention weights by head; the module's docstring has the formulas."""
     place = torch.arange(len(tokens), device=tokens.device)
     same = (tokens[:, None] == tokens) & (place[:, None] > place)
     after = torch.zeros_like(same)
@@ -138,7 +138,7 @@ def summarise(
 def visit_patterns(
     passes: Passes, ids: Int[Tensor, "batch position"], layers: Iterable[int], see: Callable[[Site, _Pattern], None]
 ) -> None:
-    """Hand out each layer's attention weights as the pass goes, so that no two layers' are held at once."""
+    """Call a function with each layer's attention weights during the pass, so that only one layer's are in memory."""
     heads = passes.model.head_count
 
     def show(site: Site, shown: Float[Tensor, "batch query head_and_key"]) -> None:
@@ -148,7 +148,7 @@ def visit_patterns(
 
 
 def _behind(second: Float[Tensor, "batch head query key"], first_query: int, offset: int) -> Float[Tensor, " head"]:
-    """Mean weight on the key so far behind each query."""
+    """Mean weight on the key this many positions before each query."""
     keys = torch.arange(second.shape[2], device=second.device) + first_query - offset
     weights = second.gather(-1, keys[None, None, :, None].expand(*second.shape[:3], 1))
     return weights.double().mean((0, 2, 3))
@@ -179,13 +179,14 @@ def _rows(layer: int, heads: Sequence[int], pattern: Float[Tensor, "head query k
 
 
 def _repeated_tokens(model: LanguageModel, question: GetInductionScores, first: int) -> int:
-    """How many come twice. Errors: BadRequest for fewer than 2, or more than fit or than there are."""
+    """The number of tokens before the repetition. Errors: BadRequest for fewer than 2, or more than fit or exist."""
     most = min((model.context_length - first) // 2, len(plain_ids(model)))
     tokens = min(_USUAL_TOKENS, most) if question.tokens is None else question.tokens
     if not 2 <= tokens <= most:
         raise BadRequest(
-            f"{tokens} tokens that come twice; {model.name!r} reads {model.context_length} tokens"
-            f"{model.context_reason} and has {len(plain_ids(model))} different ones",
+            f"a text of {tokens} tokens repeated twice is not possible: {model.name!r} reads {model.context_length} "
+            "tokens"
+            f"{model.context_reason} and has {len(plain_ids(model))} ordinary tokens",
             reason="LIMIT_EXCEEDED" if tokens > most else "ARGUMENT_INVALID",
             field="tokens",
             value=tokens,
@@ -206,7 +207,7 @@ def _repeated(
 def _check_texts(texts: int, limits: LiveLimits) -> None:
     if not 1 <= texts <= limits.induction_texts:
         raise BadRequest(
-            f"scores are means over 1 to {limits.induction_texts} texts, not {texts}",
+            f"scores can be averaged over 1 to {limits.induction_texts} texts, not {texts}",
             reason="LIMIT_EXCEEDED" if texts else "ARGUMENT_INVALID",
             field="texts",
             value=texts,
@@ -215,7 +216,7 @@ def _check_texts(texts: int, limits: LiveLimits) -> None:
 
 
 def check_weights(model: LanguageModel, texts: int, length: int, limits: LiveLimits) -> None:
-    """Refuse rows whose attention weights of one layer, which hold all its heads at once, do not fit."""
+    """Refuse batches whose attention weights of one layer, for all heads, do not fit into memory."""
     weights = texts * model.head_count * length**2
     if weights > limits.attention_elements:
         raise _too_many(weights, limits.attention_elements, f"a layer's attention over {length} tokens", "text")
@@ -231,9 +232,9 @@ def _check_rows(model: LanguageModel, length: int, heads: int, limits: LiveLimit
 def _too_many(weights: int, allowed: int, what: str, field: str) -> BadRequest:
     advice = ": name fewer layers or heads" if field == "patterns" else ""
     details: dict[str, Any] = {"field": field, "value": f"{weights} weights", "allowed": f"at most {allowed} weights"}
-    message = f"{what} have {weights} weights; one answer has at most {allowed}{advice}"
+    message = f"{what} have {weights} weights; one answer can have at most {allowed}{advice}"
     if field == "text":
-        message = f"{what} has {weights} weights; at most {allowed} are held at once"
+        message = f"{what} has {weights} weights; at most {allowed} can be held in memory at once"
     return BadRequest(message, reason="LIMIT_EXCEEDED", **details)
 
 

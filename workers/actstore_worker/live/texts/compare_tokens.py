@@ -1,9 +1,9 @@
-"""Tokens that a model treats unlike other tokens, among those that corrupt prompts replace.
+"""Finds replaced tokens of corrupt prompts that the model treats differently from ordinary tokens.
 
-A corruption should change what the task reads and nothing else. Heimersheim & Janiak ("A circuit for Python docstrings
-in a 4-layer attention-only transformer", in answer to a comment) replaced `param` by `arg` and were misled: an early
-head has a pattern of its own for such tokens, and `self` is not treated as names are. So what is usual is measured
-here, by ordinary tokens in the same place.
+A corruption should change only what the task depends on. Heimersheim & Janiak ("A circuit for Python docstrings in a
+4-layer attention-only transformer", in answer to a comment) replaced `param` by `arg` and were misled: an early head
+treats such tokens in a special way, and `self` is not treated like names. Here the usual treatment is measured with
+ordinary tokens in the same place.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,10 +30,10 @@ from actstore_worker.models.model import LanguageModel
 from actstore_worker.models.prompts import check_causal, plain_ids
 from actstore_worker.provenance import live_provenance
 
-# Layers are early up to this part of them.
+# Layers up to this fraction of all count as early.
 EARLY_PART = 3
 _USUAL_DRAWS = 128
-# Rows of the embedding are widened in slices of so many elements.
+# Rows of the embedding are converted in slices of this many elements.
 _ELEMENTS_MAX = 1 << 24
 _TEXT = ("corrupt", "position", "prompt", "token", "text")
 _EMBEDDING = ("norm", "norm_z", "norm_below", "cosine_to_mean", "cosine_z", "cosine_to_clean")
@@ -44,7 +44,7 @@ _Row = dict[str, object]
 
 @dataclass(frozen=True)
 class _Place:
-    """A replaced position of a corrupt prompt, seen in one of the two prompts."""
+    """A replaced position of a corrupt prompt, in one of the two prompts."""
 
     corrupt: int
     position: int
@@ -65,13 +65,13 @@ _Seen = Float[NDArray[np.float64], "measure layer head"]
 
 
 def compare_tokens(passes: Passes, question: CompareTokens, limits: LiveLimits) -> CompareTokensAnswer:
-    """Compare the replaced tokens of corrupt prompts with other tokens.
+    """Compare the replaced tokens of corrupt prompts with ordinary tokens.
 
-    Errors: BadRequest for an encoder, for layers that are not there, prompts of another length than the clean one or
-    equal to it, and past limits.
+    Errors: BadRequest for an encoder, for layers that do not exist, for prompts that have another length than the clean
+    one or equal it, and above limits.
     """
     model = passes.model
-    check_causal(model, "what comes before a token attends to it too")
+    check_causal(model, "its attention is bidirectional: earlier tokens attend to later ones")
     layers = chosen_layers(model, question.layers or range(max(1, model.layer_count // EARLY_PART)))
     clean, corrupt = _read(model, question, limits)
     check_weights(model, 1, len(clean), limits)
@@ -92,7 +92,7 @@ def compare_tokens(passes: Passes, question: CompareTokens, limits: LiveLimits) 
 def _read(model: LanguageModel, question: CompareTokens, limits: LiveLimits) -> tuple[LiveText, list[LiveText]]:
     if not 1 <= len(question.corrupt) <= limits.compared_prompts:
         raise BadRequest(
-            f"tokens of 1 to {limits.compared_prompts} corrupt prompts are compared, not of {len(question.corrupt)}",
+            f"1 to {limits.compared_prompts} corrupt prompts can be compared at once, not {len(question.corrupt)}",
             reason="LIMIT_EXCEEDED" if question.corrupt else "ARGUMENT_INVALID",
             field="corrupt",
             value=f"{len(question.corrupt)} prompts",
@@ -116,8 +116,8 @@ def _check_prompt(number: int, words: Prompt, text: LiveText, clean: LiveText) -
             allowed=f"{len(clean)} tokens",
         )
     if text.ids == clean.ids:
-        message = f"corrupt prompt {number} has the clean prompt's tokens, so nothing is replaced"
-        raise BadRequest(message, field="corrupt", value=words, allowed="another text than clean")
+        message = f"corrupt prompt {number} has the same tokens as the clean prompt, so nothing is replaced"
+        raise BadRequest(message, field="corrupt", value=words, allowed="a text that differs from the clean prompt")
 
 
 def _places(clean: LiveText, corrupt: Sequence[LiveText]) -> Iterator[_Place]:
@@ -131,14 +131,14 @@ def _places(clean: LiveText, corrupt: Sequence[LiveText]) -> Iterator[_Place]:
 def _draw(
     model: LanguageModel, question: CompareTokens, texts: Sequence[LiveText], limits: LiveLimits
 ) -> Int[NDArray[np.int64], " draw"]:
-    """None of the prompts' own tokens: one that came twice would be found by heads that look for that."""
+    """Draws tokens that are not in the prompts: a repeated token would attract heads that look for repetitions."""
     ordinary = np.setdiff1d(plain_ids(model), [token for text in texts for token in text.ids])
     most = min(len(ordinary), limits.compared_draws)
     draws = min(_USUAL_DRAWS, most) if question.draws is None else question.draws
     if not 2 <= draws <= most:
         raise BadRequest(
-            f"{draws} tokens to compare with; there are {len(ordinary)} ordinary ones that the prompts have "
-            f"not, and one answer takes at most {limits.compared_draws}",
+            f"draws is {draws}; the vocabulary has {len(ordinary)} ordinary tokens outside the prompts, "
+            f"and one answer can draw at most {limits.compared_draws}",
             reason="LIMIT_EXCEEDED" if draws > most else "ARGUMENT_INVALID",
             field="draws",
             value=draws,
@@ -150,7 +150,7 @@ def _draw(
 def _check_tokens(tokens: int, limits: LiveLimits) -> None:
     if tokens > limits.compared_tokens:
         raise BadRequest(
-            f"the prompts with drawn tokens in them have {tokens} tokens; one answer takes at most "
+            f"the prompts with drawn tokens in them have {tokens} tokens; one answer can process at most "
             f"{limits.compared_tokens}: give fewer corrupt prompts or draws",
             reason="LIMIT_EXCEEDED",
             field="corrupt",
@@ -168,7 +168,9 @@ def _see(
     layers: Sequence[int],
     limits: LiveLimits,
 ) -> list[_Seen]:
-    """By position. The token is replaced wherever it is in the prompt, so that what repeats itself still does."""
+    """Returns weights by position. Every occurrence of the token in the prompt is replaced, so that repetitions remain
+    repetitions.
+    """
     own = np.array(ids)
     rows = torch.from_numpy(np.stack([own, *(np.where(own == token, other, own) for other in drawn)]))
     size = max(1, min(limits.tokens_per_slice // len(own), _rows_at_once(passes.model, len(own), limits)))
@@ -183,7 +185,7 @@ def _rows_at_once(model: LanguageModel, length: int, limits: LiveLimits) -> int:
 def _attention(
     passes: Passes, rows: Int[Tensor, "row position"], positions: Sequence[int], layers: Sequence[int], size: int
 ) -> tuple[Float[NDArray[np.float64], "layer row head place"], Float[NDArray[np.float64], "layer row head place key"]]:
-    """What later queries put on the positions, in the mean (NaN where none is later); and what these put on keys."""
+    """Mean weight of later queries on the positions (NaN if there are none), and the positions' own weights on keys."""
     received: dict[int, list[Tensor]] = {layer: [] for layer in layers}
     given: dict[int, list[Tensor]] = {layer: [] for layer in layers}
 
@@ -206,9 +208,9 @@ def _stacked(parts: Mapping[int, Sequence[Tensor]]) -> NDArray[np.float64]:
 def _measure(
     received: Float[NDArray[np.float64], "layer row head"], given: Float[NDArray[np.float64], "layer row head key"]
 ) -> _Seen:
-    """Row 0 is the prompt's own; the others have drawn tokens."""
+    """Row 0 has the prompt's own token, the others have drawn tokens."""
     usual = given[:, 1:].mean(axis=1, keepdims=True)
-    moved = np.abs(given - usual).sum(axis=-1) / 2  # total variation: both sum to 1
+    moved = np.abs(given - usual).sum(axis=-1) / 2  # Total variation: both sum to 1.
     return np.stack([of for each in (received, moved) for of in _against_usual(each)])
 
 
@@ -278,7 +280,7 @@ def _cosines(
 
 
 def _z(value: float, among: Float[NDArray[np.float64], " token"]) -> float:
-    """NaN where they do not differ."""
+    """Z-scores; NaN if the values do not vary."""
     deviation = float(among.std())
     return (value - float(among.mean())) / deviation if deviation else np.nan
 

@@ -1,7 +1,7 @@
-"""The logit lens on a text: what the residual stream would predict at each layer and position, were it the last.
+"""The logit lens on a text: what the residual stream would predict at each layer and position if it were the last.
 
-What is at a site goes through the model's own final norm, unembedding and soft cap (nostalgebraist 2020), so that at
-the last layer's resid_post this is the model's output.
+The activation at a site goes through the model's own final norm, unembedding and soft cap (nostalgebraist 2020). At the
+last layer's resid_post this is the model's output.
 """
 
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ _KINDS = ("resid_pre", "resid_mid", "resid_post")
 
 @dataclass(frozen=True)
 class _Read:
-    """Of one layer, in order of position; `rank`, `log_probability`: of the target."""
+    """The results of one layer, in order of position; `rank` and `log_probability` are the target's."""
 
     logit: Float[Tensor, "position k"]
     probability: Float[Tensor, "position k"]
@@ -47,14 +47,14 @@ class _Read:
 def lens_text(passes: Passes, question: GetTextLens, limits: LiveLimits) -> GetTextLensAnswer:
     """Find what the residual stream would predict at each layer and position.
 
-    Of fewer than k tokens in the vocabulary, all come. With p the model's output at a position and q what a layer would
-    predict, entropy is -sum q ln q and kl is sum p ln(p / q), both in nats.
+    If the vocabulary has fewer than k tokens, all are returned. With p the model's output at a position and q what a
+    layer would predict, entropy is -sum q ln q and kl is sum p ln(p / q), both in nats.
 
-    Errors: BadRequest for an encoder, for a site that is no sum of the residual stream or is not there, for layers out
-    of range, for a target of several tokens; LIMIT_EXCEEDED for k and rows past their limits.
+    Errors: BadRequest for an encoder, for a site outside the residual stream or that does not exist, for layers out of
+    range, for a target of several tokens; LIMIT_EXCEEDED for k and rows above their limits.
     """
     model = passes.model
-    check_causal(model, "it has no unembedding for its residual stream to go through")
+    check_causal(model, "it has no unembedding that the residual stream could be projected through")
     _check_kind(model, question.site)
     layers = chosen_layers(model, question.layers)
     check_k(question.k, limits.lens_tokens)
@@ -78,8 +78,8 @@ def _read(
     targets: Sequence[int | None],
     k: int,
 ) -> list[_Read]:
-    """In slices of positions, since logits are many times the residuals. What is read of a target that is None is
-    token 0's, and nobody shows it.
+    """Computed in slices of positions, because logits are much larger than residuals. For a target None, token 0's
+    values are read and never shown.
     """
     wanted = torch.tensor([token or 0 for token in targets], device=last.device)
     size = max(1, LOGITS_MAX // passes.model.vocabulary_size)
@@ -103,7 +103,7 @@ def _compare(
     targets: Int[Tensor, " position"],
     k: int,
 ) -> _Read:
-    """`output`: log-probabilities of the model."""
+    """`output`: the model's log-probabilities."""
     logs = logits.log_softmax(-1)
     top = logits.topk(k)
     wanted = logits.gather(-1, targets[:, None])
@@ -123,7 +123,7 @@ def _joined(parts: Sequence[_Read]) -> _Read:
 
 
 def _targets(model: LanguageModel, text: LiveText, target: TokenReference | None) -> list[int | None]:
-    """One a position: the named one, or the true next token, which the last position does not have."""
+    """One token per position: the given one, or the true next token, which the last position does not have."""
     if target is not None:
         return [token_of(model, target, "target")] * len(text)
     return [*text.ids[1:], None]
@@ -190,12 +190,13 @@ def _check_kind(model: LanguageModel, kind: str) -> None:
 def _check_rows(rows: int, limits: LiveLimits) -> None:
     if rows > limits.lens_rows:
         raise BadRequest(
-            f"layers x positions x k are {rows} tokens; one answer has at most {limits.lens_rows}: name fewer layers, "
+            f"layers x positions x k are {rows} rows; one answer can have at most {limits.lens_rows}: name fewer "
+            "layers, "
             "or a smaller k",
             reason="LIMIT_EXCEEDED",
             field="k",
             value=f"{rows} tokens",
-            allowed=f"at most {limits.lens_rows} tokens",
+            allowed=f"at most {limits.lens_rows} rows",
         )
 
 

@@ -1,4 +1,4 @@
-"""What steering does at its site: along which direction, at which positions, and by how much."""
+"""The change that steering makes at its site: along which direction, at which positions, and by how much."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,13 +16,13 @@ from actstore_worker.models.model import LanguageModel
 from actstore_worker.models.taps import Change
 from actstore_worker.sae.autoencoder import SparseAutoencoder
 
-# What is added to what is at the site, [row, position, d_model] both, in float32.
+# Returns what is added to the activation at the site; both are [row, position, d_model] in float32.
 Delta = Callable[[Float[Tensor, "row position d_model"]], Float[Tensor, "row position d_model"]]
 
 
 @dataclass(frozen=True)
 class Direction:
-    """`unit` has length 1. Of an SAE's feature, `sae` says what it writes now."""
+    """`unit` has length 1. For an SAE's feature, `sae` says how much the feature writes at the moment."""
 
     site: Site
     unit: Float[Tensor, " d_model"]
@@ -30,11 +30,11 @@ class Direction:
     feature: int = 0
 
     def delta(self, mode: str, strength: float) -> Delta:
-        """Say what steering adds at the site.
+        """Return what steering adds at the site.
 
-        With u the unit vector, x what is there and s the strength in the site's own units: `add` s u, `set` (s - x.u)
-        u, `project_out` -(x.u) u. To set a feature is to put s u in place of what it adds to its SAE's reconstruction;
-        what the SAE does not explain stays.
+        With u the unit vector, x the activation and s the strength in the site's units: `add` s u, `set` (s - x.u) u,
+        `project_out` -(x.u) u. Setting a feature replaces what it adds to its SAE's reconstruction by s u; the SAE's
+        error stays.
         """
         if mode == "add":
             return lambda x: (strength * self.unit).expand_as(x)
@@ -53,7 +53,7 @@ class Direction:
 
 @dataclass(frozen=True)
 class Steering:
-    """`prompt`: which of the prompt's positions are steered; `generated`: whether those after it are."""
+    """`prompt`: which of the prompt's positions are steered; `generated`: whether later ones are."""
 
     model: LanguageModel
     site: Site
@@ -62,9 +62,9 @@ class Steering:
     generated: bool
 
     def changes(self, first: int, length: int) -> Mapping[Site, Change]:
-        """Make the changes of a pass over the positions from `first` on.
+        """Return the changes of a pass over the positions from `first` on.
 
-        resid_mid is no module's output: what attention adds to the residual carries what is changed there.
+        resid_mid is not the output of a module, so the change is added to attention's output.
         """
         where = self._where(first, length)[None, :, None]
         if self.site.kind != "resid_mid":
@@ -91,15 +91,15 @@ def _moved(carrier: Tensor, x: Tensor, delta: Delta) -> Tensor:
 
 
 def steered_positions(asked: str, special: Bool[Tensor, " position"]) -> tuple[Bool[Tensor, " position"], bool]:
-    """Find which of the prompt's positions are steered, none of them special, and whether generated ones are."""
+    """Find which of the prompt's positions are steered, special ones excluded, and whether generated ones are."""
     return ~special & (asked in ("all", "prompt")), asked in ("all", "generated")
 
 
 def direction_of(model: LanguageModel, question: SteerText, sae: SparseAutoencoder | None) -> Direction:
     """Find the direction that the question steers along, and its site.
 
-    Errors: BadRequest for a site that is not in the residual stream's way, a vector of another width, zero or no
-    number, a feature that is not there or writes nothing, and for setting a transcoder's, which reads elsewhere.
+    Errors: BadRequest for a site outside the residual stream, for a vector of another width, zero or not a number, for
+    a feature that does not exist or writes nothing, and for setting a transcoder's feature, because it reads elsewhere.
     """
     asked = question.direction
     if sae is None or not isinstance(asked, SaeFeature):
@@ -108,10 +108,10 @@ def direction_of(model: LanguageModel, question: SteerText, sae: SparseAutoencod
     check_features(sae, [asked.feature])
     site = sae.output_site
     if site.kind not in model.kinds:
-        why = f"it writes {site}, which lies in heads and not in the residual"
-        raise _unsupported(sae, why, "sae", str(site), "an SAE of a site in the residual")
+        why = f"it writes {site}, which is inside attention heads, not in the residual stream"
+        raise _unsupported(sae, why, "sae", str(site), "an SAE at a site of the residual stream")
     if sae.is_transcoder and question.mode == "set":
-        why = f"it reads {sae.site} and writes {site}, where its features are not seen"
+        why = f"it reads {sae.site} but writes {site}, where its features cannot be measured"
         raise _unsupported(sae, why, "mode", question.mode, "add, project_out")
     unit = _unit(sae.decoder[asked.feature].float(), model, "feature", str(asked.feature))
     return Direction(site, unit, sae, asked.feature)
@@ -125,11 +125,11 @@ def _unit(vector: Float[Tensor, " width"], model: LanguageModel, field: str, val
     length = torch.linalg.vector_norm(vector)
     if len(vector) != model.d_model or not bool(length.isfinite()) or not bool(length > 0):
         why = f"{model.d_model} finite numbers that are not all zero"
-        raise BadRequest(f"{field} {value} gives no direction of {why}", field=field, value=value, allowed=why)
+        raise BadRequest(f"{field} {value} is not a direction of {why}", field=field, value=value, allowed=why)
     unit: Tensor = vector / length
     return unit
 
 
 def _unsupported(sae: SparseAutoencoder, why: str, field: str, value: str, allowed: str) -> BadRequest:
-    message = f"this cannot be done along a feature of SAE {sae.name!r}: {why}"
+    message = f"the model cannot be steered in this mode along a feature of SAE {sae.name!r}: {why}"
     return BadRequest(message, reason="SAE_UNSUPPORTED", field=field, value=value, allowed=allowed)

@@ -1,7 +1,7 @@
-"""Text that a model writes while it is steered, beside what it writes by itself; and how each sees the other's.
+"""Generates text with and without steering, and compares how both models rate both texts.
 
-Texts are written a token at a time over a cache of keys and values. Then both models read both texts as a whole, which
-gives every token's log-probability under each, and how far the steered prediction is from the unsteered one.
+Texts are generated token by token with a cache of keys and values. Then both models read both texts in full, which
+gives every token's log-probability under each, and the divergence of the steered prediction from the unsteered one.
 """
 
 import math
@@ -34,7 +34,7 @@ STEERED, UNSTEERED = "steered", "unsteered"
 
 @dataclass(frozen=True)
 class _Seen:
-    """Of each generated token; the models' own log-probabilities, whatever the temperature."""
+    """For each generated token, the models' own log-probabilities, independent of the temperature."""
 
     steered: Float[Tensor, " token"]
     unsteered: Float[Tensor, " token"]
@@ -44,17 +44,17 @@ class _Seen:
 def steer_text(
     passes: Passes, sae: SparseAutoencoder | None, question: SteerText, limits: LiveLimits
 ) -> SteerTextAnswer:
-    """Let the model go on with a text, steered and unsteered.
+    """Let the model continue a text, steered and unsteered.
 
-    Both texts begin with the same seed. The prompt's special tokens are steered nowhere: what a BOS holds is many times
-    as long as what text does, and every head that has nothing to do rests on it.
+    Both texts use the same seed. The prompt's special tokens are never steered: activations at a BOS are many times
+    larger than at text tokens, and inactive heads attend to it.
 
-    Errors: BadRequest for an encoder, for what `direction_of` refuses, for a strength that is missing, not wanted or no
-    number, a negative temperature; LIMIT_EXCEEDED for more tokens than one answer or the model's context has;
-    VALUE_OVERFLOW where the strength leaves no finite logits.
+    Errors: BadRequest for an encoder, for what `direction_of` refuses, for a strength that is missing, not allowed or
+    not a number, for a negative temperature; LIMIT_EXCEEDED for more tokens than one answer or the model's context can
+    have; VALUE_OVERFLOW if the strength makes logits infinite.
     """
     model = passes.model
-    check_causal(model, "it writes no text")
+    check_causal(model, "it does not generate text")
     _check_site(question)
     _check_numbers(question)
     direction = direction_of(model, question, sae)
@@ -84,7 +84,7 @@ def steer_text(
 
 
 def _mean_norm(passes: Passes, text: LiveText, site: Site) -> float:
-    """L2, over the tokens that are not special; over all of a text that has no others."""
+    """The mean L2 norm over tokens that are not special; over all tokens of a text without such."""
     found = passes.observe(text.on(passes.model.device), [site])[site][0].float()
     plain = torch.from_numpy(~text.special).to(found.device)
     rows = found[plain] if bool(plain.any()) else found
@@ -109,16 +109,16 @@ def _write(passes: Passes, prompt: Sequence[int], steering: Steering | None, que
 
 
 def _choose(logits: Float[Tensor, " vocabulary"], temperature: float, generator: torch.Generator) -> int:
-    """The likeliest, or one drawn from softmax(logits / temperature)."""
+    """The most likely token, or one drawn from softmax(logits / temperature)."""
     if temperature == 0:
         return int(logits.argmax())
     logits = logits.double()
-    # The largest becomes 0, so that however small the temperature is nothing overflows.
+    # The largest becomes 0, so that nothing overflows at small temperatures.
     return int(torch.multinomial(((logits - logits.max()) / temperature).softmax(-1), 1, generator=generator))
 
 
 def _see(passes: Passes, ids: Sequence[int], start: int, steering: Steering) -> _Seen:
-    """What each model says of the tokens from `start` on, each before it has read them."""
+    """Returns what each model predicts for the tokens from `start` on, each before reading it."""
     model = passes.model
     whole = torch.tensor([ids], device=model.device)
     before = slice(start - 1, len(ids) - 1)
@@ -133,7 +133,9 @@ def _see(passes: Passes, ids: Sequence[int], start: int, steering: Steering) -> 
 
 
 def _compare(passes: Passes, steered: Tensor, unsteered: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-probabilities of the tokens under both, and sum p ln(p / q), p the steered prediction and q the other."""
+    """Log-probabilities of the tokens under both models, and sum p ln(p / q), with p the steered prediction and q the
+    other.
+    """
     with passes.turn():
         p, q = (passes.model.unembed(normed).float().log_softmax(-1) for normed in (steered, unsteered))
     kl = (p.exp() * (p - q)).sum(-1)
@@ -154,12 +156,12 @@ def _table(model: LanguageModel, name: str, start: int, tokens: Sequence[int], s
 
 
 def _decoded(model: LanguageModel, tokens: Sequence[int]) -> str:
-    """Of what follows a prompt, so that its first token keeps its space."""
+    """Decodes the text after a prompt, so that its first token keeps its space."""
     return "".join(model.texts.in_order(token for token in tokens if token not in model.special_ids))
 
 
 def _end_ids(passes: Passes) -> frozenset[int]:
-    """What ends a text: as the model's own generation has it, else its tokenizer."""
+    """The tokens that end a text: those of the model's generation settings, else the tokenizer's."""
     with passes.turn():
         configured = getattr(getattr(passes.model.module, "generation_config", None), "eos_token_id", None)
     found = passes.model.tokenizer.eos_token_id if configured is None else configured
@@ -167,14 +169,16 @@ def _end_ids(passes: Passes) -> frozenset[int]:
 
 
 def _check_site(question: SteerText) -> None:
-    """A vector has the site that is named, and a feature that of its SAE."""
+    """A vector needs a site; a feature uses that of its SAE."""
     is_feature = isinstance(question.direction, SaeFeature)
     if is_feature == bool(question.site):
         raise BadRequest(
-            f"site {question.site!r} is given with a feature" if is_feature else "a vector's site is not named",
+            f"site {question.site!r} cannot be given together with a feature"
+            if is_feature
+            else "a direction given as a vector needs a site",
             field="site",
             value=question.site,
-            allowed="none: a feature has its SAE's site" if is_feature else "a site of the residual stream",
+            allowed="none: a feature is steered at its SAE's site" if is_feature else "a site of the residual stream",
         )
 
 
@@ -184,7 +188,7 @@ def _check_numbers(question: SteerText) -> None:
             f"temperature is {question.temperature:g}",
             field="temperature",
             value=question.temperature,
-            allowed="0, for the likeliest token, or more",
+            allowed="0 (always the likeliest token) or more",
         )
     if not 0 <= question.seed <= SEED_MAX:
         raise BadRequest(f"seed is {question.seed}", field="seed", value=question.seed, allowed=f"0 to {SEED_MAX}")
@@ -194,7 +198,9 @@ def _check_numbers(question: SteerText) -> None:
             f"strength is {'missing' if question.strength is None else question.strength} for mode {question.mode}",
             field="strength",
             value="" if question.strength is None else question.strength,
-            allowed="a finite number" if wanted else "none: all that is along the direction is taken away",
+            allowed="a finite number"
+            if wanted
+            else "none: project_out removes the whole projection onto the direction",
         )
 
 
@@ -202,8 +208,9 @@ def _check_tokens(model: LanguageModel, tokens: int, prompt: int, limits: LiveLi
     most = min(limits.steered_tokens, model.context_length - prompt)
     if not 1 <= tokens <= most:
         raise BadRequest(
-            f"{tokens} tokens after a prompt of {prompt}; {model.name!r} reads {model.context_length} in all"
-            f"{model.context_reason}, and one answer has at most {limits.steered_tokens}",
+            f"{tokens} new tokens after a prompt of {prompt} are not possible: {model.name!r} reads "
+            f"{model.context_length} in all"
+            f"{model.context_reason}, and one answer can have at most {limits.steered_tokens} new tokens",
             reason="LIMIT_EXCEEDED" if tokens else "ARGUMENT_INVALID",
             field="max_new_tokens",
             value=tokens,
@@ -218,7 +225,7 @@ def _check_finite(logits: Float[Tensor, " vocabulary"], strength: float | None) 
             reason="VALUE_OVERFLOW",
             field="strength",
             value=strength,
-            allowed="a strength that leaves finite numbers",
+            allowed="a smaller strength, with which the logits stay finite",
         )
 
 

@@ -1,4 +1,5 @@
-"""How large attention and MLP write on random input, by formula and by sampling, and how many MLP units are active.
+"""Measures how large the outputs of attention and MLP are on random input, by formula and by sampling, and how many MLP
+units are active.
 
 Norms are root mean squares over inputs, sqrt(E |y|^2): E |y| itself has no closed form, and is at most that.
 """
@@ -39,7 +40,7 @@ _SCHEMA = pa.schema(
         pa.field("active_sampled", pa.float64()),
     ]
 )
-# Moments of a unit are integrals over a standard normal on this grid; pairs of units by so many Hermite terms.
+# Moments of a unit are integrals over a standard normal on this grid; pairs of units use this many Hermite terms.
 _GRID_ENDS, _GRID_POINTS, _HERMITE_TERMS = 8.0, 1601, 24
 _UNITS_AT_ONCE = 1024
 
@@ -47,7 +48,7 @@ _UNITS_AT_ONCE = 1024
 def sublayer_norms(
     passes: Passes, question: GetWeightNorms, layers: Sequence[int], limits: LiveLimits, snapshot: Snapshot | None
 ) -> pa.Table:
-    """Measure what attention and MLP write, on random input and on what is read.
+    """Measure the outputs of attention and MLP, on random input and on real input.
 
     `snapshot`: the question's run. Errors: BadRequest LIMIT_EXCEEDED for samples and tokens of the run, and as
     `read_text` and `sample_sequences`.
@@ -77,7 +78,7 @@ def sublayer_norms(
 
 @dataclass(frozen=True)
 class _Seen:
-    """What sublayers wrote on tokens that the model read, each one's |y|^2, and each layer's share of active units."""
+    """The outputs' |y|^2 for each token that the model read, and each layer's fraction of active units."""
 
     squares: dict[Site, Float[Tensor, " token"]]
     active: dict[int, float]
@@ -89,12 +90,12 @@ _Read = dict[str, _Seen]
 def _read_inputs(
     passes: Passes, question: GetWeightNorms, layers: Sequence[int], snapshot: Snapshot | None, limits: LiveLimits
 ) -> _Read:
-    """By input: of the text, and of a sample of the run, where they are asked for; without BOS and special tokens."""
+    """Results by input: for the text, and for a sample of the run, if requested; without BOS and special tokens."""
     found: _Read = {}
     if question.text is not None:
         text = read_text(passes.model, question.text, question.prepend_bos)
         if text.special.all():
-            message = "the text has special tokens alone"
+            message = "the text has special tokens only"
             raise BadRequest(message, field="text", value=question.text, allowed="some text")
         kept = torch.from_numpy(~text.special)[None].to(passes.model.device)
         found[TEXT] = _seen(passes, [(text.on(passes.model.device), kept)], layers)
@@ -107,7 +108,9 @@ def _read_inputs(
 
 
 def _seen(passes: Passes, given: Iterable[tuple[Tensor, Tensor]], layers: Sequence[int]) -> _Seen:
-    """`given`: ids and which of them count, both [batch, position]; padding on the right reaches nothing causal."""
+    """`given`: ids, and which of them count, both [batch, position]. Padding on the right does not affect causal
+    attention.
+    """
     model, layout = passes.model, layout_of(passes.model)
     has = [kind for kind in ("attn_out", "mlp_out", "mlp_input") if kind in model.family.taps]
     sites = [Site(layer, kind) for layer in layers for kind in has]
@@ -155,7 +158,7 @@ def _attention(
 def _value_path(
     model: LanguageModel, layer: int, x: Float[Tensor, "sample d_model"]
 ) -> Float[Tensor, "sample d_model"]:
-    """By the model's own modules."""
+    """Computed by the model's own modules."""
     tap, block = model.family.taps["v"], model.layers[layer]
     value: Tensor = block.get_submodule(tap.path)(x[None])
     if tap.select is not None:
@@ -192,7 +195,7 @@ def _mlp(
 def _mlp_path(
     passes: Passes, layer: int, inputs: Float[Tensor, "sample d_model"], *, normalized: bool
 ) -> tuple[Float[Tensor, "sample d_model"], Float[Tensor, " sample"]]:
-    """By the model's own modules: what the MLP writes, and its share of active units, of each row."""
+    """Computed by the model's own modules: the MLP's output, and its fraction of active units, for each row."""
     model, layout = passes.model, layout_of(passes.model)
     with passes.turn():
         first, *others = (model.layers[layer].get_submodule(path) for path in model.family.from_middle)
@@ -205,8 +208,8 @@ def _mlp_path(
 
 
 def _activation(passes: Passes, layer: int) -> nn.Module:
-    """The function between the MLP's two matrices, in float64: some functions have parameters of their own. A copy,
-    whose integrals are no turn's business.
+    """The function between the MLP's two matrices, in float64: some functions have parameters. It is a copy, so its
+    integrals need no turn.
     """
     path = layout_of(passes.model).activation
     with passes.turn():
@@ -225,7 +228,7 @@ class _Law:
     norm: Norm | None
 
     def root(self, matrix: Float[Tensor, "d_model width"]) -> Float[Tensor, "d_model width"]:
-        """R with R^T R = matrix^T C matrix."""
+        """Returns R with R^T R = matrix^T C matrix."""
         if self.norm is None:
             return matrix
         d = len(matrix)
@@ -238,7 +241,7 @@ class _Law:
         return constant
 
     def square(self, matrix: Tensor, bias: Tensor | None) -> float:
-        """E |x matrix + bias|^2."""
+        """Returns E |x matrix + bias|^2."""
         return float(self.root(matrix).double().square().sum() + self.mean(matrix, bias).double().square().sum())
 
 
@@ -299,7 +302,7 @@ def _squares(y: Float[Tensor, "sample d_model"]) -> Float[Tensor, " sample"]:
 
 
 def _row(sublayer: str, name: str, expected: float | None, squares: Float[Tensor, " sample"]) -> dict[str, Any]:
-    """The standard error of a root mean square, from that of the mean square."""
+    """Returns a row. The standard error of a root mean square follows from that of the mean square."""
     sampled = float(squares.mean().sqrt())
     error = float(squares.std(correction=0)) / math.sqrt(len(squares)) / (2 * sampled) if sampled else 0.0
     return {

@@ -1,4 +1,4 @@
-"""What a model reads of a text."""
+"""Tokenizes a text as the model reads it."""
 
 from actstore_api.records.model import TokenizeText, TokenizeTextAnswer
 from actstore_storage.errors import BadRequest
@@ -10,15 +10,15 @@ from actstore_worker.provenance import live_provenance
 
 
 def tokenize_text(model: LanguageModel, question: TokenizeText) -> TokenizeTextAnswer:
-    """Show what the model would read of a text, however long it is.
+    """Show how the model would read a text, whatever its length.
 
-    `one_token`: the token that the text stands for.
+    `one_token`: returns the single token that the text stands for.
 
-    Errors: BadRequest as of `prompt_ids` and `token_of`.
+    Errors: BadRequest as in `prompt_ids` and `token_of`.
     """
     if question.one_token:
         if not isinstance(question.text, str):
-            message = "token ids are given, and no text whose token is looked for"
+            message = "one_token needs a text to look up, but token ids were given"
             raise BadRequest(message, field="one_token", value="true", allowed="a text")
         ids: tuple[int, ...] = (token_of(model, question.text, "text"),)
     else:

@@ -1,4 +1,4 @@
-"""Norms of a model's weights: of each matrix and head of each layer, with the norm it reads through folded or not."""
+"""Norms of a model's weights: of each matrix and head of each layer, with and without the preceding norm folded in."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -28,7 +28,7 @@ from actstore_worker.models.weights import (
 )
 from actstore_worker.provenance import live_provenance, with_snapshot
 
-# A Gram matrix is summed over slices of so many rows, since an unembedding in float64 need not fit.
+# A Gram matrix is summed over slices of this many rows, because an unembedding in float64 may not fit into memory.
 _GRAM_ROWS = 8192
 _SCHEMA = pa.schema(
     [
@@ -52,12 +52,14 @@ def weight_norms(
 ) -> GetWeightNormsAnswer:
     """Measure a model's weights, and what its layers write.
 
-    `snapshot`: of the question's run, whose weights are this model's.
+    `snapshot`: the question's run, captured with this model's weights.
 
     Errors: BadRequest MODEL_UNSUPPORTED for an encoder; LAYER_OUT_OF_RANGE; and as `sublayer_norms`.
     """
     model = passes.model
-    check_causal(model, "it norms after each part, so that no norm can be folded into what reads")
+    check_causal(
+        model, "it applies a norm after each sublayer, so no norm can be folded into the weights that read from it"
+    )
     layout_of(model)
     layers = _layers(model, question.layers)
     rows: list[_Row] = []
@@ -122,7 +124,7 @@ def _of_layer(weights: LayerWeights) -> Iterator[_Row]:
 
 
 def _product_rows(component: str, weights: LayerWeights, norm: Norm) -> Iterator[_Row]:
-    """W_V W_O, and W_Q W_K^T, by query head; both sides of the latter read through the norm."""
+    """W_V W_O, and W_Q W_K^T, by query head; both sides of the latter are preceded by the norm."""
     plain, folded = _pair(component, weights, None), _pair(component, weights, norm)
     columns = [values.tolist() for pair in (plain, folded) for values in factored_norms(*pair)]
     width = plain[0].shape[1]
@@ -149,7 +151,7 @@ def _pair(component: str, weights: LayerWeights, norm: Norm | None) -> _Pair:
 
 
 def _value_bias_rows(weights: LayerWeights) -> Iterator[_Row]:
-    """b_O, and folded: with what the values' biases, and the norm's through the values, always write."""
+    """b_O, and folded: with the constant output of the values' biases and of the norm's bias through the values."""
     output = weights.o[1]
     written = weights.constant_write(folded=True)
     if output is not None or bool(written.any()):
@@ -199,7 +201,7 @@ def _row(component: str, tensor: Tensor, folded: Tensor | None, head: int | None
 
 
 def _norms_of(tensor: Tensor) -> tuple[float, float]:
-    """A vector has one norm."""
+    """A vector has the same Frobenius and spectral norm."""
     if tensor.ndim == 2:
         return matrix_norms(tensor)
     length = float(torch.linalg.vector_norm(tensor.double()))

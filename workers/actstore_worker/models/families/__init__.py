@@ -1,6 +1,6 @@
-"""The model families that actstore can look into: a file each, or one for those that are alike.
+"""The model families that actstore supports: one file for each, or one for several similar ones.
 
-To add one, write its `Family`, name it here, and give each option of its configuration to
+To add one, write its `Family`, add it here, and add each option of its configuration to
 tests/worker/models/test_family_options.py.
 """
 
@@ -23,7 +23,9 @@ FAMILIES: Mapping[str, Family] = {
 
 
 def find_family(model_type: str) -> Family:
-    """The family of transformers' `model_type`. Errors: BadRequest MODEL_UNSUPPORTED with those that there are."""
+    """Returns the family for transformers' `model_type`. Errors: BadRequest MODEL_UNSUPPORTED with the list of
+    families.
+    """
     if model_type not in FAMILIES:
         raise BadRequest(
             f"models of type {model_type!r} are not supported; supported are {', '.join(FAMILIES)}",

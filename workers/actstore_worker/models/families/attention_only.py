@@ -1,10 +1,12 @@
-"""Transformers of attention alone, such as TransformerLens's attn-only-1l to attn-only-4l: transformers has none.
+"""Attention-only transformers, such as TransformerLens's attn-only-1l to attn-only-4l, which transformers does not
+have.
 
-A model type of its own, in transformers' terms, so that all that works with its models works with these: hooks, caches
-of keys and values, attention implementations, `from_pretrained`. Each layer adds attention of the normed residual to it
-(Elhage et al. 2021, "A mathematical framework for transformer circuits", with norms and biases); a final norm and an
-unembedding with a bias, not tied to the embedding, follow. Positions are learned, and either added to the embedding
-("standard") or to what queries and keys are made of, in each layer ("shortformer", Press et al. 2021, section 5).
+This is a separate model type with transformers' interfaces, so everything that works with its models works with these:
+hooks, caches of keys and values, attention implementations, `from_pretrained`. Each layer adds attention of the normed
+residual to it (Elhage et al. 2021, "A mathematical framework for transformer circuits", with norms and biases). A final
+norm follows, and an unembedding with a bias, which is not tied to the embedding. Positions are learned, and are added
+either to the embedding ("standard") or to the input of queries and keys in each layer ("shortformer", Press et al.
+2021, section 5).
 """
 
 from typing import Any
@@ -26,7 +28,9 @@ STANDARD, SHORTFORMER = "standard", "shortformer"
 
 
 class AttentionOnlyConfig(PreTrainedConfig):  # type: ignore[misc]
-    """`position_embedding` is "standard" or "shortformer"; `head_dim` x `num_attention_heads` may be any width."""
+    """`position_embedding` is "standard" or "shortformer". `head_dim` x `num_attention_heads` may differ from the
+    hidden size.
+    """
 
     model_type = MODEL_TYPE
 
@@ -55,7 +59,7 @@ def eager_attention_forward(
     scaling: float,
     **_: Any,
 ) -> tuple[Float[Tensor, "row query head d_head"], Float[Tensor, "row head query key"]]:
-    """Under the name, and with softmax in float32, that all of transformers' families have."""
+    """Eager attention with the same name, and softmax in float32, as in all of transformers' families."""
     scores = query @ key.transpose(2, 3) * scaling
     if attention_mask is not None:
         scores = scores + attention_mask
@@ -64,7 +68,7 @@ def eager_attention_forward(
 
 
 class AttentionOnlyAttention(nn.Module):
-    """Attention whose queries and keys may read positions that values do not."""
+    """Attention whose queries and keys may include positions that values do not."""
 
     def __init__(self, config: AttentionOnlyConfig, layer: int) -> None:
         super().__init__()
@@ -110,7 +114,7 @@ class AttentionOnlyLayer(nn.Module):
         past_key_values: Cache | None = None,
         position_embeddings: tuple[Tensor, ...] = (),
     ) -> Float[Tensor, "row position d_model"]:
-        """`position_embeddings` are what queries and keys read beside the residual: nothing where positions are in it
+        """`position_embeddings` are added to the input of queries and keys: nothing if positions are in the residual
         from the start.
         """
         attended, _ = self.attention(self.norm(hidden_states), attention_mask, past_key_values, position_embeddings)
@@ -119,7 +123,7 @@ class AttentionOnlyLayer(nn.Module):
 
 
 class AttentionOnlyPreTrainedModel(PreTrainedModel):  # type: ignore[misc]
-    """What transformers wants to be told of a model, to load and to spread it."""
+    """What transformers needs to load a model and to place it on devices."""
 
     config_class = AttentionOnlyConfig
     base_model_prefix = "model"
@@ -224,6 +228,6 @@ ATTENTION_ONLY = Family(
             lambda _, kind: kind not in (STANDARD, SHORTFORMER),
             f"only {STANDARD} and {SHORTFORMER} are known",
         ),
-        Refusal("tie_word_embeddings", lambda _, tied: bool(tied), "its unembedding is one of its own"),
+        Refusal("tie_word_embeddings", lambda _, tied: bool(tied), "its unembedding is separate from its embedding"),
     ),
 )

@@ -1,4 +1,4 @@
-"""BERT, without its heads: of masked tokens and next sentences, and the pooled first token."""
+"""BERT as an encoder, without its heads for masked tokens and next sentences, and without the pooler."""
 
 import re
 
@@ -11,7 +11,7 @@ BERT = Family(
     "bert",
     trunk="",
     layers="encoder.layer",
-    # Post-LN, under TransformerLens's names: the sums before the LayerNorms are resid_mid and resid_post.
+    # Post-LN, with TransformerLens's names: the sums before the LayerNorms are resid_mid and resid_post.
     taps={
         "resid_pre": Tap("", is_input=True),
         **_HEADS,
@@ -27,5 +27,5 @@ BERT = Family(
     causal=False,
     auto_class=AutoModel,
     optional_tensors=re.compile(r"cls\..+|(bert\.)?pooler\..+"),
-    refusals=(Refusal("is_decoder", lambda _, decoder: decoder, "of BERT, actstore reads encoders"),),
+    refusals=(Refusal("is_decoder", lambda _, decoder: decoder, "actstore supports BERT models as encoders only"),),
 )

@@ -1,8 +1,8 @@
-"""What is known of a model family: one frozen record, which is asked by whoever needs a fact of a family.
+"""The description of a model family: one frozen record with all facts that other code needs.
 
-A site of TransformerLens is what goes into, or comes out of, one module of transformers. Each family says which; nobody
-else knows the attribute names. All of them run with dropout off, so what a module returns is what the residual stream
-gets. `wiring.py` checks, on each model, that the parts add up as its family says.
+A TransformerLens site is the input or output of one transformers module. Each family says which; no other code uses the
+attribute names. Dropout is off in all of them, so a module's output is what the residual stream gets. `wiring.py`
+checks, for each model, that the parts add up as its family says.
 """
 
 import re
@@ -20,10 +20,11 @@ LONGROPE = "longrope"
 
 @dataclass(frozen=True)
 class Tap:
-    """What goes into the module at `path` of a layer ("": the layer itself), or else item `item` of what comes out.
+    """A hook point: the input of the module at `path` of a layer ("": the layer itself), or else item `item` of its
+    output.
 
-    `select` takes the site's part of that tensor, where the module computes more than it: a view [batch, position,
-    head, width of a head]; its second argument is the model's configuration.
+    `select` takes the site's part of that tensor, if the module computes more: a view [batch, position, head, width of
+    a head]. Its second argument is the model's configuration.
     """
 
     path: str
@@ -34,10 +35,10 @@ class Tap:
 
 @dataclass(frozen=True)
 class Layout:
-    """Which modules hold the MLP's matrices: paths within a layer. Empty: there is no such part. Attention's lie where
-    its sites are.
+    """The modules with the MLP's matrices, as paths within a layer. Empty: there is no such part. Attention's matrices
+    are in the modules of its sites.
 
-    `activation` is the function between `reads` and `writes`, where there is no gate.
+    `activation` is the function between `reads` and `writes`, if there is no gate.
     """
 
     reads: str = ""
@@ -48,7 +49,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Refusal:
-    """With which values of an option of config.json a model is refused: `is_refused` takes the configuration and the
+    """Values of an option in config.json with which a model is refused: `is_refused` takes the configuration and the
     option's value.
     """
 
@@ -59,18 +60,17 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Family:
-    """All that is told of a family by name. `name` is transformers' `model_type`; `taps` are by site kind, within one
-    of the layers.
+    """All facts about a family. `name` is transformers' `model_type`; `taps` are by site kind, within a layer.
 
-    `trunk` is the module without the unembedding; `final_norm`, below it, is what the last residual goes through before
-    the unembedding ("": there is none). `position_embedding` learns a vector of each position; families without one
-    turn queries and keys by it, which is no matrix.
+    `trunk` is the module without the unembedding. `final_norm`, a path in it, is applied to the last residual before
+    the unembedding ("": there is none). `position_embedding` is a learned vector for each position; families without it
+    use rotary embeddings, which have no matrix.
 
-    `from_z` are the modules that make attn_out of z, one after the other, the first of them W_O; `from_middle` those
-    that make mlp_out of what lies between attention and MLP, the first of them a norm (none: there is no MLP); position
-    by position. `attention_norm` is what q, k and v read the residual through. `middle_norm` is what the sum in the
-    middle goes through before the MLP adds to it (post-LN; "": nothing). `layout` is None where nobody reads the
-    matrices by head.
+    `from_z` are the modules that compute attn_out from z, one after the other, the first of them W_O. `from_middle` are
+    those that compute mlp_out from the residual between attention and MLP, the first of them a norm (none: there is no
+    MLP). All of them work position by position. `attention_norm` is the norm before q, k and v. `middle_norm` is
+    applied to the sum in the middle before the MLP adds to it (post-LN; "": none). `layout` is None if matrices by head
+    are not supported.
     """
 
     name: str
@@ -84,36 +84,38 @@ class Family:
     attention_norm: str = ""
     middle_norm: str = ""
     layout: Layout | None = None
-    # A token's activations do not depend on those after it.
+    # A token's activations do not depend on later tokens.
     causal: bool = True
-    # Loads it in transformers' way.
+    # The class of transformers that loads it.
     auto_class: Any = AutoModelForCausalLM
-    # transformers has torch's fused attention for it, and not eager attention alone.
+    # transformers has fused attention (sdpa) for it, and not only eager attention.
     has_sdpa: bool = True
-    # transformers tells sequences that share a row apart by their position ids.
+    # transformers separates sequences that share a row by their position ids.
     packs: bool = True
-    # Its norms multiply by one more than their weight.
+    # Its norms multiply by 1 plus their weight.
     gain_less_one: bool = False
-    # Its writing weights can be centred (TransformerLens's center_writing_weights) without changing what it computes.
+    # Its writing weights can be centered (TransformerLens's center_writing_weights) without changing what it computes.
     centrable: bool = False
-    # Rotary embeddings may turn a part of each head. The other families' layers ignore the option, or fail.
+    # Rotary embeddings may rotate a part of each head. The other families' layers ignore the option, or fail.
     turns_part_of_a_head: bool = False
-    # Options that its layers read, and its configuration's class does not declare.
+    # Options that its layers use but its configuration's class does not declare.
     undeclared: frozenset[str] = frozenset()
-    # Tensors that its files may have or lack, by their whole names: of heads that it is read without.
+    # Tensors that its files may or may not have, by their full names: of heads that are not used.
     optional_tensors: re.Pattern[str] | None = None
-    # Beside those of `files/options.py`, which are for all families.
+    # In addition to those of `files/options.py`, which apply to all families.
     refusals: tuple[Refusal, ...] = ()
 
     def kinds(self, config: Any) -> tuple[str, ...]:
-        """The residual site kinds that such a model has, in the order of a forward pass; sites with heads all have."""
-        # In a parallel block attention and MLP read the same residual: there is nothing in the middle.
+        """The kinds of the residual stream that such a model has, in the order of a forward pass. All families have
+        sites with heads.
+        """
+        # In a parallel block attention and MLP read the same residual, so there is no resid_mid.
         missing = {"resid_mid"} if _is_parallel(config) else set()
         return tuple(kind for kind in RESIDUAL_KINDS if kind in self.taps and kind not in missing)
 
     def block(self, config: Any) -> str:
-        """How a layer is wired: pre_ln (its parts read the residual through norms and add to it), parallel (both parts
-        read the same residual) or post_ln (each sum is normed before it goes on).
+        """How a layer's parts are connected: pre_ln (each part reads the residual through a norm and adds to it),
+        parallel (both parts read the same residual) or post_ln (each sum is normed).
         """
         if self.middle_norm:
             return "post_ln"
@@ -121,7 +123,7 @@ class Family:
 
     @property
     def inner_kinds(self) -> tuple[str, ...]:
-        """The site kinds of d_model's width that are no part of the residual stream."""
+        """The site kinds with width d_model that are not part of the residual stream."""
         return tuple(kind for kind in INNER_KINDS if kind in self.taps)
 
     @property
@@ -131,18 +133,20 @@ class Family:
 
     @property
     def norms_writes(self) -> bool:
-        """What attention and MLP give is normed before it is added, so that no matrix alone writes it."""
+        """Whether outputs of attention and MLP are normed before they are added, so that no matrix alone writes to the
+        residual.
+        """
         return len(self.from_z) > 1
 
     def attention_implementation(self, config: Any) -> str:
-        """What attention runs with, in transformers' words."""
+        """The default attention implementation, named as in transformers."""
         return "sdpa" if self.has_sdpa and not upcasts_attention(config) else "eager"
 
     def context_length(self, config: Any) -> int:
-        """How many tokens a text may have.
+        """The largest number of tokens in a text.
 
-        With longrope, a text with more than the short factors are for has other frequencies at all of its positions: a
-        token would depend on those after it, and on the texts beside it in a batch. So no text has more.
+        With longrope, a text longer than the short factors allow would use other frequencies at all of its positions: a
+        token would depend on later ones, and on other texts in the batch. So such texts are not allowed.
         """
         longest, rope = int(config.max_position_embeddings), getattr(config, "rope_parameters", None) or {}
         if rope.get("rope_type") == LONGROPE:
@@ -150,19 +154,19 @@ class Family:
         return longest
 
     def decoder(self, module: nn.Module) -> nn.Module:
-        """The trunk of a model of transformers': all but the unembedding."""
+        """The trunk of a transformers model: everything except the unembedding."""
         return module.get_submodule(self.trunk)
 
     def layers_of(self, module: nn.Module) -> nn.ModuleList:
-        """The layers of a model of transformers', in order."""
+        """The layers of a transformers model, in order."""
         layers = module.get_submodule(self.layers)
         assert isinstance(layers, nn.ModuleList)  # noqa: S101
         return layers
 
 
 def upcasts_attention(config: Any) -> bool:
-    """GPT-2's option: transformers honours it in eager attention only, within the layer and not by a function that it
-    looks up by name, and ignores it elsewhere without a word.
+    """GPT-2's option. transformers applies it in eager attention only, within the layer and not by a function that it
+    looks up by name, and silently ignores it otherwise.
     """
     return bool(getattr(config, "reorder_and_upcast_attn", False))
 
@@ -170,9 +174,9 @@ def upcasts_attention(config: Any) -> bool:
 def pre_ln_taps(
     attention: str, projection: str, mlp: str, middle: str, heads: Mapping[str, Tap], mlp_reader: str | None = None
 ) -> dict[str, Tap]:
-    """The taps of a pre-LN block: attention's and the MLP's outputs are added to the residual as they come.
+    """The taps of a pre-LN block: attention's and the MLP's outputs are added to the residual as they are.
 
-    `mlp_reader` is the MLP's first module where the MLP is none by itself.
+    `mlp_reader` is the MLP's first module, if the MLP is not a module of its own.
     """
     return {
         "resid_pre": Tap("", is_input=True),
@@ -188,7 +192,7 @@ def pre_ln_taps(
 
 
 def head_taps(attention: str, q: str = "q_proj", k: str = "k_proj", v: str = "v_proj") -> dict[str, Tap]:
-    """The taps of q, k and v where each has a module of its own within attention."""
+    """The taps of q, k and v, if each has its own module within attention."""
     return {kind: Tap(f"{attention}.{name}") for kind, name in zip("qkv", (q, k, v), strict=True)}
 
 

@@ -1,4 +1,4 @@
-"""Gemma, and Gemma 2, which norms what attention and MLP give before it adds it."""
+"""Gemma, and Gemma 2, which norms the outputs of attention and MLP before adding them."""
 
 from actstore_worker.models.families.family import Refusal, Tap
 from actstore_worker.models.families.llama import LLAMA_TAPS, llama_kind
@@ -17,6 +17,6 @@ GEMMA2 = llama_kind(
     has_sdpa=False,
     gain_less_one=True,
     refusals=(
-        Refusal("sliding_window", lambda _, window: window is None, "its family makes a window's mask for any layer"),
+        Refusal("sliding_window", lambda _, window: window is None, "models of this family need a sliding window"),
     ),
 )

@@ -9,7 +9,7 @@ from actstore_worker.models.families.family import Family, Layout, Tap, pre_ln_t
 
 
 def _part(part: int) -> Callable[[Tensor, Any], Tensor]:
-    """The q of all heads, then the k, then the v."""
+    """The module returns the q of all heads, then the k, then the v."""
 
     def select(fused: Tensor, config: Any) -> Tensor:
         by_head: Tensor = fused.chunk(3, dim=-1)[part].unflatten(-1, (int(config.num_attention_heads), -1))

@@ -1,4 +1,4 @@
-"""GPT-NeoX: Pythia's family."""
+"""GPT-NeoX, the family of Pythia."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +9,7 @@ from actstore_worker.models.families.family import Family, Layout, Tap, pre_ln_t
 
 
 def _part(part: int) -> Callable[[Tensor, Any], Tensor]:
-    """Each head's q, k and v lie together."""
+    """Each head's q, k and v are adjacent."""
 
     def select(fused: Tensor, config: Any) -> Tensor:
         heads = int(config.num_attention_heads)

@@ -1,4 +1,4 @@
-"""Llama, and the families that transformers has written after it."""
+"""Llama, and families in transformers that are derived from it."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +11,7 @@ LLAMA_TAPS: Mapping[str, Tap] = pre_ln_taps(
 
 
 def llama_kind(name: str, **differences: Any) -> Family:
-    """A family with Llama's modules, but for the `differences`, which are fields of a family."""
+    """Returns a family with Llama's modules, except for the `differences`, which are fields of a family."""
     facts: dict[str, Any] = {
         "trunk": "model",
         "layers": "model.layers",

@@ -13,6 +13,6 @@ OPT = Family(
     from_middle=("final_layer_norm", "fc1", "activation_fn", "fc2"),
     attention_norm="self_attn_layer_norm",
     layout=Layout(reads="fc1", writes="fc2", activation="activation_fn"),
-    packs=False,  # transformers builds its attention mask without looking at position ids
+    packs=False,  # transformers builds its attention mask without position ids.
     centrable=True,
 )

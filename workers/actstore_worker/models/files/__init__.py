@@ -1,1 +1,1 @@
-"""What the files of a model say, checked before a library is let near them."""
+"""Checks the files of a model before a library parses them."""

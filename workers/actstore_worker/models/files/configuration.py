@@ -1,8 +1,8 @@
-"""What config.json says of a model, as transformers reads it, and checked.
+"""Reads and checks config.json, as transformers would read it.
 
-A key that decides nothing (`identity.py`) may have any value. Another is refused by name if the family's class does not
-know it: transformers would keep such a key and do nothing with it, and a Granite checkpoint called llama would load,
-and compute without its multipliers.
+A key that does not affect numbers (`identity.py`) may have any value. Any other key is refused by name if the family's
+class does not know it. transformers would keep such a key and ignore it: a Granite checkpoint labelled llama would
+load, and compute without its multipliers.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,8 +18,8 @@ from actstore_worker.models.files.identity import DECIDES_NOTHING
 from actstore_worker.models.files.source import ModelSource
 from actstore_worker.models.files.transformer_lens import is_transformer_lens, read_config
 
-# Sizes, under every name that a family has for them, and the largest of each: some times what was ever published, and
-# small enough that to build such a model without its weights takes seconds.
+# Sizes, under every name that a family has for them, and the largest allowed value of each: several times the largest
+# published one, and small enough that building such a model without weights takes seconds.
 LAYERS_MAX, HEADS_MAX, WIDTH_MAX, VOCABULARY_MAX, POSITIONS_MAX = 512, 1024, 1 << 20, 1 << 22, 1 << 27
 _SIZES: Mapping[str, int] = {
     **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers"), LAYERS_MAX),
@@ -30,8 +30,8 @@ _SIZES: Mapping[str, int] = {
     **dict.fromkeys(("max_position_embeddings", "n_positions", "n_ctx"), POSITIONS_MAX),
 }
 _ROPE = "rope_parameters"
-# What each of transformers' kinds of rotary embeddings reads, beside what may always be there. It keeps other keys, and
-# does nothing with them: a factor without a type would scale nothing.
+# The keys that each kind of rotary embedding in transformers uses, in addition to those that are always allowed. It
+# ignores other keys: a factor without a type would scale nothing.
 _ROPE_ALWAYS = frozenset({
     "rope_type", "type", "rope_theta", "partial_rotary_factor", "original_max_position_embeddings", "finetuned",
 })  # fmt: skip
@@ -44,7 +44,7 @@ _ROPE_READ: Mapping[str, frozenset[str]] = {
     "longrope": frozenset({"factor", "attention_factor", "short_factor", "long_factor"}),
     "llama3": frozenset({"factor", "low_freq_factor", "high_freq_factor"}),
 }  # fmt: skip
-# Where config.json may say what is in `rope_parameters` as well: two tables, and single keys by their names there.
+# Other places in config.json for the contents of `rope_parameters`: two tables, and single keys with their names there.
 _ROPE_TABLES = (_ROPE, "rope_scaling")
 _ROPE_BESIDE: Mapping[str, str] = {
     "rope_theta": "rope_theta",
@@ -53,13 +53,13 @@ _ROPE_BESIDE: Mapping[str, str] = {
     "rotary_pct": "partial_rotary_factor",
 }
 
-# Keys of other families that say which tensors there are, or of what shape: the weight files say it themselves,
-# and have to fit.
+# Keys of other families that say which tensors there are, or their shape. The weight files say so themselves, and have
+# to fit.
 _SAID_BY_TENSORS = frozenset({
     "intermediate_size", "ffn_dim", "n_inner", "word_embed_proj_dim", "type_vocab_size", "num_key_value_heads",
     "bias", "attention_bias", "mlp_bias", "enable_bias", "qkv_bias", "use_qkv_bias",
 })  # fmt: skip
-# Keys of other families, with the values at which they change nothing, or say what is so in any case.
+# Keys of other families, with the values at which they change nothing, or describe what is always so.
 _CHANGES_NOTHING: Mapping[str, tuple[object, ...]] = {
     "embedding_multiplier": (1,),
     "residual_multiplier": (1,),
@@ -79,9 +79,9 @@ _CHANGES_NOTHING: Mapping[str, tuple[object, ...]] = {
         (False,),
     ),
 }  # fmt: skip
-# They do nothing where `use_sliding_window` is false; the second does nothing alone, either.
+# These have no effect if `use_sliding_window` is false; the second one has no effect alone.
 _WINDOW = frozenset({"sliding_window", "max_window_layers"})
-# Other words for what the family's class knows.
+# Other names for options of the family's class.
 _SYNONYMS: Mapping[str, str] = {
     "hidden_act": "hidden_activation",
     "hidden_activation": "hidden_act",
@@ -90,13 +90,15 @@ _SYNONYMS: Mapping[str, str] = {
 
 
 def read_configuration(source: ModelSource) -> Any:
-    """Transformers' configuration of a supported family. Nothing is allocated, and no code of the folder's is run.
+    """Returns transformers' configuration of a supported family. Nothing is allocated, and no code in the folder is
+    run.
 
-    Errors: BadRequest MODEL_UNSUPPORTED of another family; OSError; ValueError for whatever else is wrong with it.
+    Errors: BadRequest MODEL_UNSUPPORTED for another family; OSError; ValueError for anything else that is wrong with
+    it.
     """
     raw = raw_configuration(source.folder)
     if raw.get("quantization_config") is not None:
-        raise DamagedFile("its weights are quantised")
+        raise DamagedFile("its weights are quantized, which is not supported")
     _check_sizes(raw)
     if is_transformer_lens(raw):
         config = read_config(raw)
@@ -118,7 +120,7 @@ def _check_sizes(found: Mapping[str, Any]) -> None:
     for name, largest in _SIZES.items():
         value = found.get(name)
         if value is not None and (type(value) is not int or not 1 <= value <= largest):
-            raise DamagedFile(f"{name} is {str(value)[:40]!r}, and not a whole number from 1 to {largest}")
+            raise DamagedFile(f"{name} is {str(value)[:40]!r}, not a whole number from 1 to {largest}")
 
 
 def _check_heads(config: Any) -> None:
@@ -131,7 +133,7 @@ def _check_heads(config: Any) -> None:
 
 
 def _check_said_once(raw: Mapping[str, Any]) -> None:
-    """That what has two names has one value. Which of them transformers takes is another with each of its versions."""
+    """Checks that options with two names have one value. Which name transformers uses depends on its version."""
     said: dict[str, tuple[str, Any]] = {}
     for name, where, value in _by_meaning(raw):
         first, other = said.setdefault(name, (where, value))
@@ -143,7 +145,7 @@ def _check_said_once(raw: Mapping[str, Any]) -> None:
 
 
 def _by_meaning(raw: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
-    """What options with several names say: transformers' name of each, where it stands, and its value."""
+    """Yields options with several names: transformers' name, where it is, and its value."""
     kind = CONFIG_MAPPING[raw["model_type"]]
     for alias, name in kind.attribute_map.items():
         yield from ((name, where, raw[where]) for where in (name, alias) if raw.get(where) is not None)
@@ -163,7 +165,7 @@ def _of_rope(raw: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
 
 
 def _check_rope(config: Any, raw: Mapping[str, Any]) -> None:
-    """That transformers took over all that is said: of two tables it reads one."""
+    """Checks that transformers read everything about rotary embeddings: of two tables it uses one."""
     if not (rope := getattr(config, _ROPE, None)) or is_transformer_lens(raw):
         return
     for name, where, value in _of_rope(raw):
@@ -176,7 +178,7 @@ def _check_rope(config: Any, raw: Mapping[str, Any]) -> None:
 
 
 def _elsewhere(raw: Mapping[str, Any]) -> Iterator[str]:
-    """Keys, with their values, that transformers would turn into other keys, which the family does not use."""
+    """Returns keys, with their values, that transformers would turn into other keys, which the family does not use."""
     has_rope = _ROPE in CONFIG_MAPPING[raw["model_type"]].__dataclass_fields__
     for name in ("per_layer_config", *(() if has_rope else ("rope_scaling", "rope_theta"))):
         if raw.get(name):
@@ -192,7 +194,7 @@ def _refuse_keys(family: str, unknown: Iterable[str]) -> None:
 
 
 def _unknown(config: Any) -> Iterator[str]:
-    """Keys, with their values, that this family's class does not use, and another family's might."""
+    """Returns keys, with their values, that this family's class does not use, and another family's might."""
     kind = type(config)
     known = {field.name for field in fields(kind)} | kind.attribute_map.keys() | vars(kind()).keys()
     for name, value in vars(config).items():
@@ -203,7 +205,7 @@ def _unknown(config: Any) -> Iterator[str]:
 
 
 def _unread_of_rope(rope: Mapping[str, Any]) -> Iterator[str]:
-    read = _ROPE_READ.get(str(rope.get("rope_type")), rope.keys())  # a kind that is not there is refused as that
+    read = _ROPE_READ.get(str(rope.get("rope_type")), rope.keys())  # An unknown kind is refused elsewhere.
     for name in rope.keys() - _ROPE_ALWAYS - read:
         if rope[name] is not None and (name, rope[name]) != ("factor", 1):
             yield f"{_ROPE}.{name} = {str(rope[name])[:40]} of rope_type {rope['rope_type']}"

@@ -1,7 +1,7 @@
-"""The files of a model's folder, looked at before a library is let near them: whole, of a size, and where they belong.
+"""Checks the files of a model's folder before a library parses them: complete, within limits, and inside the folder.
 
-What a file says of others (an index, of its shards) is believed only within the folder. A file that is damaged, or was
-never downloaded, is named, with what to do.
+References between files, such as from an index to its shards, may not leave the folder. An error about a file that is
+damaged, or was never downloaded, names it and says what to do.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -19,25 +19,27 @@ from actstore_worker.models.files.transformer_lens import WEIGHTS as TRANSFORMER
 from actstore_worker.models.files.transformer_lens import is_transformer_lens
 
 WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
-# How transformers names them. It reads none where there is the one file, whatever the index says.
+# Names of weight files in transformers. If the single file exists, transformers reads only that, whatever the index
+# says.
 _SHARDS = "model-*-of-*.safetensors"
-# Applied by transformers to whatever it loads, where its library is there; part of no hash of ours.
+# transformers applies an adapter to everything that it loads, if its library is installed; our hashes do not include
+# it.
 _ADAPTER = "adapter_config.json"
-# The largest that are published are 0.1 and 4 MB; each is parsed whole.
+# The largest published ones are 0.1 and 4 MB; each is parsed in full.
 CONFIGURATION_BYTES_MAX, INDEX_BYTES_MAX = 4 << 20, 64 << 20
-# Numbers that weights are made of. Integers are quantised weights, and mean nothing without their scales.
+# Element types of weights. Integers are quantized weights, which cannot be read without their scales.
 _FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
-# Of two matrices that are compared, at a time.
+# Rows of two matrices that are compared at a time.
 _ROWS_COMPARED = 1024
 
 
 def raw_configuration(folder: Path) -> dict[str, Any]:
-    """config.json as it is written. Errors: OSError, DamagedFile."""
+    """Returns config.json as it is. Errors: OSError, DamagedFile."""
     return read_json(folder / MODEL_CONFIGURATION, CONFIGURATION_BYTES_MAX)
 
 
 def transformer_lens_file(source: ModelSource) -> Path:
-    """The one that a model in TransformerLens's form has its weights in. Errors: OSError, DamagedFile."""
+    """Returns the weight file of a model in TransformerLens's format. Errors: OSError, DamagedFile."""
     names = [name for name in TRANSFORMER_LENS_WEIGHTS if (source.folder / name).is_file()]
     if not names:
         raise DamagedFile(f"it has none of {', '.join(TRANSFORMER_LENS_WEIGHTS)}")
@@ -47,17 +49,21 @@ def transformer_lens_file(source: ModelSource) -> Path:
 
 
 def weight_files(source: ModelSource) -> list[Path]:
-    """The files that the weights are read from, in order of name, each there and in the model's folder.
+    """Returns the weight files, in order of name, after checking that each exists inside the model's folder.
 
     Errors: OSError, DamagedFile.
     """
     if is_transformer_lens(raw_configuration(source.folder)):
         return [transformer_lens_file(source)]
     if (source.folder / _ADAPTER).is_file():
-        raise DamagedFile(f"{_ADAPTER} says that it is an adapter to other weights: merge it into them, and save those")
+        raise DamagedFile(
+            f"{_ADAPTER} says that this is an adapter: merge it into the weights that it adapts, and save those"
+        )
     if (source.folder / WEIGHTS).is_file():
         if shards := sorted(path.name for path in source.folder.glob(_SHARDS)):
-            raise DamagedFile(f"it has {WEIGHTS} and {shards[0]}: which of them counts is not said; remove the other")
+            raise DamagedFile(
+                f"it has both {WEIGHTS} and {shards[0]}, and it is unclear which one to load; remove the wrong one"
+            )
         return [_own_file(source, WEIGHTS)]
     if not (source.folder / WEIGHTS_INDEX).is_file():
         raise DamagedFile(f"it has no {WEIGHTS}; actstore reads safetensors only")
@@ -66,7 +72,7 @@ def weight_files(source: ModelSource) -> list[Path]:
 
 
 def tensors_in(path: Path) -> Iterator[tuple[str, tuple[int, ...], str]]:
-    """Name, shape and element type of each tensor, in safetensors' words. Errors: OSError, DamagedFile."""
+    """Yields name, shape and element type of each tensor, named as in safetensors. Errors: OSError, DamagedFile."""
     check_file(path)
     try:
         with safe_open(path, framework="pt") as file:
@@ -75,14 +81,15 @@ def tensors_in(path: Path) -> Iterator[tuple[str, tuple[int, ...], str]]:
                 yield name, tuple(part.get_shape()), part.get_dtype()
     except SafetensorError as error:
         message = (
-            f"{path.name}, of {path.stat().st_size} bytes, is no whole safetensors file: {error}; download it again"
+            f"{path.name}, of {path.stat().st_size} bytes, is not a complete safetensors file: {error}; download it "
+            "again"
         )
         raise DamagedFile(message) from error
 
 
 def checked_tensors(source: ModelSource, is_spare: Callable[[str], bool]) -> dict[str, Path]:
-    """Of a model in safetensors: the tensors' names and files, where each lies in one file, the one that the index
-    names, and is of floats, or spare.
+    """Returns the tensors' names and files for a model in safetensors, after checking that each is in one file, the one
+    that the index names, and has floats, unless the model does not use it.
 
     Errors: OSError, DamagedFile.
     """
@@ -91,12 +98,10 @@ def checked_tensors(source: ModelSource, is_spare: Callable[[str], bool]) -> dic
         for name, _, dtype in tensors_in(path):
             if name in found:
                 raise DamagedFile(
-                    f"{name} lies in {found[name].name} and in {path.name}: which of them counts is not said"
+                    f"{name} is in both {found[name].name} and {path.name}, and it is unclear which one to load"
                 )
             if dtype not in _FLOATS and not is_spare(name):
-                raise DamagedFile(
-                    f"{name} in {path.name} is of {dtype}: its weights are quantised, and floats are read"
-                )
+                raise DamagedFile(f"{name} in {path.name} has dtype {dtype}: quantized weights are not supported")
             found[name] = path
     if files[0].name != WEIGHTS:
         _check_index(_weight_map(source), {name: path.name for name, path in found.items()})
@@ -104,7 +109,7 @@ def checked_tensors(source: ModelSource, is_spare: Callable[[str], bool]) -> dic
 
 
 def check_tied(files: Mapping[str, Path], one: str, other: str) -> None:
-    """That two tensors, by their names in the files, are the same numbers. Errors: DamagedFile."""
+    """Checks that two tensors, by their names in the files, have the same values. Errors: DamagedFile."""
     with safe_open(files[one], framework="pt") as first, safe_open(files[other], framework="pt") as second:
         rows, others = first.get_slice(one), second.get_slice(other)
         same = rows.get_shape() == others.get_shape() and all(
@@ -113,8 +118,9 @@ def check_tied(files: Mapping[str, Path], one: str, other: str) -> None:
         )
     if not same:
         raise DamagedFile(
-            f"its config.json says tie_word_embeddings, and {one} and {other} are different numbers: which of them "
-            "counts is not said; set tie_word_embeddings to false where both do, else remove the one that is wrong"
+            f"its config.json says tie_word_embeddings, but {one} and {other} have different values: if both are "
+            "right, "
+            "set tie_word_embeddings to false; else remove the wrong one"
         )
 
 
@@ -122,7 +128,7 @@ def _check_index(said: dict[str, str], found: dict[str, str]) -> None:
     for name in sorted(said.keys() | found.keys()):
         if said.get(name) != found.get(name):
             raise DamagedFile(
-                f"{WEIGHTS_INDEX} says that {name} lies in {said.get(name, 'no file')}, and it lies in "
+                f"{WEIGHTS_INDEX} says that {name} is in {said.get(name, 'no file')}, but it is in "
                 f"{found.get(name, 'none of the files')}: download the index and the files again"
             )
 
@@ -135,10 +141,10 @@ def _weight_map(source: ModelSource) -> dict[str, str]:
 
 
 def _own_file(source: ModelSource, name: str) -> Path:
-    """Errors: DamagedFile for a name that leaves the folder, also by a link, and for a file that is not there."""
+    """Errors: DamagedFile for a name outside the folder, also through a link, and for a file that is missing."""
     path = source.folder / name
     if Path(name).name != name or not is_inside(path, source.root):
-        raise DamagedFile(f"its weights are said to lie in {name!r}, which is outside its folder")
+        raise DamagedFile(f"its index refers to weights in {name!r}, which is outside its folder")
     if not path.is_file():
         raise DamagedFile(f"{name}, which {WEIGHTS_INDEX} names, is not there: download it")
     return path

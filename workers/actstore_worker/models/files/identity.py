@@ -1,4 +1,4 @@
-"""What of a configuration decides a model's numbers: part of the model's identity, and hashed.
+"""The keys of a configuration that affect a model's numbers. They are part of the model's identity, and hashed.
 
 A key in DECIDES does. A key in DECIDES_NOTHING may have any value. A test fails when transformers adds a key to a
 family's class that is in neither table.
@@ -28,10 +28,9 @@ DECIDES = frozenset({
     "attention_bias", "mlp_bias", "enable_bias", "tie_word_embeddings", "final_logit_softcapping",
 })  # fmt: skip
 
-# Of ids, the tokenizer's are used. Those that end a generated text decide how much of it there is, and none of its
-# numbers.
+# Token ids are taken from the tokenizer. Those that end a generated text affect its length, but no numbers.
 DECIDES_NOTHING = frozenset({
-    # where it comes from, and with what it was written
+    # origin, and the version that wrote it
     "_name_or_path", "name_or_path", "_commit_hash", "transformers_version", "architectures", "model_type",
     "auto_map", "tokenizer_class", "dtype", "torch_dtype", "torchscript", "use_bfloat16", "tf_legacy_loss",
     "xla_device", "language", "transformers.js_config", "unsloth_version", "unsloth_fixed", "is_llama_config",
@@ -58,17 +57,18 @@ DECIDES_NOTHING = frozenset({
     "summary_activation", "summary_first_dropout", "summary_proj_to_labels", "summary_type", "summary_use_proj",
     "directionality", "pooler_fc_size", "pooler_num_attention_heads", "pooler_num_fc_layers", "pooler_size_per_head",
     "pooler_type", "predict_special_tokens", "sentence_transformers",
-    # how long a text is meant to be, and what is put in front of it; how it is padded
+    # intended length of a text, prefixes, and padding
     "n_ctx", "max_sequence_length", "max_seq_len", "max_seq_length", "seq_length", "model_max_length", "prefix",
     "padding_side", "do_lower_case",
 })  # fmt: skip
 
 
 def identity_of(config: Any, said: Collection[str]) -> dict[str, Any]:
-    """What decides the numbers, with every default filled in, under transformers' names; what is off is left out.
+    """Returns the options that affect numbers, with every default filled in, under transformers' names. Options that
+    are off are left out.
 
-    `said` are the keys of config.json. A key that a later transformers adds is in here where the file says it, and else
-    not, so that a model that stays the same has the same identity.
+    `said` are the keys of config.json. A key that a later version of transformers adds is included only if the file has
+    it, so that an unchanged model keeps its identity.
     """
     there = {field.name for field in fields(config)}.union(*(family.undeclared for family in FAMILIES.values()))
     counts = (DECIDES | {*said} - DECIDES_NOTHING) & there
@@ -78,12 +78,12 @@ def identity_of(config: Any, said: Collection[str]) -> dict[str, Any]:
 
 
 def identity_sha256(identity: Mapping[str, Any]) -> str:
-    """The hash of what `identity_of` gives, in hexadecimal digits."""
+    """The hash of `identity_of`, in hexadecimal digits."""
     return hashlib.sha256(canonical_json(identity)).hexdigest()
 
 
 def _plain(value: Any) -> Any:
-    """Without what is None; a number is written one way, whether the file has it as 10000 or as 10000.0."""
+    """Removes None, and writes numbers in one way, whether the file has 10000 or 10000.0."""
     if isinstance(value, Mapping):
         return {str(name): _plain(part) for name, part in value.items() if part is not None}
     if isinstance(value, list | tuple):

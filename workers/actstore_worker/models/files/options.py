@@ -1,7 +1,7 @@
-"""Options of config.json with which a model is refused, although its family is known.
+"""Options of config.json with which a model is refused, although its family is supported.
 
-With every other value that its family's class takes, the numbers are right: what was tried stands in
-tests/worker/models/test_family_options.py. Keys that the class does not know are no matter of this file.
+With every other value that its family's class accepts, the numbers are right:
+tests/worker/models/test_family_options.py has what was tested. Keys that the class does not know are handled elsewhere.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from actstore_worker.models.families.family import LONGROPE, Refusal
 
 
 def _turns_part_of_a_head(config: Any, rope: Mapping[str, Any] | None) -> bool:
-    """Where its family's layers do not; "proportional" turns all, some of it by 0."""
+    """True for families whose layers cannot do that. "proportional" rotates all dimensions, some of them by 0."""
     rope = rope or {}
     if find_family(config.model_type).turns_part_of_a_head or rope.get("rope_type") == "proportional":
         return False
@@ -37,53 +37,59 @@ def _is_unknown_function(_config: Any, name: object) -> bool:
 
 
 _LAYER_TYPES = ("full_attention", "sliding_attention")
-# Those of transformers that were tried: their frequencies depend on nothing but the position, within `context_length`.
+# The rope types that were tested: their frequencies depend only on the position, within `context_length`.
 ROPE_TYPES = ("default", "linear", "dynamic", "yarn", LONGROPE, "llama3", "proportional")
-# Of all families; each may have others of its own.
+# For all families; each may have additional ones.
 _REFUSALS = (
     Refusal("per_layer_config", lambda config, _: getattr(config, "is_heterogeneous", False), "its layers differ"),
     Refusal(
         "is_causal",
         lambda config, causal: causal not in (None, find_family(config.model_type).causal),
-        "attention would see other tokens than its family's does",
+        "attention would be causal where its family's is not, or the reverse",
     ),
-    Refusal("use_bidirectional_attention", lambda _, both: bool(both), "a token would depend on those after it"),
-    Refusal("add_cross_attention", lambda _, crossed: bool(crossed), "it reads an encoder, and there is none"),
+    Refusal("use_bidirectional_attention", lambda _, both: bool(both), "a token would also attend to later tokens"),
+    Refusal(
+        "add_cross_attention",
+        lambda _, crossed: bool(crossed),
+        "cross-attention needs an encoder, and this model has none",
+    ),
     Refusal(
         "do_layer_norm_before",
         lambda _, before: before is False,
-        "it norms after attention and MLP (as opt-350m does), which actstore does not read",
+        "norms after attention and MLP (as in opt-350m) are not supported",
     ),
     Refusal(
         "word_embed_proj_dim",
         lambda config, width: width not in (None, config.hidden_size),
-        "it projects its embeddings, so that its first residual is not what it reads",
+        "projected embeddings are not supported",
     ),
     Refusal(
         "rope_parameters",
         lambda _, rope: any(isinstance(part, dict) for part in (rope or {}).values()),
-        "they are by type of layer, which its family does not read",
+        "parameters per layer type are not supported in this family",
     ),
     Refusal(
         "rope_parameters",
         lambda _, rope: bool(rope) and rope.get("rope_type") not in ROPE_TYPES,
-        f"its rope_type is none of {', '.join(ROPE_TYPES)}",
+        f"its rope_type must be one of {', '.join(ROPE_TYPES)}",
     ),
     Refusal(
         "rope_parameters",
         _turns_part_of_a_head,
-        "by partial_rotary_factor a part of each head would be turned, and its family turns whole heads",
+        "partial_rotary_factor would rotate a part of each head, but this family rotates whole heads",
     ),
-    Refusal("head_dim", _has_odd_heads, "rotary embeddings turn pairs"),
-    Refusal("sliding_window", lambda _, window: window is not None and window < 1, "a window has a token or more"),
-    Refusal("sliding_window", _lacks_a_window, "some of layer_types are sliding_attention"),
+    Refusal("head_dim", _has_odd_heads, "rotary embeddings rotate pairs of dimensions, so it must be even"),
+    Refusal(
+        "sliding_window", lambda _, window: window is not None and window < 1, "a window must have at least one token"
+    ),
+    Refusal("sliding_window", _lacks_a_window, "some layers in layer_types use sliding_attention and need a window"),
     Refusal(
         "layer_types",
         lambda _, found: any(kind not in _LAYER_TYPES for kind in found or ()),
-        f"only {' and '.join(_LAYER_TYPES)} are known",
+        f"only {' and '.join(_LAYER_TYPES)} are supported",
     ),
     *(
-        Refusal(name, lambda _, cap: cap is not None and cap <= 0, "a cap is above 0; null is none")
+        Refusal(name, lambda _, cap: cap is not None and cap <= 0, "a cap must be above 0; null means no cap")
         for name in ("attn_logit_softcapping", "final_logit_softcapping")
     ),
     *(
@@ -91,9 +97,9 @@ _REFUSALS = (
         for name in ("hidden_act", "hidden_activation", "activation_function")
     ),
 )
-# Characters of a value that a refusal shows.
+# The number of characters of a value that an error shows.
 _SHOWN = 80
-# Options that decide what a call returns, and no numbers. Each call here says that itself, so config.json may not.
+# Options that affect what a call returns, but no numbers. Our calls set them explicitly, so config.json may not.
 _OF_CALLS: Mapping[str, Any] = {
     "return_dict": True,
     "output_attentions": False,
@@ -103,7 +109,7 @@ _OF_CALLS: Mapping[str, Any] = {
 
 
 def unsupported_option(config: Any) -> str | None:
-    """Why such a model is refused although its family is known, with the option's name; None where it is not."""
+    """Returns why such a model is refused, with the option's name; None if it is not."""
     for refusal in (*_REFUSALS, *find_family(config.model_type).refusals):
         value = getattr(config, refusal.option, None)
         if refusal.is_refused(config, value):
@@ -112,6 +118,6 @@ def unsupported_option(config: Any) -> str | None:
 
 
 def unset_call_options(config: Any) -> None:
-    """Makes calls return what they would if config.json said nothing of it."""
+    """Removes options about calls, so that calls return what they would without them in config.json."""
     for option, usual in _OF_CALLS.items():
         setattr(config, option, usual)

@@ -1,7 +1,7 @@
-"""Which tensors of a checkpoint a model may leave unused: transformers drops what it has no place for, without a word.
+"""Checks which tensors of a checkpoint a model leaves unused: transformers silently drops tensors without a place.
 
-A bias that is not added, or a layer that is not run, makes another model of the same name. So whatever is left over is
-refused, but for what these patterns name. So is what has two names in the files.
+Without a bias or a layer, the model would be another one with the same name. So unused tensors are refused, except
+those that match these patterns, and so are tensors with two names in the files.
 """
 
 import re
@@ -14,7 +14,7 @@ from actstore_worker.files.damage import DamagedFile
 from actstore_worker.models.families import find_family
 
 _NAMED_MAX = 5
-# Whole names. Each is made of the configuration, or stands behind the last layer and is not asked for.
+# Full names. These are computed from the configuration, or come after the last layer and are not used.
 _LEFT_OVER = tuple(
     re.compile(pattern)
     for pattern in (
@@ -28,52 +28,55 @@ _LEFT_OVER = tuple(
 
 
 def check_tensors(module: Any, report: Mapping[str, Any], in_files: Iterable[str]) -> None:
-    """That each tensor of the files has its place in the module and each place its tensor, by transformers' report.
+    """Checks that each tensor of the files has a place in the module and the reverse, by transformers' report.
 
     Errors: DamagedFile with the names.
     """
     optional = find_family(module.config.model_type).optional_tensors
     missing = {name for name in report["missing_keys"] if optional is None or not optional.fullmatch(name)}
     if missing:
-        # transformers would go on with random numbers in their place.
+        # transformers would continue with random values for these.
         raise DamagedFile(f"its weight files lack {_some(missing)}")
     if report["mismatched_keys"]:
-        shapes = (f"{name} of {tuple(found)} for {tuple(place)}" for name, found, place in report["mismatched_keys"])
-        raise DamagedFile(f"its config.json and its weight files are of different sizes: {_some(shapes)}")
+        shapes = (
+            f"{name} has shape {tuple(found)} instead of {tuple(place)}"
+            for name, found, place in report["mismatched_keys"]
+        )
+        raise DamagedFile(f"its config.json and its weight files disagree on sizes: {_some(shapes)}")
     unused = {*report["unexpected_keys"], *_hidden(module, in_files)}
     unused = {name for name in unused if not may_be_left_over(name) and not (optional and optional.fullmatch(name))}
     if unused:
         raise DamagedFile(
-            f"its weight files have {_some(unused)}, which a model of this config.json would not use: they are another "
-            "architecture's, or config.json has too few layers or an option that is off"
+            f"its weight files have {_some(unused)}, which a model of this config.json would not use: they belong to "
+            "another architecture, or config.json has too few layers or an option switched off"
         )
 
 
 def may_be_left_over(name: str) -> bool:
-    """Whether the files of any family may have a tensor of this name that the model does not use."""
+    """Whether the files of any family may have a tensor with this name that the model does not use."""
     return any(pattern.fullmatch(name) for pattern in _LEFT_OVER)
 
 
 def places(module: nn.Module, in_files: Iterable[str]) -> dict[str, str]:
-    """Which tensor of the files goes where in the module: names with and without the trunk's prefix, and what older
-    files call a norm's gain and bias, are the same place.
+    """Maps tensors of the files to places in the module. Names with and without the trunk's prefix, and older names of
+    a norm's gain and bias, are the same place.
 
-    Errors: DamagedFile for two tensors of one place, of which transformers takes the last, without a word.
+    Errors: DamagedFile for two tensors with the same place, of which transformers silently uses the last.
     """
     found: dict[str, str] = {}
     for name in sorted(name for name in in_files if not may_be_left_over(name)):
         place = place_of(module, name)
         if place in found:
             raise DamagedFile(
-                f"its weight files have {found[place]} and {name}, which are the same weight under two names: which of "
-                "them counts is not said"
+                f"its weight files have {found[place]} and {name}, which are two names of the same weight, and it is "
+                "unclear which one to load"
             )
         found[place] = name
     return found
 
 
 def place_of(module: Any, name: str) -> str:
-    """What all names of a weight have in common."""
+    """Returns the part that all names of a weight have in common."""
     prefix = f"{module.base_model_prefix}."
     while name.startswith(prefix):
         name = name.removeprefix(prefix)
@@ -81,7 +84,7 @@ def place_of(module: Any, name: str) -> str:
 
 
 def _hidden(module: Any, in_files: Iterable[str]) -> set[str]:
-    """What transformers leaves out of its report, by patterns that match anywhere in a name."""
+    """Yields names that transformers omits from its report, by patterns that match anywhere in a name."""
     patterns = module._keys_to_ignore_on_load_unexpected or ()
     own, prefix = {name for name, _ in module.named_parameters()}, f"{module.base_model_prefix}."
     loaded = own | {name.removeprefix(prefix) for name in own} | {f"{prefix}{name}" for name in own}

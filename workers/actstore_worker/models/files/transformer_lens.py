@@ -1,7 +1,7 @@
-"""Attention-only models as TransformerLens's author published them: a `config.json` of his own, without a model type,
-and the weights under the names of `HookedTransformer.state_dict()`.
+"""Attention-only models as TransformerLens's author published them.
 
-What the file leaves out is as TransformerLens has it (3.9, `convert_neel_model_config`).
+They have his own `config.json` without a model type, and weights with the names of `HookedTransformer.state_dict()`.
+Options that the file leaves out have TransformerLens's defaults (3.9, `convert_neel_model_config`).
 """
 
 import math
@@ -16,12 +16,12 @@ from torch import Tensor
 
 from actstore_worker.models.families.attention_only import SHORTFORMER, STANDARD, AttentionOnlyConfig
 
-# In order of preference; the second holds a pickle, of which nothing but tensors is read.
+# In order of preference. The second one is a pickle, from which only tensors are read.
 WEIGHTS = ("model.safetensors", "model_final.pth")
-# With weights of its own, or with those folded into what reads it.
+# Norms with their own weights, or with weights folded into the matrices that follow.
 _NORMALIZATIONS = ("LN", "LNPre")
 _POSITIONS = (STANDARD, SHORTFORMER)
-# What our attention does not do otherwise. None stands for as many keys as queries.
+# Options with only one supported value. None means as many key heads as query heads.
 _USUAL: Mapping[str, object] = {
     "attention_dir": "causal",
     "clip_qkv": None,
@@ -38,25 +38,25 @@ _USUAL: Mapping[str, object] = {
     "use_normalization_before_and_after": False,
     "use_qk_norm": False,
 }
-# Masks are made of the configuration.
+# Masks are computed from the configuration.
 _READ = re.compile(
     r"blocks\.\d+\.attn\.([Wb]_[QKVO]|mask|IGNORE)|blocks\.\d+\.ln1\.[wb]|ln_final\.[wb]"
     r"|embed\.W_E|pos_embed\.W_pos|unembed\.(W_U|b_U)"
 )
-# Parts of attention: ours, and whether the head comes last in their matrix.
+# Parts of attention: our name, and whether the head is the last dimension of their matrix.
 _READERS = {"q_proj": "Q", "k_proj": "K", "v_proj": "V"}
 
 
 def is_transformer_lens(config: Mapping[str, Any]) -> bool:
-    """Whether a config.json is in TransformerLens's form."""
+    """Whether a config.json is in TransformerLens's format."""
     return "model_type" not in config and {"n_layers", "d_model", "n_heads"} <= set(config)
 
 
 def read_config(config: Mapping[str, Any]) -> AttentionOnlyConfig:
-    """The configuration in transformers' form.
+    """Returns the configuration in transformers' form.
 
-    Errors: KeyError for a size that is not there; ValueError for a model that is more than attention and LayerNorm,
-    with the field, its value, and what is read.
+    Errors: KeyError for a missing size; ValueError for a model that has more than attention and LayerNorm, with the
+    field, its value, and what is supported.
     """
     name = "normalization" if "normalization" in config else "normalization_type"
     _check("attn_only", config.get("attn_only", False), (True,))
@@ -88,20 +88,20 @@ def _position_embedding(config: Mapping[str, Any]) -> str:
 def _check(field: str, value: object, allowed: tuple[object, ...]) -> object:
     if value not in allowed:
         read = " and ".join(repr(found) for found in allowed)
-        raise ValueError(f"{field} is {value!r}; of models in TransformerLens's form, {read} is read")
+        raise ValueError(f"{field} is {value!r}; for models in TransformerLens's format, only {read} is supported")
     return value
 
 
 def read_weights(path: Path, config: AttentionOnlyConfig) -> dict[str, Tensor]:
-    """By the names of `attention_only.py`. Parts that the file lacks are left out, but for gains and biases of norms
-    where it has none at all: these are folded into what reads them.
+    """Returns weights with the names of `attention_only.py`. Parts that the file lacks are left out; but if the file
+    has no gains and biases of norms at all, they are filled in, because they are folded into the matrices that follow.
 
-    Errors: ValueError for a tensor that attention and norms have no place for.
+    Errors: ValueError for a tensor that does not belong to attention or norms.
     """
     is_safe = path.suffix == ".safetensors"
     theirs = load_file(path, backend="pread") if is_safe else torch.load(path, map_location="cpu", weights_only=True)
     if strange := sorted(name for name in theirs if not _READ.fullmatch(name)):
-        raise ValueError(f"{path.name} has {', '.join(strange[:5])}, of which a model of attention alone makes no use")
+        raise ValueError(f"{path.name} has {', '.join(strange[:5])}, which an attention-only model does not use")
     return dict(_converted(theirs, config))
 
 
@@ -122,7 +122,7 @@ def _converted(theirs: Mapping[str, Tensor], config: AttentionOnlyConfig) -> Ite
 
 
 def _norms(theirs: Mapping[str, Tensor], config: AttentionOnlyConfig) -> Iterator[tuple[str, Tensor]]:
-    """A file with some of them is not one whose norms are folded: what it lacks is missing."""
+    """If a file has only some of the norms, they are not folded, and the others are missing."""
     names = {f"model.layers.{layer}.norm": f"blocks.{layer}.ln1" for layer in range(config.num_hidden_layers)}
     names["model.final_norm"] = "ln_final"
     there = {f"{name}.{letter}" for name in names.values() for letter in "wb"} & set(theirs)
@@ -135,7 +135,7 @@ def _norms(theirs: Mapping[str, Tensor], config: AttentionOnlyConfig) -> Iterato
 
 
 def _attention(ours: str, part: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """Their matrices are by head; masks, which they keep beside them, are left out."""
+    """Their matrices are by head. Masks, which they store with them, are left out."""
     for name, letter in _READERS.items():
         if part == f"W_{letter}":  # [head, d_model, d_head]
             yield f"{ours}.{name}.weight", tensor.transpose(1, 2).flatten(0, 1).contiguous()

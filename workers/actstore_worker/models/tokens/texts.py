@@ -21,18 +21,18 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from actstore_storage.registry.token_texts import SHOW_BYTES, TokenTexts
 
-# What a token is in the middle of a text; None: as the vocabulary writes it.
+# Returns a token's text in the middle of a text; None: as in the vocabulary.
 _Piece = Callable[[str], bytes | None]
 _BYTES = {character: byte for byte, character in bytes_to_unicode().items()}
 _FALLBACK = re.compile(r"<0x([0-9A-F]{2})>")
-# Decoders of tokenizers' that look at a token alone, or at the first or the last one of a text.
+# Decoders of the tokenizers library that depend on a single token, or on the first or the last one of a text.
 _TOKEN_BY_TOKEN = {"Replace", "ByteFallback", "Fuse", "Strip", "Metaspace", "BPEDecoder"}
-# Stands before and after a token, so that it is neither the first nor the last one. No decoder changes it.
+# Added before and after a token, so that it is neither the first nor the last one. No decoder changes it.
 _NEIGHBOUR = "a"
 
 
 def describe_tokens(tokenizer: Any, vocabulary_size: int) -> TokenTexts:
-    """Of each id below `vocabulary_size`, and of those past it that the tokenizer gives."""
+    """Returns the texts of all ids below `vocabulary_size`, and of higher ones that the tokenizer can produce."""
     vocabulary = {token_id: token for token, token_id in tokenizer.get_vocab().items()}
     added = {token_id: token.content for token_id, token in tokenizer.added_tokens_decoder.items()}
     read = _reader(tokenizer.backend_tokenizer.decoder)
@@ -73,7 +73,7 @@ def _steps(decoder: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def _byte_level(token: str) -> bytes:
-    """As the library does: a token with a character that stands for no byte is taken as it is."""
+    """As in the library: a token with a character that represents no byte is kept as it is."""
     found = [_BYTES.get(character) for character in token]
     return token.encode() if None in found else bytes(byte for byte in found if byte is not None)
 

@@ -1,8 +1,8 @@
-"""A tokenizer as its files have it.
+"""Loads and checks a tokenizer from its files.
 
-What cuts a text into tokens is tokenizer.json's, whole. Many of transformers' classes take no more than the vocabulary
-from it, and have the rules of the model that they were written for: as a `GPT2Tokenizer`, one whose file splits numbers
-into digits no longer does. What a class knows beyond the file, such as GPT-2's BOS, is kept.
+tokenizer.json alone decides how a text is split into tokens. Many of transformers' classes take only the vocabulary
+from it, and use the rules of the model that they were written for: loaded as a `GPT2Tokenizer`, a tokenizer whose file
+splits numbers into digits no longer does. What a class adds to the file, such as GPT-2's BOS, is kept.
 """
 
 import hashlib
@@ -19,10 +19,10 @@ from actstore_worker.files.damage import DamagedFile, check_file
 from actstore_worker.files.strict_json import read_json
 
 TOKENIZER = "tokenizer.json"
-# The largest that are published are 40 MB; each is parsed whole.
+# The largest published ones are 40 MB; each is parsed in full.
 TOKENIZER_BYTES_MAX = 256 << 20
 _SETTINGS = "tokenizer_config.json"
-# Settings of BERT's, and what tokenizer.json calls them.
+# Settings of BERT's tokenizer, and their names in tokenizer.json.
 _OF_BERT: Mapping[str, str] = {
     "do_lower_case": "lowercase",
     "strip_accents": "strip_accents",
@@ -31,8 +31,8 @@ _OF_BERT: Mapping[str, str] = {
 
 
 def check_tokenizer(folder: Path) -> None:
-    """Refuses files that are not whole, that lead elsewhere, that contradict each other, or by which a text has other
-    tokens each time: DamagedFile.
+    """Refuses files that are incomplete, refer to other files, contradict each other, or tokenize a text differently
+    each time: DamagedFile.
     """
     for path in sorted(folder.glob("*.json")):
         check_file(path, TOKENIZER_BYTES_MAX)
@@ -45,9 +45,9 @@ def check_tokenizer(folder: Path) -> None:
 
 
 def load_tokenizer(folder: Path, config: Any) -> Any:
-    """A tokenizer of transformers', which cuts texts as tokenizer.json says, if there is one.
+    """Returns a transformers tokenizer that splits texts as tokenizer.json says, if there is one.
 
-    Errors: whatever the library raises.
+    Errors: anything that the library raises.
     """
     options = {"config": config, "trust_remote_code": False, "local_files_only": True}
     found = AutoTokenizer.from_pretrained(folder, **options)
@@ -58,18 +58,18 @@ def load_tokenizer(folder: Path, config: Any) -> Any:
 
 
 def check_added(folder: Path, tokenizer: Any) -> None:
-    """Refuses settings that say another id of a token than it has: DamagedFile. Transformers gives it the next one that
-    is free, which in an embedding of a rounded size has a row that was never trained.
+    """Refuses settings with another id for a token than it has: DamagedFile. Transformers would give it the next free
+    id, whose row in an embedding of rounded size was never trained.
     """
     for said, token in _settings(folder).get("added_tokens_decoder", {}).items():
         if int(said) != (found := tokenizer.convert_tokens_to_ids(token["content"])):
-            raise DamagedFile(f"{_SETTINGS} says that {token['content']!r} is token {said}, and it is token {found}")
+            raise DamagedFile(f"{_SETTINGS} says that {token['content']!r} is token {said}, but it is token {found}")
 
 
 @contextmanager
 def refusing_tokenizer(name: str) -> Iterator[None]:
-    """Makes BadRequest MODEL_UNSUPPORTED of whatever a tokenizer raises: also of what Rust calls a panic, which is no
-    Exception, as where a regular expression backtracks past its limit.
+    """Turns anything that a tokenizer raises into BadRequest MODEL_UNSUPPORTED, including Rust panics, which are not
+    Exceptions, for example when a regular expression backtracks past its limit.
     """
     try:
         yield
@@ -85,11 +85,11 @@ def refusing_tokenizer(name: str) -> Iterator[None]:
 
 
 def tokenizer_sha256(tokenizer: Any) -> str:
-    """Over the serialised tokenizer (vocabulary, merges, normaliser, added tokens), the roles of special tokens, the
-    chat template where there is one, and whether special tokens that a text has in it are taken for text.
+    """The hash of the serialized tokenizer (vocabulary, merges, normalizer, added tokens), the roles of special tokens,
+    the chat template if there is one, and whether special tokens in a text are treated as text.
     """
     backend = json.loads(tokenizer.backend_tokenizer.to_str())
-    # State of the last call, not part of what the tokenizer is.
+    # State of the last call, not part of the tokenizer.
     backend["truncation"] = backend["padding"] = None
     roles = {role: str(token) for role, token in tokenizer.special_tokens_map.items()}
     template = getattr(tokenizer, "chat_template", None)
@@ -100,7 +100,7 @@ def tokenizer_sha256(tokenizer: Any) -> str:
 
 
 def _roles(tokenizer: Any, told: Mapping[str, Any]) -> dict[str, str]:
-    """The special tokens that a class gives, or the settings, as far as tokenizer.json has them."""
+    """The special tokens of the class, or of the settings, if tokenizer.json has them."""
     there = {piece if isinstance(piece, str) else piece[0] for piece in told["model"]["vocab"]}
     there |= {token["content"] for token in told["added_tokens"]}
     return {role: str(token) for role, token in tokenizer.special_tokens_map.items() if str(token) in there}
@@ -108,7 +108,7 @@ def _roles(tokenizer: Any, told: Mapping[str, Any]) -> dict[str, str]:
 
 def _cutting(tokenizer: Any) -> Mapping[str, Any]:
     told = json.loads(tokenizer.backend_tokenizer.to_str())
-    # A prefix that is empty is none; some write the one, some the other.
+    # An empty prefix means no prefix; files have either.
     model = {name: value for name, value in told["model"].items() if value not in (None, "", False)}
     return {"normalizer": told["normalizer"], "pre_tokenizer": told["pre_tokenizer"], "model": model}
 
@@ -122,36 +122,36 @@ def _told(folder: Path) -> Mapping[str, Any]:
 
 
 def _check_paths(settings: Mapping[str, Any]) -> None:
-    """Where the settings have a `vocab` or `merges` that is text, transformers opens the file of that name, wherever on
-    this machine it is.
+    """If the settings have a `vocab` or `merges` that is text, transformers opens the file of that name, anywhere on
+    the machine.
     """
     for name in ("vocab", "merges"):
         if isinstance(settings.get(name), str):
-            raise DamagedFile(f"{_SETTINGS} has {name} {settings[name]!r}, which is a path and no table")
+            raise DamagedFile(f"{_SETTINGS} has {name} {settings[name]!r}, which is a path instead of a table")
 
 
 def _check_no_dropout(told: Mapping[str, Any]) -> None:
     model = told.get("model")
     if isinstance(model, dict) and model.get("dropout"):
         raise DamagedFile(
-            f"{TOKENIZER} has dropout {model['dropout']}, by which the same text has other tokens each time: set it to "
-            "null, as it is where a model is used"
+            f"{TOKENIZER} has dropout {model['dropout']}, so the same text is tokenized differently each time: set it "
+            "to null for inference"
         )
 
 
 def _check_agreement(settings: Mapping[str, Any], told: Mapping[str, Any]) -> None:
-    """Of two files that contradict each other, some versions of transformers follow the one, and some the other."""
+    """If two files contradict each other, versions of transformers differ in which one they follow."""
     has = _options(told)
     for name in has.keys() & settings.keys():
         if settings[name] is not None and settings[name] != has[name]:
             raise DamagedFile(
-                f"{_SETTINGS} says {name} {settings[name]!r}, and {TOKENIZER} does as with {has[name]!r}: which of "
-                "them the model was trained with is not said; let both say the same"
+                f"{_SETTINGS} says {name} {settings[name]!r}, but {TOKENIZER} behaves as with {has[name]!r}, and it is "
+                "unclear which one the model was trained with; make both the same"
             )
 
 
 def _options(told: Mapping[str, Any]) -> dict[str, Any]:
-    """What tokenizer.json does, in the words of tokenizer_config.json."""
+    """What tokenizer.json does, with the names of tokenizer_config.json."""
     parts = [part for name in ("normalizer", "pre_tokenizer") for part in _parts(told.get(name))]
     found: dict[str, Any] = {"add_prefix_space": any(map(_puts_space, parts))}
     for part in parts:
@@ -167,7 +167,7 @@ def _parts(step: object) -> Iterator[Mapping[str, Any]]:
 
 
 def _puts_space(part: Mapping[str, Any]) -> bool:
-    """In front of a text."""
-    if part.get("type") == "Metaspace":  # which had another option for it once
+    """Whether it adds a space in front of a text."""
+    if part.get("type") == "Metaspace":  # An older option for the same.
         return bool(part.get("prepend_scheme", "always" if part.get("add_prefix_space", True) else "never") != "never")
     return part.get("type") == "Prepend" or bool(part.get("add_prefix_space"))

@@ -1,1 +1,1 @@
-"""What patches would do, estimated by gradients, and which cells are computed because of it."""
+"""Estimates effects of patches by gradients, and selects the cells that are computed."""

@@ -1,16 +1,16 @@
-"""What patches would do, to first order: attribution patching.
+"""Attribution patching: estimates the effects of patches to first order, from gradients.
 
 The effect of replacing an activation a of the base run by that of the source run is estimated as (a_source - a_base) .
 g, where g is the gradient of the logit difference at a in the base run (Nanda 2023, "Attribution patching: activation
-patching at industrial scale"). One forward and one backward pass estimate all cells of a grid. An estimate sees the
-base run alone, and so inherits the asymmetry of denoise and noise: of one half of an AND whose other half is missing it
-says 0.
+patching at industrial scale"). One forward and one backward pass estimate all cells of a grid. An estimate uses only
+the base run, and so inherits the asymmetry of denoise and noise: for one half of an AND whose other half is missing it
+is 0.
 
 Two corrections are from Kramar et al. 2024, "AtP*: an efficient and scalable method for localizing LLM behaviour to
-components". A softmax that is saturated has no gradient: of q and k, attention is computed with what replaces them, and
-only what z's change does is taken from the gradient. And GradDrop: a component's direct and indirect effects may
-cancel; so the gradient is taken once for each layer with what passes through that layer left out, and the estimate is
-the mean of the absolute estimates over all layers but the component's own.
+components". First, a saturated softmax has no gradient: for q and k, attention is computed exactly with the patched
+value, and only the effect of the change of z is taken from the gradient. Second, GradDrop: a component's direct and
+indirect effects may cancel. Therefore the gradient is computed once for each layer, with the part through that layer
+dropped, and the estimate is the mean of the absolute estimates over all layers except the component's own.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -29,12 +29,12 @@ from actstore_worker.models.taps import Change, Edit, by_head, changing, writing
 from actstore_worker.patching.kernels.full import INDIRECT, Cell
 from actstore_worker.patching.kernels.recording import Recording
 
-# A site's share of the effect, for each gradient: [drop, position, head], one head where the kind has none.
+# A site's share of the effect, for each gradient: [drop, position, head]. Kinds without heads have one head.
 _Terms = dict[Site, Float[Tensor, "drop position head"]]
-# Which layer's gradient is left out; None: no layer's.
+# The layer whose gradient is dropped; None: no layer's.
 _Drops = Sequence[int | None]
 _CORRECTED = ("q", "k")
-# A pass whose gradient is wanted keeps all that it computes: its batches are so many times smaller.
+# A backward pass needs all intermediate values, so its batches are smaller by this factor.
 _GRAPH_SHARE = 4
 
 
@@ -54,9 +54,10 @@ def estimate_effects(
     screen: Screen,
     tokens_at_once: int,
 ) -> npt.NDArray[np.float64]:
-    """By how much each patch would change logit(answers[0]) - logit(answers[1]) at the last position. The cells of a
-    patch are of one site, at any positions; both recordings have those sites. With `screen.grad_drop` no estimate is
-    negative. At most `tokens_at_once` tokens, and at least one prompt, are in a batch.
+    """Estimates by how much each patch would change logit(answers[0]) - logit(answers[1]) at the last position.
+
+    The cells of a patch are at one site, at any positions, and both recordings must have the sites. With
+    `screen.grad_drop` no estimate is negative. A batch has at most `tokens_at_once` tokens, and at least one prompt.
     """
     dropping = screen.grad_drop and model.layer_count > 1
     drops: _Drops = range(model.layer_count) if dropping else [None]
@@ -82,8 +83,8 @@ def site_gradients(
     sites: Iterable[Site],
     drops: _Drops = (None,),
 ) -> dict[Site, Float[Tensor, "drop position head width"]]:
-    """Of logit(answers[0]) - logit(answers[1]) at the last position, at sites that a run can be written at. In row i
-    nothing comes back through what layer drops[i] adds to the residual.
+    """Returns gradients of logit(answers[0]) - logit(answers[1]) at the last position, at sites that can be written. In
+    row i no gradient flows through what layer drops[i] adds to the residual.
     """
     wanted, probes, clean, corrupt = list(sites), dict[Site, Tensor](), *answers
     with torch.inference_mode(False), torch.enable_grad():
@@ -96,7 +97,7 @@ def site_gradients(
 
 
 def _probing(sites: Sequence[Site], drops: _Drops, probes: dict[Site, Tensor]) -> dict[Site, Change]:
-    """Adds zeros, for whose sake there is a gradient, and takes layers out of what comes back."""
+    """Adds zeros at sites, so that gradients with respect to them exist, and drops layers from the backward pass."""
     incoming: dict[int, Tensor] = {}
 
     def change(site: Site) -> Change:
@@ -117,7 +118,7 @@ def _probing(sites: Sequence[Site], drops: _Drops, probes: dict[Site, Tensor]) -
 
 
 def _dropped(incoming: Tensor, outgoing: Tensor, rows: Sequence[bool]) -> Tensor:
-    """The same numbers; of those rows, only what came in is a function of anything."""
+    """Returns the same numbers, but in the dropped rows only the layer's input receives a gradient."""
     through = outgoing.detach() + (incoming - incoming.detach())
     return torch.where(torch.tensor(rows, device=outgoing.device)[:, None, None], through, outgoing)
 
@@ -149,12 +150,14 @@ def _terms(
 
 
 def _target(site: Site) -> Site:
-    """Where a patch of this site is written: what changes there is what changes at the site."""
+    """Returns where a patch of this site is written: the change there equals the change at the site."""
     return Site(site.layer, INDIRECT.get(site.kind, site.kind))
 
 
 def _change(runs: _Runs, site: Site) -> Float[Tensor, "position head width"]:
-    """From base to source, where it is written; of pattern, in what the weights make of the base run's values."""
+    """Returns the change from base to source where it is written; for pattern, in the weighted sum of the base run's
+    values.
+    """
     change = runs.source.activations[site] - runs.base.activations[site]
     by_heads: Tensor = change.unflatten(-1, (runs.model.head_counts[site.kind] if site.kind in HEAD_KINDS else 1, -1))
     if site.kind != "pattern":
@@ -168,7 +171,7 @@ def _query_terms(
     layers: Sequence[int],
     gradients: Mapping[Site, Tensor],
 ) -> _Terms:
-    """A query matters to the z of its own position and head alone: all of them are replaced at once."""
+    """A query affects only z of its own position and head, so all queries are replaced at once."""
     terms: _Terms = {}
 
     def see(layer: int, moved: Tensor) -> None:
@@ -185,7 +188,7 @@ def _key_terms(
     gradients: Mapping[Site, Tensor],
     rows: int,
 ) -> _Terms:
-    """A key matters to all positions from its own on, in the heads that share it: a row a position."""
+    """A key affects all positions from its own on, in the heads that share it: one row per position."""
     shared = runs.model.head_counts["k"], -1
     terms = {}
     for layer in layers:
@@ -202,7 +205,7 @@ def _key_terms(
 
 
 def _batches(positions: Sequence[int], rows: int) -> Iterator[Sequence[int]]:
-    """One row of a batch is the run in which nothing is replaced."""
+    """Yields batches; one row of each is the run with nothing patched."""
     size = max(1, rows - 1)
     return (positions[first : first + size] for first in range(0, len(positions), size))
 
@@ -215,8 +218,9 @@ def _watch_moved_z(
     replaced: Sequence[Sequence[int]],
     see: Callable[[int, Float[Tensor, "row position head d_head"]], None],
 ) -> None:
-    """Shows, for each layer, by how much z moves where, in row i, q or k of all its heads are the source run's at
-    positions replaced[i]. Each layer gets the base run's residual: one pass shows what happens in all of them alone.
+    """Returns, for each layer, how much z changes and where if, in row i, q or k of all its heads come from the source
+    run at positions replaced[i]. Each layer gets the base run's residual, so one pass gives the result for each layer
+    alone.
     """
     heads = runs.model.head_counts[kind]
     rows = [row for row, positions in enumerate(replaced) for _ in positions]
@@ -248,7 +252,7 @@ def _watch_moved_z(
 
 
 def _summed(terms: _Terms, patches: Sequence[Sequence[Cell]]) -> npt.NDArray[np.float64]:
-    """[drop, patch]."""
+    """Sums estimates to [drop, patch]."""
     found = {site: values.double().cpu().numpy() for site, values in terms.items()}
     return np.stack([sum((_term(found, cell) for cell in cells), np.zeros(())) for cells in patches], axis=-1)
 

@@ -1,4 +1,4 @@
-"""Which cells of a grid are computed: those with the largest estimates. And how far the estimates were right."""
+"""Selects the cells of a grid with the largest estimates for computation, and measures how good the estimates were."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,8 +11,8 @@ Values = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Screened:
-    """Of one direction: the cells that are computed, by place in the grid, and estimates [pair, cell] of the change of
-    the logit difference; None where every cell is computed.
+    """The selection for one direction: the computed cells, by index in the grid, and estimates [pair, cell] of the
+    change of the logit difference; None if every cell is computed.
     """
 
     exact: npt.NDArray[np.intp]
@@ -20,27 +20,27 @@ class Screened:
 
 
 def choose_cells(estimates: Values, unchanged: npt.NDArray[np.bool_], count: int) -> Screened:
-    """The `count` cells with the largest mean of |estimate| over pairs, the same for each pair, in order of the grid;
-    and those that are `unchanged` in every pair, which cost nothing. Both are [pair, cell].
+    """Returns the `count` cells with the largest mean of |estimate| over pairs, the same for each pair, in order of the
+    grid, and those that are `unchanged` in every pair, which cost nothing. Both arguments are [pair, cell].
     """
     free = unchanged.all(axis=0)
     size = np.where(free, -1.0, np.abs(estimates).mean(axis=0))
-    # The first of equals, so that the same request has the same answer.
+    # Ties are resolved in order, so that the same request has the same answer.
     chosen = np.argsort(-size, kind="stable")[: min(count, int((~free).sum()))]
     return Screened(np.union1d(chosen, np.flatnonzero(free)), estimates)
 
 
 def exact_count(unchanged: npt.NDArray[np.bool_], count: int) -> int:
-    """How many cells `choose_cells` will choose."""
+    """Returns how many cells `choose_cells` will choose."""
     free = int(unchanged.all(axis=0).sum())
     return free + min(count, int(unchanged.shape[1]) - free)
 
 
 def rank_agreement(pairs: Sequence[tuple[Values, Values]]) -> float | None:
-    """Spearman's rank correlation of |estimate| and |effect|, mean over `pairs` of them. None where no pair has two
+    """Spearman's rank correlation of |estimate| and |effect|, averaged over `pairs` of them. None if no pair has two
     different numbers on both sides.
 
-    Spearman 1904: Pearson's correlation of ranks, equals having the mean of theirs.
+    Spearman 1904: Pearson's correlation of ranks; ties have the mean of their ranks.
     """
     found = []
     for estimate, effect in pairs:

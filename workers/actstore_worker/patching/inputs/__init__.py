@@ -1,1 +1,1 @@
-"""What a sweep is asked of: prompts and their spans, rows of a stored run, features of an SAE."""
+"""The inputs of a sweep: prompts and their spans, rows of a stored run, features of an SAE."""

@@ -1,4 +1,4 @@
-"""What several parts of a sweep's request are refused for."""
+"""Checks that several parts of a sweep's request share."""
 
 from collections.abc import Sequence
 from typing import NoReturn
@@ -8,14 +8,14 @@ from actstore_storage.errors import BadRequest
 from actstore_worker.patching.inputs.kinds import EMBEDDING, FEATURES
 from actstore_worker.patching.inputs.prompts import PairTokens
 
-# Of the others only the base run differs from cell to cell.
+# With the other sources, the direction only selects the base run.
 STORED_SOURCES: tuple[PatchSource, ...] = ("mean", "resample")
 
 
 def check_position(position: int, length: int, field: str) -> None:
     if not 0 <= position < length:
         raise BadRequest(
-            f"the prompts have no position {position}; they have {length} tokens",
+            f"the prompts have no position {position}: they have {length} tokens",
             field=field,
             value=position,
             allowed=f"0..{length - 1}",
@@ -34,23 +34,25 @@ def check_count(count: int, most: int, field: str) -> None:
 
 
 def check_screen(request: RunSweep, cells: int) -> None:
-    """Of cells that lie behind each other, the estimates of each alone do not add up to that of all."""
+    """Refuses cells of several layers or positions with a screen: the estimates of single cells do not add up to that
+    of all.
+    """
     if request.screen is None:
         return
     check_count(request.screen.exact_cells, cells, "screen.exact_cells")
     if request.joint:
         raise BadRequest(
-            "a screen estimates single cells; ask for joint cells without one",
+            "a screen estimates single cells only, so joint cells need screen=None",
             field="joint",
             value=", ".join(joint.name for joint in request.joint),
-            allowed="none, with a screen",
+            allowed="none, if there is a screen",
         )
     if request.window_layers != 1:
         raise BadRequest(
-            "a screen estimates cells of one layer; ask for windows without one",
+            "a screen estimates cells of one layer only, so windows need screen=None",
             field="window_layers",
             value=request.window_layers,
-            allowed="1, with a screen",
+            allowed="1, if there is a screen",
         )
     asked = {"sites": FEATURES if request.sae else "", "spans": ", ".join(span.name for span in request.spans)}
     if EMBEDDING in request.sites and request.source != "prompt":
@@ -58,46 +60,50 @@ def check_screen(request: RunSweep, cells: int) -> None:
     for field, value in asked.items():
         if value:
             raise BadRequest(
-                f"a screen estimates cells of layers at single positions; ask for {value} without one",
+                f"a screen estimates layers at single positions only, so {value} needs screen=None",
                 field=field,
                 value=value,
-                allowed="others, with a screen",
+                allowed="other sites, if there is a screen",
             )
 
 
 def check_sources(request: RunSweep) -> None:
-    """What goes with which source, and with which site."""
+    """Refuses combinations of a source with a site or with a stored run that make no sense."""
     is_stored = request.source in STORED_SOURCES
     if is_stored != (request.stored is not None):
         raise BadRequest(
-            f"of source {request.source!r} " + ("the run is not named" if is_stored else "there is no run"),
+            f"source {request.source!r} " + ("needs the name of a run" if is_stored else "takes no run"),
             field="stored.run",
             value="" if request.stored is None else request.stored.run,
-            allowed="a run's name" if is_stored else f"none, or a source of {', '.join(STORED_SOURCES)}",
+            allowed="a run's name" if is_stored else f"none, or source {' or '.join(STORED_SOURCES)}",
         )
     if is_stored and EMBEDDING in request.sites:
-        _refuse_site(EMBEDDING, f"runs store no embeddings: source {request.source!r} has none")
+        _refuse_site(EMBEDDING, f"source {request.source!r} takes stored activations, and runs store no embeddings")
     if request.source == "mean" and request.sae:
-        _refuse_site(FEATURES, "what an SAE makes of a mean vector is not the mean of its features: resample instead")
+        _refuse_site(
+            FEATURES, "an SAE's features of a mean vector are not the mean of its features: use source 'resample'"
+        )
     _check_sae_named(request)
     if request.sae and request.sites and FEATURES not in request.sites:
-        message = f"SAE {request.sae!r} is named, and {FEATURES!r} is not among the sites"
-        raise BadRequest(message, field="sites", value=request.sites, allowed=f"{FEATURES}, with an SAE")
+        message = f"SAE {request.sae!r} was given, but {FEATURES!r} is not among the sites"
+        raise BadRequest(message, field="sites", value=request.sites, allowed=f"{FEATURES}, if there is an SAE")
 
 
 def _check_sae_named(request: RunSweep) -> None:
-    """What is said of features is said of an SAE's."""
+    """Refuses arguments about features without an SAE."""
     said = {
         "features": FEATURES in request.sites or bool(request.features),
         "sae_error": request.sae_error != RunSweep.sae_error,
     }
     if not request.sae and any(said.values()):
         field = next(field for field, is_said in said.items() if is_said)
-        raise BadRequest(f"{field} are an SAE's, and none is named", field="sae", value="", allowed="an SAE's name")
+        raise BadRequest(f"{field} needs an SAE, and none was given", field="sae", value="", allowed="an SAE's name")
 
 
 def check_spans_alone(request: RunSweep, pairs: Sequence[PairTokens]) -> None:
-    """Spans stand in place of positions; and what a query attends with is of the positions of its own prompt."""
+    """Refuses positions together with spans, and attention patterns with spans: a pattern is indexed by the positions
+    of its own prompt.
+    """
     if not request.spans:
         return
     for field, value in (
@@ -106,11 +112,13 @@ def check_spans_alone(request: RunSweep, pairs: Sequence[PairTokens]) -> None:
         ("joint", ", ".join(joint.name for joint in request.joint)),
     ):
         if value:
-            message = f"cells are where the named spans are, so {field} cannot say where, too"
-            raise BadRequest(message, field=field, value=value, allowed="none, with spans")
+            message = f"spans already say where to patch, so {field} cannot be given together with spans"
+            raise BadRequest(message, field=field, value=value, allowed="none, if there are spans")
     if "pattern" in request.sites and not all(pair.aligned for pair in pairs):
-        _refuse_site("pattern", "attention weights are over positions, and these are not the same in both prompts")
+        _refuse_site(
+            "pattern", "attention weights are indexed by position, and with spans positions differ between the prompts"
+        )
 
 
 def _refuse_site(kind: str, why: str) -> NoReturn:
-    raise BadRequest(why, field="sites", value=kind, allowed=f"other sites than {kind}")
+    raise BadRequest(why, field="sites", value=kind, allowed=f"sites other than {kind}")

@@ -1,4 +1,4 @@
-"""Kinds of sites that no layer has."""
+"""Site kinds that belong to no layer."""
 
-# The token's own part of what goes into layer 0, and features of an SAE.
+# The token's own part of layer 0's input, and features of an SAE.
 EMBEDDING, FEATURES = "embedding", "features"

@@ -1,4 +1,4 @@
-"""The prompts and answers of a sweep as tokens, and named stretches of them."""
+"""Turns the prompts, answers and named spans of a sweep into tokens."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ SPANS_MAX = 256
 
 @dataclass(frozen=True)
 class SpanTokens:
-    """Positions of a span in both prompts of a pair; as many in one as in the other."""
+    """Positions of a span in both prompts of a pair. Both have the same number of tokens."""
 
     name: str
     clean: range
     corrupt: range
 
     def sides(self, direction: str) -> tuple[range, range]:
-        """In the base run, and in the source run."""
+        """Returns the positions in the base run and in the source run."""
         return (self.corrupt, self.clean) if direction == "denoise" else (self.clean, self.corrupt)
 
 
@@ -38,7 +38,7 @@ class PairTokens:
 
     @property
     def first_difference(self) -> int:
-        """The first position at which the prompts differ; the length of the shorter where they do not."""
+        """The first position at which the prompts differ; the length of the shorter one if they do not."""
         pairs = enumerate(zip(self.clean, self.corrupt, strict=False))
         return next((position for position, (clean, corrupt) in pairs if clean != corrupt), self.shorter)
 
@@ -48,7 +48,7 @@ class PairTokens:
 
     @property
     def shorter(self) -> int:
-        """Positions that both prompts have."""
+        """The positions that both prompts have."""
         return min(len(self.clean), len(self.corrupt))
 
     @property
@@ -57,14 +57,14 @@ class PairTokens:
 
     @property
     def aligned(self) -> bool:
-        """Whether what is replaced lies at the same positions of prompts of the same length."""
+        """Whether replaced tokens are at the same positions of prompts with the same length."""
         return len(self.clean) == len(self.corrupt) and all(span.clean == span.corrupt for span in self.spans)
 
 
 def pair_tokens(
     model: LanguageModel, pair: PromptPair, prepend_bos: bool | None, spans: Sequence[PatchSpan] = ()
 ) -> PairTokens:
-    """Without spans the prompts have the same length. `prepend_bos`: as of `prompt_ids`."""
+    """Tokenizes a pair. Without spans the prompts must have the same length. `prepend_bos` is as in `prompt_ids`."""
     clean = prompt_ids(model, pair.clean, prepend_bos, "clean")
     corrupt = prompt_ids(model, pair.corrupt, prepend_bos, "corrupt")
     if not spans:
@@ -88,7 +88,7 @@ def _check_lengths(model: LanguageModel, clean: Sequence[int], corrupt: Sequence
     if len(clean) != len(corrupt):
         raise BadRequest(
             f"the clean prompt has {len(clean)} tokens and the corrupt one {len(corrupt)}; patching by position needs "
-            "equal lengths: say with named spans which tokens play the same part. Clean: "
+            "equal lengths. Use spans to say which tokens correspond to each other. Clean: "
             f"{_shown(model, clean)}. Corrupt: {_shown(model, corrupt)}",
             reason="PROMPT_LENGTHS_DIFFER",
             field="corrupt",
@@ -116,7 +116,7 @@ def _shown(model: LanguageModel, tokens: Iterable[int]) -> str:
 
 
 def check_spans(spans: Sequence[PatchSpan]) -> None:
-    """Errors: BadRequest for too many, and for two of one name."""
+    """Refuses too many spans, and two spans with the same name: BadRequest."""
     if len(spans) > SPANS_MAX:
         raise BadRequest(
             f"{len(spans)} spans are named", reason="LIMIT_EXCEEDED", field="spans", value=len(spans),
@@ -125,16 +125,16 @@ def check_spans(spans: Sequence[PatchSpan]) -> None:
     names = [span.name for span in spans]
     for name in names:
         if not name or names.count(name) > 1:
-            message = f"{names.count(name)} spans are called {name!r}, and rows of the answer go by that name"
-            raise BadRequest(message, field="spans", value=name, allowed="a name of its own for each")
+            message = f"{names.count(name)} spans have the name {name!r}, but rows of the answer are identified by it"
+            raise BadRequest(message, field="spans", value=name, allowed="a different name for each span")
 
 
 def span_tokens(
     model: LanguageModel, pair: PromptPair, spans: Sequence[PatchSpan], tokens: tuple[tuple[int, ...], tuple[int, ...]]
 ) -> tuple[SpanTokens, ...]:
-    """`tokens`: of the clean and the corrupt prompt, with BOS where there is one.
+    """Finds the positions of spans. `tokens` are those of the clean and the corrupt prompt, including BOS.
 
-    Errors: BadRequest for what is not in the prompt, and PROMPT_LENGTHS_DIFFER for a span of unequal lengths.
+    Errors: BadRequest for a span that is not in the prompt, and PROMPT_LENGTHS_DIFFER for a span with unequal lengths.
     """
     found = []
     for span in spans:
@@ -143,7 +143,7 @@ def span_tokens(
         if len(clean) != len(corrupt):
             raise BadRequest(
                 f"span {span.name!r} has {len(clean)} tokens in the clean prompt and {len(corrupt)} in the corrupt "
-                "one; its tokens are replaced one by one, so it needs as many in both",
+                "one; tokens are replaced one by one, so both need the same number",
                 reason="PROMPT_LENGTHS_DIFFER",
                 field="spans",
                 value=f"{len(corrupt)} tokens",
@@ -161,37 +161,39 @@ def _positions(
     first, end = stretch.first, stretch.end
     if end is None or not 0 <= first < end <= len(tokens):
         raise BadRequest(
-            f"span {span.name!r} is tokens {first} to before {_end(end)} of the {which} prompt, which has "
-            f"{len(tokens)}",
+            f"span {span.name!r} has tokens {first} to {_end(end)} (exclusive) of the {which} prompt, which has "
+            f"{len(tokens)} tokens",
             field="spans",
             value=f"{first}..{_end(end)}",
-            allowed=f"one token or more within 0..{len(tokens)}",
+            allowed=f"at least one token within 0..{len(tokens)}",
         )
     return range(first, end)
 
 
 def _end(end: int | None) -> str:
-    return "an end that is not said" if end is None else str(end)
+    return "the end" if end is None else str(end)
 
 
 def _holding(
     model: LanguageModel, span: PatchSpan, which: str, wanted: str, prompt: Prompt, tokens: tuple[int, ...]
 ) -> range:
-    """The tokens that have a character of the wanted text. A token may have others, too: its leading space."""
+    """Returns the tokens that contain a character of the wanted text. A token may contain others, too, such as a
+    leading space.
+    """
     text, places = _characters(model, prompt, tokens)
     times = text.count(wanted) if wanted else 0
     if times != 1:
         raise BadRequest(
-            f"the text of span {span.name!r} is {times} times in the {which} prompt",
+            f"the text of span {span.name!r} occurs {times} times in the {which} prompt",
             field="spans",
             value=wanted,
-            allowed="text that is once in the prompt, or a range of tokens",
+            allowed="text that occurs exactly once in the prompt, or a range of tokens",
         )
     first = text.index(wanted)
     inside = [place for place, (begin, end) in enumerate(places) if begin < first + len(wanted) and end > first]
     if not inside:
         raise BadRequest(
-            f"no token of the {which} prompt has a character of span {span.name!r}",
+            f"no token of the {which} prompt covers any character of span {span.name!r}",
             field="spans",
             value=wanted,
             allowed="text that the tokenizer keeps, or a range of tokens",
@@ -200,15 +202,15 @@ def _holding(
 
 
 def _characters(model: LanguageModel, prompt: Prompt, tokens: tuple[int, ...]) -> tuple[str, Sequence[tuple[int, int]]]:
-    """The prompt's text, and of each of its tokens the first character and the one after the last."""
+    """Returns the prompt's text, and for each of its tokens the first character and the one after the last."""
     if isinstance(prompt, str):
         found = model.tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        before = len(tokens) - len(found["input_ids"])  # a BOS that the text does not have itself
+        before = len(tokens) - len(found["input_ids"])  # A BOS that is not part of the text.
         return prompt, [(0, 0)] * before + list(found["offset_mapping"])
     texts = model.texts.in_order(tokens)
     ends = list(accumulate(map(len, texts)))
     places = [(end - len(text), end) for text, end in zip(texts, ends, strict=True)]
     for place in range(len(places) - 2, -1, -1):
-        if not texts[place]:  # its bytes begin a character of the next one's
+        if not texts[place]:  # Its bytes begin a character that the next token completes.
             places[place] = places[place + 1]
     return "".join(texts), places

@@ -1,4 +1,4 @@
-"""Which receivers a sweep names, and whether anything that it sends gets to them."""
+"""Finds the receivers of a sweep, and checks that a path leads to each of them."""
 
 from collections.abc import Collection, Iterable, Sequence
 
@@ -10,21 +10,21 @@ from actstore_worker.patching.inputs.kinds import EMBEDDING, FEATURES
 from actstore_worker.patching.kernels.receivers import Receivers, enters
 
 RECEIVERS_MAX = 128
-# What can send: kinds that change the residual at their own position alone. q, k and v act through their head's z.
+# Kinds that can send: they change the residual at their own position only. q, k and v act through their head's z.
 SENDER_KINDS = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post", "pattern", "z")
-# What can receive inside a layer: what attention makes of the residual by head, and what the MLP reads.
+# What can receive inside a layer: attention's inputs by head, and the MLP's input.
 _OF_HEADS, _MLP = ("q", "k", "v"), "mlp_in"
-# The receiver behind all layers: what the final norm and the unembedding read.
+# The receiver after all layers: the input of the final norm and the unembedding.
 LOGITS = "logits"
 
 
 def find_receivers(model: LanguageModel, request: RunSweep) -> Receivers | None:
-    """None where none are named. Errors: BadRequest for one that the model does not have, too many of them, logits
-    beside others, and what does not go with receivers.
+    """Returns the receivers of a request; None if there are none. Errors: BadRequest for a receiver that the model does
+    not have, too many of them, logits together with others, and options that cannot be combined with receivers.
     """
     if not request.receivers:
         if request.path_mlps != RunSweep.path_mlps:
-            message = "path_mlps says what MLPs do on the way to receivers, and none are named"
+            message = "path_mlps applies to MLPs between senders and receivers, but no receivers were given"
             raise BadRequest(message, field="receivers", value="", allowed="receivers, with path_mlps")
         return None
     _check_alone(request)
@@ -33,9 +33,9 @@ def find_receivers(model: LanguageModel, request: RunSweep) -> Receivers | None:
 
 
 def check_heard(receivers: Receivers | None, senders: Collection[Site], request: RunSweep) -> None:
-    """Errors: BadRequest for site kinds that cannot send, for a layer or a site kind that was asked for and reaches no
-    receiver, and for a receiver that none reaches. `senders` are those of the grid: what some receiver hears, and an
-    SAE's site.
+    """Refuses site kinds that cannot send, a requested layer or site kind without a path to a receiver, and a receiver
+    without a path from a sender: BadRequest. `senders` are those of the grid: sites with a path to some receiver, and
+    an SAE's site.
     """
     if receivers is None:
         return
@@ -50,10 +50,10 @@ def check_heard(receivers: Receivers | None, senders: Collection[Site], request:
     for text, receiver in zip(map(_named, receivers.sites), receivers.sites, strict=True):
         if not any(enters(site) <= receivers.reads(receiver) for site in senders):
             raise BadRequest(
-                f"nothing that is sent gets to receiver {text}: it reads the residual before any sender writes into it",
+                f"receiver {text} cannot be reached: it reads the residual stream before any sender writes to it",
                 field="receivers",
                 value=text,
-                allowed="receivers behind a sender",
+                allowed="receivers after a sender",
             )
 
 
@@ -61,7 +61,7 @@ def _check_senders(kinds: Iterable[str]) -> None:
     for kind in kinds:
         if kind not in SENDER_KINDS:
             raise BadRequest(
-                f"{kind} changes the residual only through its head's z, at other positions too: send from z",
+                f"{kind} cannot send: it changes the residual stream only through z, also at later positions; use z",
                 reason="SITE_UNKNOWN",
                 field="sites",
                 value=kind,
@@ -71,7 +71,7 @@ def _check_senders(kinds: Iterable[str]) -> None:
 
 def _refuse_deaf(sender: str, field: str, value: object) -> None:
     raise BadRequest(
-        f"what {sender} sends reaches no receiver: all of them read the residual before",
+        f"{sender} cannot reach any receiver: all receivers read the residual stream before it",
         field=field,
         value=value,
         allowed="senders before a receiver",
@@ -79,7 +79,7 @@ def _refuse_deaf(sender: str, field: str, value: object) -> None:
 
 
 def _check_alone(request: RunSweep) -> None:
-    """What does not go with receivers, for a path begins at one site of one layer."""
+    """Refuses options that cannot be combined with receivers, because a path starts at one site of one layer."""
     found: dict[str, object] = {}
     if request.joint:
         found["joint"] = ", ".join(joint.name for joint in request.joint)
@@ -88,14 +88,17 @@ def _check_alone(request: RunSweep) -> None:
     if request.screen is not None:
         found["screen"] = request.screen.exact_cells
     for field, value in found.items():
-        message = f"paths to receivers begin at one site each and are all computed: {field} does not go with receivers"
-        raise BadRequest(message, field=field, value=value, allowed="none, with receivers")
+        message = (
+            f"each path to the receivers starts at one site, and all are computed: {field} cannot be given with "
+            "receivers"
+        )
+        raise BadRequest(message, field=field, value=value, allowed="none, if there are receivers")
 
 
 def _counted(asked: Sequence[str]) -> Sequence[str]:
     if len(asked) > RECEIVERS_MAX:
         raise BadRequest(
-            f"{len(asked)} receivers are too many; a sweep has at most {RECEIVERS_MAX}",
+            f"{len(asked)} receivers are too many; a sweep can have at most {RECEIVERS_MAX}",
             reason="LIMIT_EXCEEDED",
             field="receivers",
             value=len(asked),
@@ -103,8 +106,8 @@ def _counted(asked: Sequence[str]) -> Sequence[str]:
         )
     if LOGITS in asked and set(asked) != {LOGITS}:
         raise BadRequest(
-            "what goes straight into the logits is all that is counted there, so nothing would be seen of other "
-            "receivers: ask for them in another sweep",
+            f"receiver {LOGITS!r} measures only the direct path into the logits, so other receivers would have no "
+            "effect: use a separate sweep for them",
             field="receivers",
             value=", ".join(asked),
             allowed=f"{LOGITS} alone, or others without it",
@@ -120,7 +123,7 @@ def _parse(model: LanguageModel, text: str) -> Site:
         found = parse_site(text, kinds, model.layer_count, model.head_counts)
     except BadRequest as error:
         allowed = f"{error.details['allowed']}, {LOGITS}"
-        message = f"{text!r} is no receiver: {error.message}"
+        message = f"{text!r} cannot be a receiver: {error.message}"
         raise BadRequest(message, reason=error.reason, field="receivers", value=text, allowed=allowed) from None
     return Site(found.layer, "mlp_out") if found.kind == _MLP else found
 

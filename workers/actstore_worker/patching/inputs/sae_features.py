@@ -1,10 +1,10 @@
-"""SAE features as what is patched: one, several together, or what the SAE leaves unexplained.
+"""Patches SAE features: one, several together, or the SAE's error.
 
-Of an activation x the SAE makes features f, and x = decode(f) + error. A patched row has some of the base run's
-features at the source run's height, and the base run's error (`kept`), none (`dropped`) or the source run's (`patched`;
-Marks et al. 2024, "Sparse feature circuits", have errors as nodes of their own). A scale that the SAE takes from the
-row itself stays the base run's, and what that changes of the source run's counts as error: with all features and the
-error from the source run, the row is the source run's, whatever the SAE.
+An SAE turns an activation x into features f, with x = decode(f) + error. A patched row has some of the base run's
+features replaced by the source run's values, and the base run's error (`kept`), none (`dropped`) or the source run's
+(`patched`; Marks et al. 2024, "Sparse feature circuits", treat errors as separate nodes). If the SAE scales each row by
+itself, the base run's scale is kept, and the resulting difference of the source run counts as error: with all features
+and the error from the source run, the row is the source run's, for every SAE.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,31 +24,31 @@ from actstore_worker.sae.autoencoder import SparseAutoencoder
 from actstore_worker.sae.fit import check_fit
 from actstore_worker.sae.refusals import mismatch
 
-# Features that one sweep names.
+# The largest number of features in one sweep.
 FEATURES_MAX = 16_384
-# Of a prompt, encoded at once: d_sae numbers each, of which the few that are not 0 are kept.
+# Positions that are encoded at once. Each has d_sae numbers, of which only the few nonzero ones are kept.
 _ROWS_AT_ONCE = 64
 
-# By feature, its height on one token; 0 for one that is not there.
+# For each feature its value on one token; 0 if it is missing.
 Active = Mapping[int, float]
 
 
 def check_features(
     sae: SparseAutoencoder, model: LanguageModel, features: Sequence[int], patchable: Sequence[str]
 ) -> None:
-    """Errors: BadRequest for an SAE that reads and writes what cannot be patched, or that does not go with the model;
-    for a feature that it does not have.
+    """Refuses an SAE at a site that cannot be patched, or that does not fit the model, and features that it does not
+    have: BadRequest.
     """
     check_fit(sae, model)
     if sae.is_transcoder:
-        why = "a transcoder's features are read at one site and written at another, so none can be put in place there"
+        why = "a transcoder reads one site and writes another, so its features cannot be patched at either"
         raise mismatch(sae.name, "output_site", sae.output_site, str(sae.site), why)
     if sae.site.kind not in patchable or sae.site.kind == "pattern":
         allowed = [f"{kind}.LAYER" for kind in patchable if kind != "pattern"]
-        raise mismatch(sae.name, "site", sae.site, allowed, f"runs of {model.name!r} cannot be patched there")
+        raise mismatch(sae.name, "site", sae.site, allowed, f"{model.name!r} cannot be patched at this site")
     if len(features) > FEATURES_MAX:
         raise BadRequest(
-            f"{len(features)} features are named",
+            f"{len(features)} features were given",
             reason="LIMIT_EXCEEDED",
             field="features",
             value=len(features),
@@ -66,13 +66,13 @@ def check_features(
 
 
 def active_features(model: LanguageModel, sae: SparseAutoencoder, tokens: Sequence[int]) -> list[Active]:
-    """Of each token of a prompt. One forward pass."""
+    """Returns the active features of each token of a prompt, by one forward pass."""
     return _encoded(sae, _rows(record(model, tokens, [sae.site]), sae.site, model.head_counts))
 
 
 @dataclass(frozen=True)
 class FeatureRuns:
-    """The base and the source run of a pair in an SAE's features. `zero`: the source's features and error are 0."""
+    """The base and the source run of a pair as SAE features. `zero`: the source's features and error are 0."""
 
     sae: SparseAutoencoder
     error: SaeError
@@ -82,8 +82,8 @@ class FeatureRuns:
     head_counts: Mapping[str, int]
 
     def replacing(self, features: Iterable[int] | None, by: int, *, error: bool = False) -> "FeatureSource":
-        """None: all features. `by`: how much later the source's token is than the base's. `error`: of a cell that is
-        the error's.
+        """Returns the source of patched rows. None: all features. `by`: how much later the source's token is than the
+        base's. `error`: for a cell that patches the error.
         """
         return FeatureSource(self, None if features is None else tuple(features), by, error)
 
@@ -100,14 +100,14 @@ class FeatureRuns:
         return found[0].to(self.base.logits.dtype)
 
     def _explained(self, position: int) -> Float[Tensor, "one width"]:
-        """What the SAE makes of the base run's row."""
+        """Returns the SAE's reconstruction of the base run's row."""
         if position not in self._decoded:
             x = self._base_rows[position : position + 1]
             self._decoded[position] = self.sae.decode(self._dense(self._base[position]), x)
         return self._decoded[position]
 
     def _source_error(self, position: int, by: int) -> Float[Tensor, "one width"]:
-        """In the base run's scale."""
+        """Returns the source run's error in the base run's scale."""
         if (position, by) not in self._errors:
             x, there = self._base_rows[position : position + 1], self._source[position + by]
             self._errors[position, by] = self._source_rows[position + by] - self.sae.decode(self._dense(there), x)
@@ -115,7 +115,7 @@ class FeatureRuns:
 
     @cached_property
     def _decoded(self) -> dict[int, Float[Tensor, "one width"]]:
-        """By position, as they are asked for: every feature's row begins with them."""
+        """Returns decoded rows by position, computed on request: the rows of all features begin with them."""
         return {}
 
     @cached_property

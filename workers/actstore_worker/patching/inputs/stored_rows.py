@@ -1,4 +1,4 @@
-"""Rows of a stored run in place of a prompt's activations: their mean, or some drawn at random."""
+"""Rows of a stored run as replacements for a prompt's activations: their mean, or some drawn at random."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,26 +23,26 @@ from actstore_worker.models.dtypes import TORCH_DTYPES
 from actstore_worker.models.model import LanguageModel
 from actstore_worker.patching.kernels.recording import Recording
 
-# Of a run with more rows than a sweep looks at, so many shards are read, evenly spread: each is opened once a site.
+# If a run has more rows than a sweep reads, this many shards are read, evenly spread. Each is opened once per site.
 SHARDS_MAX = 16
 
 
 @dataclass(frozen=True)
 class StoredRows:
-    """`rows` has a row for each position of the longest prompt."""
+    """Replacement rows. `rows` has one row for each position of the longest prompt."""
 
     taken: TakenRows
     rows: Mapping[Site, Float[Tensor, "position width"]]
 
     def instead(self, recording: Recording) -> Recording:
-        """The same run with these rows for what is taken from it."""
+        """Returns the same run with these rows as its activations."""
         length = len(recording.tokens)
         return replace(recording, activations={site: rows[:length] for site, rows in self.rows.items()})
 
 
 @dataclass(frozen=True)
 class _Stretch:
-    """Sequences side by side in one shard: rows of the run in all, and of the tokens that count."""
+    """Consecutive sequences of one shard: its rows of the run in total, and those of tokens that are not excluded."""
 
     keep: TokenFilter
     read: int
@@ -51,24 +51,24 @@ class _Stretch:
 
 @dataclass(frozen=True)
 class StoredReading:
-    """A run of which rows are read, site by site: that may take a while."""
+    """A run whose rows are read site by site, because that may take a while."""
 
     model: LanguageModel
     taken: TakenRows
     _snapshot: Snapshot
     _stretches: Sequence[_Stretch]
     _length: int
-    # Numbers among the rows that count, of all sites those of the same tokens; None: their mean is wanted.
+    # Indices among the rows that are not excluded; the same tokens at all sites. None: the mean is used.
     _drawn: Int[npt.NDArray[np.int64], " position"] | None
 
     @classmethod
     def begin(
         cls, bucket: Bucket, model: LanguageModel, asked: StoredSource, source: PatchSource, length: int, most: int
     ) -> "StoredReading":
-        """Of source `mean`, the mean of at most about `most` rows, at each of `length` positions; of `resample`, as
-        many of these rows, drawn at random.
+        """Starts reading. With source `mean`: the mean of at most about `most` rows, at each of `length` positions;
+        with `resample`, that many of these rows, drawn at random.
 
-        Errors: as `check_stored_rows`, and BadRequest NOTHING_LEFT where all its rows are excluded.
+        Errors: as `check_stored_rows`, and BadRequest NOTHING_LEFT if all rows are excluded.
         """
         snapshot = check_stored_rows(bucket, model, (), asked)
         stretches = list(_stretches(snapshot, asked.exclude, most))
@@ -82,9 +82,10 @@ class StoredReading:
         return cls(model, taken, snapshot, stretches, length, drawn)
 
     def rows(self, site: Site) -> Float[Tensor, "position width"]:
-        """Of a site of which the run stores single heads, no numbers in place of the others, which nobody asks for.
+        """Reads the rows of a site. If the run stores single heads of it, the values of the other heads are undefined,
+        and are never used.
 
-        Errors: BadRequest SITE_UNKNOWN for one that the run does not store.
+        Errors: BadRequest SITE_UNKNOWN for a site that the run does not store.
         """
         there = self._snapshot.record.specification.dense_sites
         heads = [replace(site, head=head) for head in range(self.model.head_counts.get(site.kind, 0))]
@@ -103,12 +104,12 @@ class StoredReading:
 
 
 def check_stored_rows(bucket: Bucket, model: LanguageModel, sites: Iterable[Site], asked: StoredSource) -> Snapshot:
-    """The run, if it has what is asked for.
+    """Opens the run and checks that it has what the request needs.
 
-    Errors: NotThere for no such run; BadRequest RUN_MISMATCH for one of other weights or of another dtype, SITE_UNKNOWN
-    for a site that it does not store, NOTHING_LEFT for one without rows.
+    Errors: NotThere if there is no such run; BadRequest RUN_MISMATCH for other weights or another dtype, SITE_UNKNOWN
+    for a site that it does not store, NOTHING_LEFT for a run without rows.
     """
-    kept_classes(asked.exclude)  # refuses others
+    kept_classes(asked.exclude)  # Refuses other sites.
     snapshot = open_run(bucket, asked.run)
     _check_model(snapshot, model)
     for site in sites:
@@ -129,7 +130,9 @@ def _nothing_left(asked: StoredSource) -> BadRequest:
 
 
 def _stretches(snapshot: Snapshot, exclude: frozenset[str], most: int) -> Iterator[_Stretch]:
-    """All sequences; or of evenly spread shards the first ones, with about `most` rows in all and at least one each."""
+    """Returns all sequences; or the first ones of evenly spread shards, with about `most` rows in total and at least
+    one each.
+    """
     shards = snapshot.shards
     everything = snapshot.tokens_committed <= most
     chosen = shards if everything else shards[np.arange(count := min(SHARDS_MAX, len(shards))) * len(shards) // count]
@@ -167,7 +170,7 @@ def _mean(snapshot: Snapshot, name: str, stretches: Iterable[_Stretch]) -> npt.N
 def _picked(
     snapshot: Snapshot, name: str, stretches: Iterable[_Stretch], drawn: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.float32]:
-    """Those rows, in the order of the draw, of all that count in the stretches."""
+    """Returns the drawn rows, in the order of the draw, from all rows that are not excluded."""
     found = np.zeros((len(drawn), snapshot.record.dense_width(name)), np.float32)
     first = 0
     for matrix in _matrices(snapshot, name, stretches):
@@ -178,21 +181,25 @@ def _picked(
 
 
 def _drawn(seed: int, total: int, count: int) -> npt.NDArray[np.int64]:
-    """Without repeats where there are enough."""
+    """Draws without replacement if there are enough rows."""
     return np.random.default_rng(seed).choice(total, count, replace=total < count)
 
 
 def _dtype(row_bytes: int, width: int, snapshot: Snapshot) -> str:
-    """Shards that had to widen a site come as float32 all of them."""
+    """Returns the dtype: float32 if any shard had to widen the site."""
     return "float32" if row_bytes == 4 * width else snapshot.record.specification.stored_dtype
 
 
 def _check_stored(snapshot: Snapshot, site: Site) -> None:
     there = snapshot.record.specification.dense_sites
     if site.kind == "pattern" or not {str(site), str(site.whole)} & {*there}:
-        why = "weights of other prompts' tokens are no weights of these" if site.kind == "pattern" else "not stored"
+        why = (
+            "attention weights of other prompts do not apply to these prompts' tokens"
+            if site.kind == "pattern"
+            else "not stored"
+        )
         raise BadRequest(
-            f"run {snapshot.record.run} has no rows of {site} to take: {why}",
+            f"run {snapshot.record.run} has no usable rows of {site}: {why}",
             reason="SITE_UNKNOWN",
             field="sites",
             value=str(site),
@@ -209,8 +216,9 @@ def _check_model(snapshot: Snapshot, model: LanguageModel) -> None:
     ):
         if captured != there:
             raise BadRequest(
-                f"run {snapshot.record.run} is of model {asked.model!r} with {field} {captured}, and this is "
-                f"{model.name!r} with {there}: its rows are no activations of these weights",
+                f"run {snapshot.record.run} was captured from model {asked.model!r} with {field} {captured}, but "
+                "this is "
+                f"{model.name!r} with {there}: its rows are not activations of this model",
                 reason="RUN_MISMATCH",
                 field="stored.run",
                 value=captured,

@@ -1,1 +1,3 @@
-"""Ways to run a model with cells patched: whole forward passes, and fast ones that compute what a patch can change."""
+"""Ways to run a model with cells patched: full forward passes, and fast ones that compute only what a patch
+can change.
+"""

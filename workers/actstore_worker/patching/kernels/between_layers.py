@@ -1,4 +1,4 @@
-"""Where a patch of one activation joins: the residual between two layers, at the one position that it changes."""
+"""Computes the residual after a patch of one activation: between two layers, at the one position that it changes."""
 
 from collections.abc import Iterator, Sequence
 
@@ -11,12 +11,12 @@ from actstore_worker.models.model import LanguageModel
 from actstore_worker.patching.kernels.full import Cell, Patch
 from actstore_worker.patching.kernels.joining import through
 
-# Kinds that lie between layers.
+# Kinds of the residual stream between layers.
 BETWEEN = ("resid_pre", "resid_post")
 
 
 def between_layers(model: LanguageModel, site: Site, patches: Sequence[Patch]) -> Float[Tensor, "patch d_model"]:
-    """The residual where they join, at the patched position, of patches of one cell each, all of this site."""
+    """Returns the residual at the patched position, for patches of one cell each, all of this site."""
     family, layer = model.family, model.layers[site.layer]
     cells = [patch.cells[0] for patch in patches]
     value = _values(model, site, patches)
@@ -35,7 +35,7 @@ def between_layers(model: LanguageModel, site: Site, patches: Sequence[Patch]) -
 
 
 def _values(model: LanguageModel, site: Site, patches: Sequence[Patch]) -> Float[Tensor, "patch width"]:
-    """What the site has at each patch's position; of z, the base run's heads beside the patched one."""
+    """Returns the site's values at each patch's position; for z, with the base run's values in the other heads."""
     heads = model.head_counts.get(site.kind, 1)
     found = []
     for patch, cell in _zip(patches):

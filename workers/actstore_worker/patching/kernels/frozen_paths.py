@@ -1,4 +1,4 @@
-"""The slow twin of path patching: both forward passes of it, whole."""
+"""The slow reference of path patching: both forward passes, in full."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -17,7 +17,9 @@ from actstore_worker.patching.kernels.recording import Recording
 
 
 class FrozenPaths:
-    """The obvious kernel of paths, for the same patches as `paths.Paths`. Recordings have z of every layer."""
+    """The simple kernel of path patching, for the same patches as `paths.Paths`. Recordings must have z of
+    every layer.
+    """
 
     name: SweepKernel = "full"
 
@@ -45,7 +47,7 @@ class FrozenPaths:
         return self._full.run([self._pinned(patch, seen, row) for row, patch in enumerate(patches)])
 
     def _pinned(self, patch: Patch, seen: Mapping[Site, Tensor], row: int) -> Patch:
-        """The base run with the receivers as they were seen."""
+        """The base run with the receivers' values set to those of the second run."""
         received = {**patch.base.activations, **{site: found[row] for site, found in seen.items()}}
         source = replace(patch.base, activations=received, logits=patch.source.logits)
         last = len(patch.base.tokens) - 1
@@ -60,7 +62,7 @@ class FrozenPaths:
 def _freezing(
     model: LanguageModel, receivers: Receivers, bases: Sequence[Recording], seen: dict[Site, Tensor]
 ) -> dict[Site, Edit]:
-    """Holds attention and MLPs at what they are in the base runs, one a row, and keeps what the receivers are."""
+    """Freezes attention and MLPs to their outputs in the base runs, one per row, and records the receivers' values."""
 
     def holding(site: Site) -> Edit:
         held = torch.stack([base.activations[site] for base in bases])

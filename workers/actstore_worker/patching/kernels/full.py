@@ -1,4 +1,4 @@
-"""Patched runs: the interface, and the obvious way, which runs the whole model for each of them."""
+"""Patched runs: the interface, and the simple implementation, which runs the whole model for each of them."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -18,15 +18,15 @@ from actstore_worker.patching.kernels.recording import Recording, Source
 
 
 class Layer(Protocol):
-    """A layer of a run that is under way, for what is written into it."""
+    """A layer of a run in progress, as code that writes into it sees it."""
 
     @property
     def residual(self) -> Float[Tensor, "row position d_model"]:
-        """What went into it."""
+        """The layer's input."""
 
     @property
     def values(self) -> Float[Tensor, "row kv_head position d_head"]:
-        """From position 0 on."""
+        """The values of attention, from position 0 on."""
 
 
 Found = tuple[int, "Cell", Source]
@@ -34,8 +34,8 @@ Found = tuple[int, "Cell", Source]
 
 @dataclass(frozen=True)
 class Cell:
-    """One activation to replace: a site, of one head where the kind has heads, at a position. Of pattern, the weights
-    with which that position attends.
+    """One activation to replace: a site, or one head of a site with heads, at a position. For pattern: the attention
+    weights of the query at that position.
     """
 
     site: Site
@@ -47,7 +47,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Patch:
-    """One patched run: `base`, with the activations of `cells` taken from `source`; all of them at once."""
+    """One patched run: `base`, with the activations of all `cells` taken from `source`."""
 
     base: Recording
     source: Source
@@ -56,7 +56,9 @@ class Patch:
 
 @dataclass
 class Count:
-    """Tokens times layers that were computed, and those of running each patched prompt from the start."""
+    """Token-layers (tokens times layers) that were computed, and those of full forward passes of each
+    patched prompt.
+    """
 
     computed: float = 0.0
     full: float = 0.0
@@ -67,7 +69,7 @@ class Count:
 
 
 class Kernel(Protocol):
-    """A way to compute patched runs; all of them agree with `FullForward`."""
+    """A way to compute patched runs. All kernels agree with `FullForward`."""
 
     @property
     def name(self) -> SweepKernel: ...
@@ -76,14 +78,14 @@ class Kernel(Protocol):
     def count(self) -> Count: ...
 
     def price(self, cells: Sequence[Cell], length: int) -> float:
-        """What `run` will count as computed for a patch of these cells in a prompt of so many tokens."""
+        """Returns the token-layers that `run` will count for a patch of these cells in a prompt of this length."""
 
     def run(self, patches: Sequence[Patch]) -> Float[Tensor, "patch vocabulary"]:
-        """Logits at the last position of each. All bases have the same number of tokens."""
+        """Returns the logits at the last position of each patch. All bases must have the same number of tokens."""
 
 
 class FullForward:
-    """The obvious kernel: the whole model over the whole prompt, unembedding the last position only."""
+    """The simple kernel: runs the whole model over the whole prompt, and unembeds only the last position."""
 
     name: SweepKernel = "full"
 
@@ -106,8 +108,8 @@ class FullForward:
 
 @contextmanager
 def _unembedding_once(model: LanguageModel) -> Iterator[None]:
-    """While it lasts, last positions come to the unembedding as one matrix. transformers' slice of them has gaps, and
-    is multiplied prompt by prompt, with the whole unembedding read for each.
+    """Within this context, the last positions reach the unembedding as one contiguous matrix. transformers' slice has
+    gaps, so it would be multiplied prompt by prompt, and the whole unembedding read for each.
     """
     module: Any = model.module
     unembedding: nn.Module = module.get_output_embeddings()
@@ -119,7 +121,7 @@ def _unembedding_once(model: LanguageModel) -> Iterator[None]:
 
 
 def patch_edits(model: LanguageModel, patches: Sequence[Patch]) -> dict[Site, Edit]:
-    """What the whole model writes over the whole prompts, a patch a row."""
+    """Returns what to write into the whole model over the whole prompts, one patch per row."""
     found: dict[int, list[Found]] = defaultdict(list)
     for row, patch in enumerate(patches):
         for cell in patch.cells:
@@ -136,7 +138,7 @@ def patch_edits(model: LanguageModel, patches: Sequence[Patch]) -> dict[Site, Ed
 
 
 class _SeenLayer:
-    """What went by, with what was written into it."""
+    """The values that passed through a layer, including what was written into it."""
 
     residual: Tensor
     values: Tensor
@@ -149,12 +151,12 @@ class _SeenLayer:
 
 
 def site_edits(model: LanguageModel, cells: Sequence[Found], first_position: int, layer: Layer) -> dict[Site, Edit]:
-    """What to write at the sites of one layer: (row of the batch, cell, where its activation comes from). The batch
+    """Returns what to write at the sites of one layer: (row of the batch, cell, source of its activation). The batch
     begins at `first_position`.
 
-    Two kinds cannot be written where they are seen. Attention has used its weights by then: what they make of the run's
-    own values goes into z. And resid_mid is what the MLP's norm reads, not the stream itself: attn_out becomes what is
-    missing of it.
+    Two kinds cannot be written where they are read. Attention has already used its weights by then, so the product of
+    the patched weights with the run's own values is written into z. And resid_mid is the input of the MLP's norm, not
+    the stream itself, so the difference is added to attn_out.
     """
     by_site: dict[Site, list[Found]] = defaultdict(list)
     for row, cell, source in cells:
@@ -172,7 +174,7 @@ def site_edits(model: LanguageModel, cells: Sequence[Found], first_position: int
     return edits
 
 
-# Written through another kind's place, and after what is written there itself.
+# Kinds that are written at another kind's place, after what is written there directly.
 INDIRECT = {"pattern": "z", "resid_mid": "attn_out"}
 
 
@@ -229,7 +231,7 @@ def _places(
 
 
 def both(first: Edit, second: Edit) -> Edit:
-    """One after the other."""
+    """Applies one edit after the other."""
 
     def edit(tensor: Tensor) -> None:
         first(tensor)

@@ -1,8 +1,8 @@
-"""The layer at which a patched run joins, where its input differs from the base run's at one position alone.
+"""The first layer of a patched run, whose input differs from the base run's at one position only.
 
-Of all other positions the queries, keys and values are the base run's. So the layer itself runs at that one position,
-and for those after it attention, with the base run's queries, and what its output goes through: its projection, and the
-MLP too unless the block is parallel.
+At all other positions, queries, keys and values equal the base run's. So the whole layer runs only at that one
+position. For later positions, only attention with the base run's queries is computed, and what its output passes
+through: its projection, and the MLP, unless the block is parallel.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,13 +18,13 @@ from actstore_worker.models.model import LanguageModel
 from actstore_worker.patching.kernels.recording import Recording
 from actstore_worker.patching.kernels.scattered import Runs, compute_layer, stacked
 
-# Of a layer's computing, where the MLP is four times as wide as the residual: the output projection, and both.
+# Shares of a layer's computation if the MLP is four times as wide as the residual: the output projection, and both.
 _OUTPUT, _OUTPUT_AND_MLP = 1 / 12, 9 / 12
 
 
 @dataclass(frozen=True)
 class Joining:
-    """A run that goes into the layer as `base` does, but for `residual` at `position`."""
+    """A run whose layer input equals `base`, except for `residual` at `position`."""
 
     base: Recording
     position: int
@@ -32,15 +32,15 @@ class Joining:
 
 
 def later_share(model: LanguageModel) -> float:
-    """Token-layers of a later position of a run that joins; of the joining position it is one."""
+    """Token-layers of one later position of such a run; the patched position itself counts as one."""
     return _OUTPUT_AND_MLP if "resid_mid" in model.kinds else _OUTPUT
 
 
 def join_layer(
     model: LanguageModel, layer: int, call: Mapping[str, Any], rows: Sequence[Joining], first: int, start: int
 ) -> Float[Tensor, "row position d_model"]:
-    """What comes out of the layer from position `start` on, and zeros before a row's own position. `call` is what the
-    layer is told of whole prompts, and no row's position lies before `first`.
+    """Returns the layer's output from position `start` on, with zeros before a row's own position. `call` are the
+    layer's arguments for whole prompts. No row's position is before `first`.
     """
     bases = [row.base for row in rows]
     positions = torch.tensor([row.position for row in rows], device=model.device)
@@ -66,7 +66,7 @@ def _after(
     z: Float[Tensor, "row position width"],
     later: Bool[Tensor, "row position"],
 ) -> Float[Tensor, "later d_model"]:
-    """What comes out of the layer where only attention saw the change."""
+    """Returns the layer's output where only attention sees the change."""
     start = len(bases[0].tokens) - z.shape[1]
     family, module = model.family, model.layers[layer]
     attn_out = through(module, family.from_z, z[later])
@@ -78,7 +78,7 @@ def _after(
 
 
 def through(layer: nn.Module, paths: Sequence[str], found: Tensor) -> Tensor:
-    """What a layer's modules make of it, one after the other."""
+    """Applies a layer's modules one after the other."""
     for path in paths:
         found = layer.get_submodule(path)(found)
     return found

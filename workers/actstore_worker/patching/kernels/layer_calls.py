@@ -1,4 +1,6 @@
-"""What transformers tells a layer beside its input: seen once for a whole prompt, and cut to the positions that run."""
+"""The arguments that transformers passes to a layer besides its input: recorded for a whole prompt, and cut to some
+positions.
+"""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -13,21 +15,23 @@ from torch import Tensor, nn
 from actstore_worker.models.attention import using_attention
 from actstore_worker.models.model import LanguageModel
 
-# By transformers' names; a cache of keys and values has one of two.
+# The cache of keys and values has one of two names in transformers.
 CACHES = ("past_key_values", "layer_past")
 
 
 class Unresumable(Exception):
-    """Layers of this model want to be told what we do not know for the middle of a prompt."""
+    """Layers of this model need arguments that are unknown for a part of a prompt, so partial forward passes are
+    impossible.
+    """
 
 
-class Enough(Exception):  # no error: it leaves a layer once its keys and values are there
+class Enough(Exception):  # Not an error: it leaves a layer as soon as its keys and values are computed.
     pass
 
 
 def watch_layers(model: LanguageModel, length: int) -> list[dict[str, Any]]:
-    """What transformers tells each layer beside its input, for prompts of this length: masks, which eager attention
-    gets in full, and rotary embeddings. The layers compute nothing.
+    """Records the arguments that transformers passes to each layer for prompts of this length: masks, which eager
+    attention gets in full, and rotary embeddings. The layers compute nothing.
     """
     seen: list[dict[str, Any]] = []
 
@@ -48,7 +52,9 @@ def watch_layers(model: LanguageModel, length: int) -> list[dict[str, Any]]:
 
 @contextmanager
 def _calling(layer: nn.Module, instead: Callable[..., Tensor]) -> Iterator[None]:
-    """While it lasts, the layer computes so. What was set on it before (a device's hooks are) comes back."""
+    """Within this context, the layer computes this function. A forward that was set on it before, such as a device's
+    hook, is restored.
+    """
     before = vars(layer).get("forward")
     vars(layer)["forward"] = instead
     try:
@@ -60,16 +66,16 @@ def _calling(layer: nn.Module, instead: Callable[..., Tensor]) -> Iterator[None]
 
 
 def check_call(call: dict[str, Any]) -> None:
-    """Raises Unresumable for a layer that is told what is not known for the middle of a prompt."""
+    """Raises Unresumable for a layer whose arguments are unknown for a part of a prompt."""
     if not set(CACHES) & set(call):
-        raise Unresumable("a layer is told of no cache")
+        raise Unresumable("a layer's forward takes no cache of keys and values")
     for name, value in call.items():
         if isinstance(value, Tensor) and name not in ("attention_mask", "position_ids"):
-            raise Unresumable(f"a layer is told {name}, and what that would be in the middle is not known")
+            raise Unresumable(f"a layer's forward takes {name}, which a partial forward pass cannot supply")
 
 
 def told(call: Mapping[str, Any], cache: object, positions: slice | Int[Tensor, " token"]) -> dict[str, Any]:
-    """What a layer is told for some positions of the prompts that `call` is of, with this cache of keys and values."""
+    """Returns a layer's arguments for some positions of the prompts of `call`, with this cache of keys and values."""
     found: dict[str, Any] = {}
     for name, value in call.items():
         if name in CACHES:

@@ -1,14 +1,14 @@
-"""Path patching: what goes from one component straight into others, and nothing else.
+"""Path patching: the effect of one component directly on others, and on nothing else.
 
-Three runs, as published (Wang et al. 2022, "Interpretability in the wild", section 3.1 and appendix B; Goldowsky-Dill
-et al. 2023, "Localizing model behavior with path patching"). 1: both prompts, unpatched. 2: the base run with the
-sender's activation from the source run, and every attention (and, unless told otherwise, every MLP) held at what it
-writes in the base run; it gives what the receivers are. 3: the base run with the receivers as they are in 2, at every
-position, and all that follows them free. `frozen_paths.py` does just that.
+As published, this takes three runs (Wang et al. 2022, "Interpretability in the wild", section 3.1 and appendix B;
+Goldowsky-Dill et al. 2023, "Localizing model behavior with path patching"). Run 1: both prompts, unpatched. Run 2: the
+base run with the sender's activation from the source run, and all attention (and all MLPs, if `path_mlps` is frozen)
+frozen to its output in the base run; it gives the receivers' values. Run 3: the base run with the receivers set to
+their values of run 2, at every position, and everything after them recomputed. `frozen_paths.py` does exactly that.
 
-Here the second run is not run. Attention is held, so nothing moves between positions: what the sender changes in the
-residual at its position is added to the base run's stream there, and the receivers read that. And the third run is one
-patch of the receivers, which any kernel computes.
+Here run 2 needs no forward pass. Because attention is frozen, nothing moves between positions: the sender's change of
+the residual is added to the base run's stream at its position, and the receivers read the result. Run 3 is one patch of
+the receivers, which any kernel can compute.
 """
 
 from collections import defaultdict
@@ -28,15 +28,15 @@ from actstore_worker.patching.kernels.joining import through
 from actstore_worker.patching.kernels.receivers import Point, Receivers, enters
 from actstore_worker.patching.kernels.recording import Recording
 
-# Of a layer's computing, where the MLP is four times as wide as the residual: the MLP, and what makes q, k or v of the
-# residual, with the change and without.
+# Shares of a layer's computation if the MLP is four times as wide as the residual: the MLP, and the projection that
+# computes q, k or v from the residual, with and without the change.
 _MLP, _PROJECTIONS = 8 / 12, 2 / 12
 
 
 class Paths:
-    """A kernel whose patches say what sends; `kernel` computes what becomes of the receivers. The cells of a patch are
-    of one site, at any positions. Patches without cells are the base run, as the kernel computes it; those whose cells
-    reach no receiver are the base run itself.
+    """A kernel whose patches define senders; the inner `kernel` computes the effect of the receivers. The cells of a
+    patch are of one site, at any positions. Patches without cells are the base run, as the inner kernel computes it;
+    patches without a path to a receiver are the base run itself.
     """
 
     def __init__(self, model: LanguageModel, receivers: Receivers, kernel: Kernel) -> None:
@@ -65,7 +65,7 @@ class Paths:
         return logits
 
     def _way(self, cells: Sequence[Cell]) -> float:
-        """Token-layers of what is computed between senders and receivers, each at its own position."""
+        """Returns the token-layers that are computed between senders and receivers, at each sender's own position."""
         if not cells:
             return 0.0
         begin, through_mlps = enters(cells[0].site), _recomputed(self._model, self._receivers)
@@ -77,7 +77,7 @@ class Paths:
 
 @dataclass(frozen=True)
 class _Received:
-    """The base run, but for what receivers are by (site, position)."""
+    """The base run, except for the receivers' values by (site, position)."""
 
     base: Recording
     logits: Float[Tensor, " vocabulary"]
@@ -98,18 +98,18 @@ class _Sender:
     cell: Cell
 
     def base(self, site: Site) -> Float[Tensor, " width"]:
-        """All heads, where the site has heads."""
+        """All heads, if the site has heads."""
         return self.patch.base.activations[site.whole][self.cell.position]
 
     def stream(self, point: Point) -> Float[Tensor, " d_model"]:
-        """Of the base run."""
+        """The residual stream of the base run."""
         layer, middle = point
         before = self.patch.base.residuals[layer][self.cell.position]
         return before + self.base(Site(layer, "attn_out")) if middle else before
 
 
 def receiving(model: LanguageModel, receivers: Receivers, patches: Sequence[Patch]) -> list[Patch]:
-    """For each patch, whose cells send, one whose cells are the receivers, as they are in the second run."""
+    """Returns, for each patch of senders, the patch of receivers with their values in run 2."""
     senders = [_Sender(patch, cell) for patch in patches for cell in patch.cells]
     numbers = [number for number, patch in enumerate(patches) for _ in patch.cells]
     values: list[dict[tuple[Site, int], Tensor]] = [{} for _ in patches]
@@ -127,7 +127,9 @@ def receiving(model: LanguageModel, receivers: Receivers, patches: Sequence[Patc
 
 
 def _recomputed(model: LanguageModel, receivers: Receivers) -> dict[Point, int]:
-    """Layers whose MLPs make what they will of what has been sent, by where they read it."""
+    """Returns the layers whose MLPs are recomputed between senders and receivers, by the point where they read the
+    stream.
+    """
     layers = range(model.layer_count) if receivers.through_mlps and "mlp_out" in model.kinds else ()
     return {receivers.reads(Site(layer, "mlp_out")): layer for layer in layers}
 
@@ -135,9 +137,7 @@ def _recomputed(model: LanguageModel, receivers: Receivers) -> dict[Point, int]:
 def _received(
     model: LanguageModel, receivers: Receivers, senders: Sequence[_Sender]
 ) -> dict[Site, dict[int, Float[Tensor, " width"]]]:
-    """By receiver, all heads of it, and place among the senders: what each receiver is. Those that nothing reaches are
-    left out.
-    """
+    """Returns by receiver (all of its heads) and sender the receiver's value. Receivers without a path are left out."""
     readers: dict[Point, list[Site]] = defaultdict(list)
     for site in dict.fromkeys(site.whole for site in receivers.sites):
         readers[receivers.reads(site)].append(site)
@@ -161,26 +161,26 @@ def _received(
 def _read(
     model: LanguageModel, site: Site, senders: Sequence[_Sender], stream: Float[Tensor, "sender d_model"]
 ) -> Float[Tensor, "sender width"]:
-    """What a receiver makes of a stream, at each sender's position."""
+    """Returns a receiver's value computed from a stream, at each sender's position."""
     if site.kind == "resid_post":
         return stream
     if site.kind == "mlp_out":
         return through(model.layers[site.layer], model.family.from_middle, stream)
-    # By difference: what else goes into it at that position, such as a position's embedding, stays as it is.
+    # Computed as a difference, so that other inputs at that position, such as a position's embedding, stay as they are.
     before = torch.stack([sender.stream((site.layer, 0)) for sender in senders])
     change = _projected(model, site, stream) - _projected(model, site, before)
     return torch.stack([sender.base(site) for sender in senders]) + change
 
 
 def _projected(model: LanguageModel, site: Site, stream: Float[Tensor, "sender d_model"]) -> Tensor:
-    """q, k or v of all heads."""
+    """Returns q, k or v of all heads."""
     path = model.family.taps[site.kind].path
     fused = through(model.layers[site.layer], (model.family.attention_norm, path), stream)
     return by_head(model, site.kind, fused[None])[0].flatten(1)
 
 
 def _changes(model: LanguageModel, senders: Sequence[_Sender]) -> Float[Tensor, "sender d_model"]:
-    """Of the residual, where each sender writes into it."""
+    """Returns the change of the residual where each sender writes to it."""
     changes: list[Tensor] = [torch.empty(0)] * len(senders)
     by_site: dict[Site, list[int]] = defaultdict(list)
     for place, sender in enumerate(senders):
@@ -198,7 +198,7 @@ def _changes(model: LanguageModel, senders: Sequence[_Sender]) -> Float[Tensor, 
 
 
 def _patched_z(model: LanguageModel, sender: _Sender) -> Float[Tensor, " width"]:
-    """Of pattern: what the source's weights make of the base run's values."""
+    """For pattern: the product of the source's weights with the base run's values."""
     cell, heads = sender.cell, model.head_count
     z = sender.base(Site(cell.site.layer, "z")).clone()
     by_heads = z.view(heads, -1)

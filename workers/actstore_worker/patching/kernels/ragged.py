@@ -1,4 +1,4 @@
-"""Runs that are their base's up to some position, each to its own, through the layers in one batch."""
+"""Runs patched runs that start at different positions through the layers in one batch."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ from actstore_worker.patching.kernels.full import Count
 from actstore_worker.patching.kernels.recording import Recording
 from actstore_worker.patching.kernels.scattered import Runs, compute_keys, compute_layer, stacked
 
-# Of a layer's computing: query, key and value projections.
+# The share of query, key and value projections in a layer's computation.
 PROJECTIONS = 1 / 4
 
 
 @dataclass(frozen=True)
 class Run:
-    """What comes out of `layer`, from `position` on, or in the last layer at the last position."""
+    """The output of `layer` from `position` on; in the last layer only at the last position."""
 
     base: Recording
     layer: int
@@ -29,14 +29,14 @@ class Run:
 
 @dataclass(frozen=True)
 class Ragged:
-    """`calls`: what each layer is told of whole prompts."""
+    """Computes such runs. `calls`: each layer's arguments for whole prompts."""
 
     model: LanguageModel
     calls: Sequence[Mapping[str, Any]]
     count: Count
 
     def last_residuals(self, runs: Sequence[Run]) -> Float[Tensor, "run d_model"]:
-        """What comes out of the last layer at the last position, of runs that are sorted by layer."""
+        """Returns the last layer's output at the last position, for runs sorted by layer."""
         hidden, there = runs[0].residuals[:0], 0
         for layer in range(self.model.layer_count):
             if there:
@@ -53,7 +53,7 @@ class Ragged:
         return compute_layer(self.model, layer, self.calls[layer], attention, hidden, rows, positions)
 
     def _last_layer(self, layer: int, hidden: Tensor, runs: Sequence[Run]) -> Float[Tensor, "run d_model"]:
-        """Of all tokens but the last ones only the keys and values are wanted."""
+        """In the last layer, all tokens except the last ones only need keys and values."""
         model, call, last = self.model, self.calls[layer], len(runs[0].base.tokens) - 1
         rows, positions = _places(runs, hidden.device)
         attention, before = self._attention(layer, runs, last), positions < last
@@ -63,7 +63,7 @@ class Ragged:
         return compute_layer(model, layer, call, attention, hidden[~before], rows[~before], positions[~before])
 
     def _attention(self, layer: int, runs: Sequence[Run], first: int) -> Runs:
-        """With the base runs' keys and values so far."""
+        """Attention that includes the base runs' earlier keys and values."""
         bases = [run.base for run in runs]
         queries = stacked(bases, lambda base: base.queries[layer][:, first:])
         keys, values = stacked(bases, lambda base: base.keys[layer]), stacked(bases, lambda base: base.values[layer])
@@ -72,7 +72,7 @@ class Ragged:
 
 
 def _places(runs: Sequence[Run], device: torch.device) -> tuple[Int[Tensor, " token"], Int[Tensor, " token"]]:
-    """Which run each token is of, and where."""
+    """Returns for each token its run and position."""
     length = len(runs[0].base.tokens)
     after = torch.tensor([length - run.position for run in runs])
     rows = torch.arange(len(runs)).repeat_interleave(after)

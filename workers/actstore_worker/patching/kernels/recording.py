@@ -1,4 +1,4 @@
-"""Unpatched runs of prompts, with everything that patched runs take from them."""
+"""Records unpatched runs of prompts, with everything that patched runs need from them."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,22 +16,22 @@ from actstore_worker.models.taps import Edit, changing, writing
 
 
 class Source(Protocol):
-    """Where the activations come from that take the place of a base run's."""
+    """Where replacement activations come from."""
 
     @property
     def logits(self) -> Float[Tensor, " vocabulary"]:
-        """Of the unpatched run that effects are measured against."""
+        """The logits of the unpatched run with which effects are compared."""
 
     def activation(self, site: Site, position: int, heads: int) -> Float[Tensor, " width"]:
-        """For a position of the base run; of one head where the site names one of `heads`."""
+        """Returns the activation for a position of the base run; for one head if the site names one of `heads`."""
 
 
 @dataclass(frozen=True)
 class Recording:
-    """One prompt's run. `logits` are those of its last position, `residuals` what goes into each layer and, last, what
-    comes out of the last one; `queries`, `keys` and `values` are of each layer, as attention takes them (after rotary
-    embedding); there are no queries where attention cannot be seen. `activations` has sites with their heads side by
-    side; pattern is [query, head * key].
+    """One prompt's run. `logits` are those of the last position. `residuals` are each layer's input and, last, the last
+    layer's output. `queries`, `keys` and `values` are of each layer, as attention uses them (after rotary embedding);
+    queries are missing if attention cannot be hooked. `activations` has sites with concatenated heads; pattern is
+    [query, head * key].
     """
 
     tokens: Int[Tensor, " position"]
@@ -43,21 +43,21 @@ class Recording:
     queries: Sequence[Float[Tensor, "head position d_head"]] = ()
 
     def activation(self, site: Site, position: int, heads: int) -> Float[Tensor, " width"]:
-        """Of one head where the site names one of `heads`."""
+        """Returns the activation; for one head if the site names one of `heads`."""
         found = self.activations[site.whole][position]
         return found if site.head is None else found.view(heads, -1)[site.head]
 
 
 def zeroed(recording: Recording) -> Recording:
-    """The same run with zeros for what is taken from it."""
+    """Returns the same run with zeros as its activations."""
     zeros = {site: torch.zeros_like(found) for site, found in recording.activations.items()}
     return replace(recording, activations=zeros)
 
 
 @torch.inference_mode()
 def record(model: LanguageModel, tokens: Sequence[int], sites: Iterable[Site]) -> Recording:
-    """One forward pass that keeps the activations of `sites` and what each layer's parts write, and one more, with
-    attention that shows its weights, where those are wanted.
+    """Records a run: one forward pass keeps the activations of `sites` and the outputs of each layer's parts. If
+    attention weights are needed, a second pass with eager attention records them.
     """
     ids = torch.tensor(tokens, device=model.device)
     written = (Site(layer, kind) for layer in range(model.layer_count) for kind in model.written_kinds)

@@ -1,13 +1,13 @@
-"""Patched runs that compute what the patch can change, and nothing else.
+"""Partial forward passes: patched runs that compute only what the patch can change.
 
-A patch at layer l and position p leaves the layers before l and, attention being causal, the positions before p as they
-were in the base run. So its row joins the batch at layer l with the base run's residual from about p on, attention sees
-the base run's keys and values for the positions before, and of the last layer only the last position is wanted. All
-patches whose first position lies in one group of positions share a batch, which grows from layer to layer.
+A patch at layer l and position p leaves the layers before l unchanged and, because attention is causal, also the
+positions before p. So its row joins the batch at layer l with the base run's residual from about p on, attention uses
+the base run's keys and values for earlier positions, and in the last layer only the last position is needed. All
+patches whose first positions are in one group of positions share a batch, which grows from layer to layer.
 
-A patch of one activation, but for q, k, v and pattern, changes one position of the residual between two layers; that is
-computed for all of a site at once. Where attention can be seen, the layer after is `joining`'s, for most of it is the
-base run's, and the layers after that are `ragged`'s: each row has a first position of its own.
+A patch of one activation, except q, k, v and pattern, changes one position of the residual between two layers. This is
+computed for all patches of a site at once. If attention can be hooked, `joining` computes the next layer, most of which
+equals the base run's, and `ragged` the layers after that, in which each row has its own first position.
 """
 
 from collections import defaultdict
@@ -34,22 +34,23 @@ from actstore_worker.patching.kernels.layer_calls import Enough, Unresumable, ch
 from actstore_worker.patching.kernels.ragged import PROJECTIONS, Ragged, Run
 from actstore_worker.patching.kernels.scattered import stacked
 
-# Patches that begin within so many positions share a batch: fewer waste less, more fill a batch better.
+# Patches that begin within this many positions share a batch. Smaller groups waste less, larger ones fill a batch
+# better.
 GROUP_POSITIONS = 8
-# Tokens of a batch in which every patch has its own beginning: more fill a batch better, and more of what attention is
-# given for its runs to be of equal length is wasted.
+# Tokens of a batch in which every patch has its own first position. More tokens fill a batch better, but waste more of
+# the padding that attention needs.
 BATCH_TOKENS = 2048
-# Lengths of prompts whose masks and rotary embeddings are kept.
+# The number of prompt lengths whose masks and rotary embeddings are cached.
 _LENGTHS_KEPT = 4
-# Kinds whose patch changes the residual at its own position alone, until the next layer.
+# Kinds whose patch changes the residual at its own position only, until the next layer.
 _OWN_POSITION = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "z", "resid_post")
-# A patch of no cells takes the way of a patch of this one, with what the base run has there.
+# A patch without cells is computed like a patch of this site with the base run's own value.
 _NOTHING = Cell(Site(0, "resid_pre"), 0)
 
 
 @dataclass(frozen=True)
 class _Row:
-    """A patch in the batch: it joins at `layer`, with the residual of its base run, but `at_one` position."""
+    """A patch in the batch. It joins at `layer`, with the residual of its base run except for `at_one` position."""
 
     number: int
     patch: Patch
@@ -58,14 +59,14 @@ class _Row:
 
     @property
     def cells(self) -> tuple[Cell, ...]:
-        """Those that are still to be written."""
+        """The cells that are not written yet."""
         return self.patch.cells if self.at_one is None else ()
 
 
 class Resumed:
-    """For causal models whose layers can be called by themselves: all families but encoders.
+    """The kernel for causal models whose layers can be called separately: all families except encoders.
 
-    Raises Unresumable for another.
+    Raises Unresumable for others.
     """
 
     name: SweepKernel = "resumed"
@@ -98,14 +99,14 @@ class Resumed:
         return self._joined(later) + (later + 1) * (layers - 1) + _last_layer(later + 1)
 
     def _joined(self, later: int) -> float:
-        """Token-layers of a run that joins, of which so many later positions are wanted."""
+        """Token-layers of such a run, if this many later positions are needed."""
         return 1 + later * self._later_share
 
     @torch.inference_mode()
     def run(self, patches: Sequence[Patch]) -> Float[Tensor, "patch vocabulary"]:
         rows, last = self._rows(patches), dict[int, Float[Tensor, " d_model"]]()
         at_one = [row for row in rows if row.at_one is not None] if self._can_join else []
-        self._calls(len(patches[0].base.tokens))  # watched with attention as it is
+        self._calls(len(patches[0].base.tokens))  # Recorded with the attention implementation unchanged.
         with seeing(self._model):
             for row, residual in self._run_at_one(at_one):
                 last[row.number] = residual
@@ -120,7 +121,7 @@ class Resumed:
         return self._unembed(torch.stack([last[number] for number in range(len(patches))]))
 
     def _rows(self, patches: Sequence[Patch]) -> list[_Row]:
-        """In order of the layer at which they join."""
+        """Returns rows in order of the layer at which they join."""
         single: dict[Site, list[tuple[int, Patch]]] = defaultdict(list)
         rows = []
         for number, patch in enumerate(patches):
@@ -139,11 +140,11 @@ class Resumed:
         return sorted(rows, key=lambda row: row.layer)
 
     def _group(self, cells: Sequence[Cell]) -> int:
-        """The first position of those that share a batch with them."""
+        """Returns the first position of the group of positions that share a batch."""
         return _first(cells) - _first(cells) % self._group_positions
 
     def _run_at_one(self, rows: Sequence[_Row]) -> Iterator[tuple[_Row, Float[Tensor, " d_model"]]]:
-        """What comes out of the last layer at the last position, of rows that join with one position changed."""
+        """Returns the last layer's output at the last position, for rows that join with one changed position."""
         runs: list[tuple[_Row, Run]] = []
         for layer, joining in groupby(rows, key=lambda row: row.layer):
             if layer < self._model.layer_count:
@@ -157,7 +158,9 @@ class Resumed:
             yield from zip((row for row, _ in batch), ragged.last_residuals([run for _, run in batch]), strict=True)
 
     def _join(self, layer: int, rows: Sequence[_Row]) -> Iterator[tuple[_Row, Run]]:
-        """Those that join at the layer, all at once: there is little to compute, and its weights are read for it."""
+        """Computes all rows that join at the layer at once: there is little to compute, and the layer's weights are
+        read only once.
+        """
         joining = [row.at_one for row in rows if row.at_one is not None]
         length, first = len(joining[0].base.tokens), min(at_one.position for at_one in joining)
         start = first if layer < self._model.layer_count - 1 else length - 1
@@ -168,7 +171,7 @@ class Resumed:
             yield row, Run(at_one.base, layer, at_one.position, residuals[seen - start :])
 
     def _run_group(self, rows: list[_Row], first: int) -> Float[Tensor, "row d_model"]:
-        """What comes out of the last layer at the last position."""
+        """Returns the last layer's output at the last position."""
         length, layers = len(rows[0].patch.base.tokens), self._model.layer_count
         calls = self._calls(length)
         hidden, there = rows[0].patch.base.residuals[0][None, first:][:0], 0
@@ -185,7 +188,7 @@ class Resumed:
     def _by_need(
         self, call: dict[str, Any], layer: int, hidden: Tensor, rows: Sequence[_Row], first: int
     ) -> Float[Tensor, "row position d_model"]:
-        """Rows that are written inside the last layer need all of it, and others beside them do not."""
+        """Separates rows that are written inside the last layer, which need all of it, from others, which do not."""
         inside = torch.tensor([any(_is_inside(cell, layer) for cell in row.cells) for row in rows])
         if inside.all() or not inside.any():
             return self._layer(call, layer, hidden, rows, first)
@@ -222,7 +225,7 @@ class Resumed:
     def _last_position(
         self, call: dict[str, Any], layer: int, hidden: Tensor, prefix: "_Prefix", first: int
     ) -> Float[Tensor, "row position d_model"]:
-        """Only the last position is wanted of the last layer, and the others only for their keys and values: the layer
+        """In the last layer only the last position is needed, and the others only for their keys and values. The layer
         is left as soon as it has those, and called again for the last position.
         """
         last, before = first + hidden.shape[1] - 1, replace(prefix, leaves=True)
@@ -243,8 +246,8 @@ class Resumed:
 
 @dataclass
 class _Prefix:
-    """What a layer takes for its cache: the keys and values [row, kv_head, position, d_head] of the positions before,
-    and of its own once it has made them. `residual` is what goes into the layer; one that `leaves` ends it there.
+    """Passed to a layer as its cache: keys and values [row, kv_head, position, d_head] of earlier positions, and its
+    own once computed. `residual` is the layer's input. With `leaves`, the layer ends there.
     """
 
     residual: Tensor
@@ -291,8 +294,8 @@ def _is_inside(cell: Cell, layer: int) -> bool:
 
 
 def _last_layer(positions: int) -> float:
-    """Of so many positions, where only the last one is wanted: query, key and value projections of the others are about
-    a quarter of a layer.
+    """The share of the last layer for this many positions, where only the last one is needed: query, key and value
+    projections of the others are about a quarter of a layer.
     """
     return 1 + PROJECTIONS * (positions - 1)
 

@@ -1,7 +1,7 @@
-"""A layer computed at chosen positions of several runs, in one batch of tokens.
+"""Computes a layer at chosen positions of several runs, in one batch of tokens.
 
-A layer does not mind how tokens lie but in attention. So it is given one row of tokens, whichever run and position they
-are of, and attention alone sees runs, with keys and values of all their positions.
+Only attention depends on how tokens are arranged. So the layer gets one row of tokens, whichever run and position they
+belong to, and only attention distinguishes runs, with keys and values of all their positions.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -21,8 +21,8 @@ from actstore_worker.patching.kernels.recording import Recording
 
 @dataclass
 class Runs:
-    """Attention of some runs in one layer. Queries are of positions from `first` on, keys and values of all; tokens
-    write theirs into them.
+    """The attention of some runs in one layer. Queries are of positions from `first` on, keys and values of all; the
+    tokens' own keys and values are written into them.
     """
 
     queries: Float[Tensor, "run head query d_head"]
@@ -37,7 +37,7 @@ class Runs:
 
 @dataclass
 class _Tokens:
-    """Where the tokens of a batch are of: a run, and a position; what the layer takes for its cache, and attends by."""
+    """The run and position of each token of a batch. It is passed to the layer as its cache, and computes attention."""
 
     runs: Runs
     rows: Int[Tensor, " token"]
@@ -68,7 +68,7 @@ def compute_layer(
     rows: Int[Tensor, " token"],
     positions: Int[Tensor, " token"],
 ) -> Float[Tensor, "token d_model"]:
-    """What comes out at these tokens. `call` is what the layer is told of whole prompts."""
+    """Returns the layer's output at these tokens. `call` are the layer's arguments for whole prompts."""
     tokens = _Tokens(runs, rows, positions, call["attention_mask"], leaves=False)
     with attending(model, tokens):
         found = model.layers[layer](hidden[None], **told(call, tokens, positions))
@@ -85,14 +85,14 @@ def compute_keys(
     rows: Int[Tensor, " token"],
     positions: Int[Tensor, " token"],
 ) -> None:
-    """The keys and values of these tokens, and nothing else: the layer is left as soon as it has those."""
+    """Returns the keys and values of these tokens only: the layer is left as soon as it has those."""
     tokens = _Tokens(runs, rows, positions, call["attention_mask"], leaves=True)
     with suppress(Enough):
         model.layers[layer](hidden[None], **told(call, tokens, positions))
 
 
 def stacked(bases: Sequence[Recording], part: Callable[[Recording], Float[Tensor, "..."]]) -> Float[Tensor, "base ..."]:
-    """That part of each base run; a view where all of them are the same one."""
+    """Returns that part of each base run, as a view if all base runs are the same."""
     if all(base is bases[0] for base in bases):
         found = part(bases[0])
         return found.expand(len(bases), *found.shape)

@@ -1,1 +1,3 @@
-"""Sweeps for many callers: side by side on one process's models, estimated, cached, taken over from a dead one."""
+"""Serves sweeps of many callers: runs them side by side on one process's models, estimates and caches them, and
+continues them if a process dies.
+"""

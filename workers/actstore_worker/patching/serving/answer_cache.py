@@ -1,7 +1,7 @@
-"""Answers of sweeps in the bucket, so that whoever asks for the same gets them at once, from any replica.
+"""Caches answers of sweeps in the bucket, so that a repeated request gets them at once, from any replica.
 
-The same is what decides every bit that can be decided: the request and the tokens that are read, hashes of weights,
-tokenizer, SAE and stored run, the limits that choose what is checked, and what computes it.
+The cache key covers everything that affects the answer: the request and the tokens that are read, hashes of weights,
+tokenizer, SAE and stored run, the limits that select audited cells, and the versions of code.
 """
 
 import hashlib
@@ -33,20 +33,22 @@ _TABLES = ("tokens", "baselines", "direct")
 
 
 class AnswerCache:
-    """A store that fails costs no answer: what cannot be read is computed, and what cannot be written is not kept."""
+    """A store that fails causes no errors: an answer that cannot be read is computed, and one that cannot be written is
+    not cached.
+    """
 
     def __init__(self, supplies: Supplies, limits: PatchingLimits) -> None:
         self._supplies, self._bucket, self._limits = supplies, supplies.bucket, limits
 
     def key(self, model: LanguageModel, request: RunSweep, kernel: str) -> str | None:
-        """None for a request that will be refused: who runs it says why."""
+        """Returns the cache key; None for a request that will be refused, because running it reports the error."""
         try:
             parts: list[Any] = [*_of_model(model, kernel), *_of_pairs(model, request)]
             parts += [*self._of_supplies(request), *self._of_limits()]
         except ActstoreError:
             return None
         asked = asdict(replace(request, fresh=False))
-        text = json.dumps([asked, parts], sort_keys=True, default=sorted)  # sets have no order
+        text = json.dumps([asked, parts], sort_keys=True, default=sorted)  # Sets have no order.
         return hashlib.sha256(text.encode()).hexdigest()
 
     def has(self, key: str | None) -> bool:
@@ -56,16 +58,16 @@ class AnswerCache:
             return False
 
     def find(self, key: str, finished: Finished) -> list[SweepUpdate]:
-        """The whole answer, less what is finished of the same one; or nothing."""
+        """Yields the whole cached answer, without what is already finished of the same request; or nothing."""
         try:
             found = read_kept(self._bucket, key)
         except StoreError as error:
-            _log.warning("kept answers cannot be read: %s", error)
+            _log.warning("cached answers cannot be read: %s", error)
             return []
         return [] if found is None else list(_updates(found, finished))
 
     def keep(self, key: str, parts: Sequence[pa.Table], end: SweepResult, *, fresh: bool) -> None:
-        """Unless it is too large."""
+        """Caches the answer, unless it is too large."""
         cells = pa.concat_tables(parts)
         if cells.nbytes > self._limits.kept_bytes:
             return
@@ -74,7 +76,7 @@ class AnswerCache:
         try:
             keep(self._bucket, key, KeptAnswer(record, tables), replace=fresh)
         except StoreError as error:
-            _log.warning("an answer is not kept: %s", error)
+            _log.warning("an answer could not be cached: %s", error)
 
     def _of_supplies(self, request: RunSweep) -> Iterator[str]:
         if request.sae:
@@ -88,7 +90,7 @@ class AnswerCache:
 
 
 def _of_pairs(model: LanguageModel, request: RunSweep) -> Iterator[dict[str, Any]]:
-    """The tokens that are read, whatever rule makes them of texts, spans and answers."""
+    """Returns the tokens that are read, independent of how texts, spans and answers are tokenized."""
     for pair in request.pairs:
         yield asdict(pair_tokens(model, pair, request.prepend_bos, request.spans))
 

@@ -1,4 +1,4 @@
-"""What a sweep would take: cells and token-layers by counting, bytes and seconds from a few of its rows."""
+"""Estimates a sweep: cells and token-layers by counting, bytes and seconds from a few of its rows."""
 
 from collections.abc import Iterator
 from dataclasses import fields
@@ -22,7 +22,7 @@ from actstore_worker.patching.sweep import Kernels, kernels_of
 from actstore_worker.patching.swept_pairs import Pairs, check_apart
 from actstore_worker.patching.updates import NOTHING_CHECKED
 
-# Rows of the answer whose size stands for all.
+# The number of the answer's rows from which the size of all is estimated.
 _SIZED_ROWS = 256
 
 
@@ -34,12 +34,12 @@ def estimate_steps(
     supplies: Supplies | None,
     pace: Pace,
 ) -> Steps[SweepEstimate, None]:
-    """One estimate. Of a model that nothing is known of yet, one slice is run. Errors: those of the sweep, but for
-    AUDIT_FAILED.
+    """Yields the steps of one estimate. If the model's speed is unknown, one slice is run. Errors: those of the sweep,
+    except AUDIT_FAILED.
     """
     plan = plan_sweep(model, request, limits, supplies)
     kernels = kernels_of(model, plan, kernels)
-    # Of a stored run nothing is read: what its rows are does not matter here.
+    # Nothing is read of a stored run, because the values of its rows do not matter here.
     pairs = Pairs(model, plan, given_to(plan, model))
     check_apart(pairs.first)
     leg = next(legs(pairs, {plan.directions[0]: Screened(np.arange(len(plan.grid)))}))
@@ -67,7 +67,9 @@ def _try_slice(leg: Leg, kernels: Kernels, dtype: str, limits: PatchingLimits, p
 
 
 def _prices(pairs: Pairs, kernel: Kernel) -> Iterator[tuple[Values, int]]:
-    """Of each pair and direction: token-layers of each row that can be run, and tokens of the base run."""
+    """Returns for each pair and direction the token-layers of each row that can be run, and the tokens of
+    the base run.
+    """
     plan = pairs.plan
     for tokens, unchanged in zip(plan.pairs, pairs.unchanged, strict=True):
         for direction in plan.directions:
@@ -78,7 +80,7 @@ def _prices(pairs: Pairs, kernel: Kernel) -> Iterator[tuple[Values, int]]:
 
 
 def _dearest(prices: Values, plan: SweepPlan) -> Values:
-    """Which rows a screen chooses is not known before its estimates are: at most so much."""
+    """Returns an upper bound: which rows a screen selects is unknown before its estimates."""
     return prices if plan.screen is None else np.sort(prices)[::-1][: plan.screen.exact_cells]
 
 

@@ -1,8 +1,8 @@
-"""A sweep whose process dies goes on in another one.
+"""Continues a sweep in another process if its process dies.
 
-Who hands rows on keeps them until the end, and sends them along: nothing that was handed on is computed again, wherever
-the sweep goes on. Rows kept by the process itself would be gone with it, and rows in the bucket would be one object a
-slice, for a thing that hardly ever happens.
+The gateway, which forwards rows, keeps them until the end and sends them to the new process, so that no forwarded row
+is computed again. Rows kept by the process itself would be lost with it, and rows in the bucket would cost one object
+per slice, for an event that rarely happens.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
@@ -13,20 +13,20 @@ from actstore_api.records.patching import SweepCells, SweepProgress, SweepResult
 from actstore_storage.errors import ActstoreError
 from actstore_worker.patching.updates import NOTHING_FINISHED, CheckedCells, Finished, SweepUpdate
 
-# A sweep that kills what it runs on must come to an end.
+# A sweep that kills its processes must come to an end.
 TRIES = 3
 
 
 class ProcessDied(Exception):
-    """What computed the sweep is no more."""
+    """The process that computed the sweep has died."""
 
 
 async def going_on(
     start: Callable[[Finished], AsyncGenerator[SweepUpdate, None]],
 ) -> AsyncIterator[SweepProgress | SweepCells | SweepResult]:
-    """What is told of the sweep, wherever it runs. `start` begins it behind what is finished.
+    """Yields the updates of a sweep, whichever process runs it. `start` starts it after the finished rows.
 
-    Errors: the sweep's own; WORKERS_UNAVAILABLE once so many processes died of it without finishing a row.
+    Errors: the sweep's own; WORKERS_UNAVAILABLE after several processes died in a row without finishing a row.
     """
     finished, tries = NOTHING_FINISHED, TRIES
     while True:
@@ -41,7 +41,7 @@ async def going_on(
         except ProcessDied:
             tries -= 1
             if not tries:
-                message = f"{TRIES} processes died of this sweep, one after the other"
+                message = f"this sweep failed: {TRIES} worker processes died while running it, one after the other"
                 raise ActstoreError(message, reason="WORKERS_UNAVAILABLE") from None
         else:
             return

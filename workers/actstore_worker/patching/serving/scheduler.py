@@ -1,7 +1,7 @@
-"""Several sweeps side by side on the models of one process, in slices that are short enough for others to wait for.
+"""Runs several sweeps side by side on the models of one process, in slices so short that other work does not wait long.
 
-Every sweep that wants patched runs gets its turn, first come, first served. Slices of sweeps of one model, and of
-prompts of the same length, go into one batch.
+Every sweep that has patched runs to compute gets its turn, first come, first served. Slices of sweeps of the same
+model, with prompts of the same length, share a batch.
 """
 
 import logging
@@ -14,11 +14,11 @@ from typing import Any, Generic, TypeVar
 from actstore_worker.models.turns import SharedModel
 from actstore_worker.patching.steps import Ran, Steps, Work
 
-# Of a model of which nothing was measured yet, token-layers of a slice: what even a large one does in a moment.
+# Token-layers of the first slice of a model whose speed is unknown: even a large model computes this quickly.
 FIRST_TOKEN_LAYERS = 512.0
-# What a sweep may have found that nobody has taken yet; then it waits.
+# The most updates that a sweep may have pending; then it waits until they are taken.
 UPDATES_MAX = 64
-# How much of what was measured before counts beside the last slice.
+# The weight of earlier measurements of speed relative to the last slice.
 _MEMORY = 0.5
 
 Update = TypeVar("Update")
@@ -26,7 +26,9 @@ _log = logging.getLogger(__name__)
 
 
 class Pace:
-    """How fast a model is, and so how large a slice of it may be: about `slice_seconds` for all its sweeps together."""
+    """Measures the speed of a model, and computes how large a slice may be: about `slice_seconds` for all its sweeps
+    together.
+    """
 
     def __init__(self, slice_seconds: float) -> None:
         self._slice_seconds = slice_seconds
@@ -35,17 +37,17 @@ class Pace:
 
     @property
     def seconds_per_token_layer(self) -> float | None:
-        """None: nothing was measured."""
+        """The measured speed. None: nothing was measured."""
         return self._seconds / self._token_layers if self._token_layers else None
 
     def budget(self) -> float:
-        """Token-layers of one sweep's next slice."""
+        """Returns the token-layers of one sweep's next slice."""
         measured = self.seconds_per_token_layer
         found = FIRST_TOKEN_LAYERS if measured is None else self._slice_seconds / measured
         return found / max(1, self.sweeps)
 
     def observe(self, token_layers: float, seconds: float) -> None:
-        """Nothing of work for which no layer is computed, such as of what is written behind all of them."""
+        """Ignores work without computed layers, such as patches that are written after all of them."""
         if not token_layers:
             return
         self._seconds = _MEMORY * self._seconds + seconds
@@ -53,8 +55,8 @@ class Pace:
 
 
 class Job(Generic[Update]):
-    """One sweep under way, which uses `model` in its turns. `notify` is called, in the scheduler's thread, whenever
-    there is something to take.
+    """A running sweep, which uses `model` in its turns. `notify` is called, in the scheduler's thread, whenever there
+    is an update to take.
     """
 
     def __init__(self, model: SharedModel, steps: Steps[Update, None], pace: Pace, notify: Callable[[], None]) -> None:
@@ -68,22 +70,22 @@ class Job(Generic[Update]):
 
     @property
     def can_advance(self) -> bool:
-        """Without work that is to be done first, and while somebody takes what it finds."""
+        """Whether the job has no unfinished work, and its updates are being taken."""
         return self.work is None and not self.ended and not self.closed and len(self._updates) < UPDATES_MAX
 
     def take(self) -> Iterator[Update]:
-        """What was found since. Errors: the sweep's own, after that."""
+        """Returns the updates since the last call. Errors: the sweep's own, after the last update."""
         while self._updates:
             yield self._updates.popleft()
         if self.ended and self._error is not None:
             raise self._error
 
     def close(self) -> None:
-        """Nobody wants more of it."""
+        """Ends the job, because its updates are no longer needed."""
         self.closed = True
 
     def advance(self) -> None:
-        """Up to its next work, or until it has found something."""
+        """Runs the sweep up to its next work, or until it has updates."""
         began = time.monotonic()
         ran, self._ran = self._ran, None
         try:
@@ -110,7 +112,7 @@ class Job(Generic[Update]):
         self._end(error)
 
     def drop(self) -> None:
-        """Closed, it tells nobody."""
+        """Closes the job without a notification."""
         self.work, self.ended = None, True
         self._steps.close()
 
@@ -120,13 +122,13 @@ class Job(Generic[Update]):
 
 
 class Scheduler:
-    """What jobs do with their models is done in the models' turns."""
+    """Runs the jobs. Whatever jobs do with their models happens in the models' turns."""
 
     def __init__(self, tokens_per_slice: int) -> None:
         self._tokens_per_slice = tokens_per_slice
         self._changed = threading.Condition()
         self._jobs: deque[Job[Any]] = deque()
-        # Batches that were run.
+        # The number of batches that were run.
         self.batches = 0
 
     def add(self, job: Job[Any]) -> None:
@@ -136,7 +138,7 @@ class Scheduler:
             self._changed.notify_all()
 
     def wake(self) -> None:
-        """Something was taken, or a job was closed."""
+        """Wakes the scheduler after updates were taken or a job was closed."""
         with self._changed:
             self._changed.notify_all()
 
@@ -149,7 +151,9 @@ class Scheduler:
             self.turn()
 
     def turn(self) -> None:
-        """Every sweep goes on to its next work, and who has waited longest has it done; with it go those that fit."""
+        """Advances every sweep to its next work, then runs the work of the one that has waited longest, together with
+        work that fits into the same batch.
+        """
         with self._changed:
             self._drop_closed()
             jobs = list(self._jobs)
@@ -160,11 +164,11 @@ class Scheduler:
         with self._changed:
             self._let_go([job for job in self._jobs if job.ended])
             batch = self._batch()
-            for job in batch:  # to the end of the line
+            for job in batch:  # To the end of the queue.
                 self._jobs.remove(job)
                 self._jobs.append(job)
         if batch:
-            with batch[0].model.turns:  # one kernel, and so one model
+            with batch[0].model.turns:  # The same kernel implies the same model.
                 self._run(batch)
 
     def _runnable(self) -> bool:
@@ -202,7 +206,7 @@ class Scheduler:
             if len(batch) == 1:
                 batch[0].fail(error)
                 return
-            _log.warning("a batch of %d sweeps failed; each is run by itself", len(batch), exc_info=error)
+            _log.warning("a batch of %d sweeps failed; each is now run separately", len(batch), exc_info=error)
             for job in batch:
                 self._run([job])
             return
@@ -212,7 +216,7 @@ class Scheduler:
 
 
 def run_together(works: Sequence[Work]) -> list[Ran]:
-    """In one batch. What is counted for it is each work's by its price."""
+    """Runs work in one batch. The computed token-layers are divided by each work's price."""
     kernel = works[0].kernel
     before = kernel.count.computed
     logits = kernel.run([patch for work in works for patch in work.patches])

@@ -1,4 +1,4 @@
-"""Sweeps of the models that a process has loaded, for whoever asks."""
+"""Runs sweeps on the models that a process has loaded."""
 
 import asyncio
 import threading
@@ -22,7 +22,7 @@ from actstore_worker.patching.updates import CheckedCells, Finished, SweepUpdate
 
 @dataclass(frozen=True)
 class Served:
-    """A model, and what all of its sweeps share."""
+    """A model, and the state that all of its sweeps share."""
 
     model: SharedModel
     kernels: Kernels
@@ -30,7 +30,7 @@ class Served:
 
 
 class Sweeps:
-    """Has a thread of its own, which ends with the process."""
+    """Runs sweeps in its own thread, which ends with the process."""
 
     def __init__(self, limits: PatchingLimits, supplies: Supplies) -> None:
         self._limits, self._supplies = limits, supplies
@@ -43,7 +43,9 @@ class Sweeps:
         return Served(model, kernels, Pace(self._limits.slice_seconds))
 
     async def run(self, served: Served, request: RunSweep, finished: Finished) -> AsyncGenerator[SweepUpdate, None]:
-        """Errors: as `sweep_steps`. Closing it ends the sweep after the slice that runs."""
+        """Yields the updates of a sweep. Errors: as `sweep_steps`. Closing the generator ends the sweep after the
+        current slice.
+        """
         supplies = self._supplies.settled()
         kept = AnswerCache(supplies, self._limits)
         key = await asyncio.to_thread(kept.key, served.model, request, served.kernels.fast.name)
@@ -69,7 +71,7 @@ class Sweeps:
         return self._updates(served, steps)
 
     async def estimate(self, served: Served, request: RunSweep) -> SweepEstimate:
-        """Errors: as `estimate_steps`."""
+        """Returns the estimate of a sweep. Errors: as `estimate_steps`."""
         supplies = self._supplies.settled()
         kept = AnswerCache(supplies, self._limits)
         steps = estimate_steps(served.model, request, self._limits, served.kernels, supplies, served.pace)
@@ -83,7 +85,7 @@ class Sweeps:
         loop, there = asyncio.get_running_loop(), asyncio.Event()
 
         def notify() -> None:
-            with suppress(RuntimeError):  # the loop ended, so nobody waits
+            with suppress(RuntimeError):  # The event loop has ended, so nothing waits for this.
                 loop.call_soon_threadsafe(there.set)
 
         job: Job[Any] = Job(served.model, steps, served.pace, notify)
@@ -92,7 +94,7 @@ class Sweeps:
             while True:
                 await there.wait()
                 there.clear()
-                ended = job.ended  # before they are taken: what comes afterwards has its own notice
+                ended = job.ended  # Cleared before updates are taken: later updates set it again.
                 for update in job.take():
                     yield update
                 if ended:

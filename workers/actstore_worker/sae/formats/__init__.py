@@ -1,4 +1,4 @@
-"""The formats that SAEs are read from, a file each project; `loading.py` tells them apart by `sae/files.py`.
+"""Readers of SAE formats, one file for each project; `loading.py` detects the format by `sae/files.py`.
 
 To add one: a `Signature` there, a reader here, a line in `loading.py`, and docs/reference/sae-formats.md.
 """

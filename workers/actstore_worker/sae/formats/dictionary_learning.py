@@ -1,7 +1,8 @@
-"""dictionary_learning (Marks, Karvonen, Mueller): `ae.pt`, and `config.json`, whose dict_class says what it means.
+"""dictionary_learning (Marks, Karvonen, Mueller): `ae.pt`, and `config.json`, whose dict_class names the architecture.
 
-What the package computes by default when it loads one: BatchTopK and Matryoshka SAEs by their threshold, TopK by k, and
-an AutoEncoder with its decoder's columns made 1. The scale of training is in the weights already.
+Computes the same as the package does by default when it loads an SAE: BatchTopK and Matryoshka SAEs use their
+threshold, TopK uses k, and an AutoEncoder has its decoder's columns normalized to 1. The scale of training is in the
+weights already.
 """
 
 import re
@@ -27,14 +28,14 @@ _GATED = {
     "gate_bias": "b_gate",
     "mag_bias": "b_mag",
 }
-# Buffers that say again what the configuration does, or how training went.
+# Buffers that repeat the configuration, or describe the training.
 _IGNORED = ("k", "group_sizes", "group_indices")
 _UNTRAINED = -1.0
 
 
 @dataclass(frozen=True)
 class _Class:
-    """How one of the package's classes names its tensors, and what it does with them."""
+    """How one of the package's classes names its tensors, and what it computes."""
 
     architecture: str
     names: Mapping[str, str]
@@ -60,13 +61,13 @@ _FOLDERS = 3
 
 
 def read(files: SaeFiles, name: str) -> SaeParts:
-    """What the files of a dictionary_learning SAE say. Errors: BadRequest SAE_UNSUPPORTED."""
+    """Reads the files of a dictionary_learning SAE. Errors: BadRequest SAE_UNSUPPORTED."""
     assert files.configuration is not None  # noqa: S101
     config = read_json(files.configuration, name)
     trainer, buffer = config.get("trainer", {}), config.get("buffer", {})
     known = trainer.get("dict_class") if isinstance(trainer, dict) else None
     if known not in _CLASSES:
-        raise unsupported(name, "dict_class", known, "it is not one of those", allowed=_CLASSES)
+        raise unsupported(name, "dict_class", known, "it is not supported", allowed=_CLASSES)
     meant = _CLASSES[known]
     found = read_tensors(files.weights, name)
     k = found.get("k", trainer.get("k"))
@@ -74,7 +75,7 @@ def read(files: SaeFiles, name: str) -> SaeParts:
         architecture=meant.architecture,
         tensors=_tensors(found, meant, known, name),
         sizes=(trainer.get("activation_dim"), trainer.get("dict_size"), trainer.get("activation_dim")),
-        # Submodules are named for what they give; what one takes in is another place.
+        # Submodules are named for their outputs; their inputs are other sites.
         site=_site(files, trainer) if buffer.get("io", "out") == "out" else None,
         model=str(trainer.get("lm_name") or "").rpartition("/")[2],
         subtracts_b_dec=meant.subtracts_b_dec,
@@ -85,30 +86,30 @@ def read(files: SaeFiles, name: str) -> SaeParts:
 
 def _tensors(found: Mapping[str, Any], meant: _Class, known: str, name: str) -> dict[str, Tensor]:
     tensors = {
-        meant.names[key]: turned(value) if key.endswith(".weight") else value  # torch's linear layers lie as [to, from]
+        meant.names[key]: turned(value) if key.endswith(".weight") else value  # torch's linear layers are [to, from].
         for key, value in found.items()
         if key in meant.names
     }
     if unknown := sorted(found.keys() - meant.names.keys() - set(_IGNORED)):
         raise unsupported(name, "tensors", unknown, f"{known} has no such tensors", allowed=sorted(meant.names))
     if meant.architecture == "topk":
-        tensors.pop("threshold", None)  # it has one, and by default does not ask it
+        tensors.pop("threshold", None)  # it has one, and by default does not use it
     if meant.architecture == "jumprelu":
         tensors["threshold"] = _threshold(tensors, known, name)
     return tensors
 
 
 def _threshold(tensors: Mapping[str, Tensor], known: str, name: str) -> Tensor:
-    """One for all features, or one each."""
+    """One for all features, or one for each."""
     found = tensors.get("threshold")
     if found is None or bool((found == _UNTRAINED).all()):
-        why = f"without a trained threshold the features of {known} depend on the batch"
+        why = f"without a trained threshold the features of {known} would depend on the batch"
         raise unsupported(name, "threshold", None if found is None else _UNTRAINED, why, allowed="0 or above")
     return found.expand(tensors["b_enc"].shape[0]) if found.ndim == 0 else found
 
 
 def _site(files: SaeFiles, trainer: Mapping[str, Any]) -> Site | None:
-    """By its submodule's name, else by the folders that it lies in: the layer alone does not say which site."""
+    """The site from its submodule's name, else from its folders: the layer alone does not determine it."""
     places = [str(trainer.get("submodule_name") or ""), *reversed(files.folder.parts[-_FOLDERS:])]
     for place in places:
         if found := _SUBMODULE.search(place):

@@ -1,8 +1,8 @@
 """Gemma Scope: `params.npz` without any configuration; Gemma Scope 2: `params.safetensors`, mostly with `config.json`.
 
-Both are JumpReLU, do not subtract b_dec from the input, and lie as [from, to]. Where an SAE reads is said by the
-folders that it lies in, `gemma-scope-2b-pt-res/layer_12/width_16k/average_l0_82`, or by Gemma Scope 2's configuration
-in the words of transformers. Neither was trained on BOS.
+Both are JumpReLU, do not subtract b_dec from the input, and have matrices [from, to]. The site is in the names of
+folders, `gemma-scope-2b-pt-res/layer_12/width_16k/average_l0_82`, or in Gemma Scope 2's configuration, named as in
+transformers. Neither was trained on BOS.
 """
 
 import re
@@ -20,29 +20,30 @@ from actstore_worker.sae.tensors import flag, put_once, read_json, read_tensors
 
 _LAYER = re.compile(r"layer_(\d+)")
 _REPOSITORY = re.compile(r"gemma-scope-(2b|9b|27b)-(pt|it)-(\w+)")
-# By the repository's last word. MLP outputs are those after the norm that Gemma 2 has behind its MLP, as our mlp_out.
+# By the last word of the repository's name. MLP outputs are those after Gemma 2's norm following the MLP, like our
+# mlp_out.
 _KINDS = {"res": "resid_post", "mlp": "mlp_out", "att": "z"}
 _L0 = re.compile(r"average_l0_(\d+)")
-# So many of those above a file: in the hub's cache it lies in models--google--gemma-scope-2b-pt-res/snapshots/COMMIT/
-# layer_12/width_16k/average_l0_82.
+# The number of folders above a file that are searched: in the hub's cache it is at
+# models--google--gemma-scope-2b-pt-res/snapshots/COMMIT/layer_12/width_16k/average_l0_82.
 _FOLDERS = 6
 _ARCHITECTURE = "jump_relu"
-# By the folder's name, where Gemma Scope 2 has no configuration.
+# By the folder's name, if Gemma Scope 2 has no configuration.
 _KINDS_2 = {"resid_post": "resid_post", "mlp_out": "mlp_out", "attn_out": "z"}
 _AFFINE = "affine_skip_connection"
 
 
 def read(files: SaeFiles, name: str) -> SaeParts:
-    """What the files of a Gemma Scope SAE say.
+    """Reads the files of a Gemma Scope SAE.
 
-    Errors: BadRequest SAE_UNSUPPORTED, also for embedding SAEs and transcoders: they read what no module hands on, or
-    nobody says whether with a norm's gain.
+    Errors: BadRequest SAE_UNSUPPORTED, also for embedding SAEs and transcoders: their input is not captured, or the
+    files do not say whether it includes a norm's gain.
     """
     place = _place(files)
     if "embedding" in place:
-        raise unsupported(name, "params.npz", "embedding", "it reads what no layer hands on", allowed=_KINDS)
+        raise unsupported(name, "params.npz", "embedding", "its input is not captured", allowed=_KINDS)
     if "transcoder" in place and files.sidecar is None:
-        why = f"whether it reads the MLP's input with its norm's gain is told nowhere; say where it reads in {SIDECAR}"
+        why = f"its files do not say whether its input includes the norm's gain; give its site in {SIDECAR}"
         raise unsupported(name, "params.npz", "transcoder", why, allowed=_KINDS)
     repository = _REPOSITORY.search(place)
     return SaeParts(
@@ -56,14 +57,18 @@ def read(files: SaeFiles, name: str) -> SaeParts:
 
 
 def read_2(files: SaeFiles, name: str) -> SaeParts:
-    """What the files of a Gemma Scope 2 SAE say. Errors: BadRequest SAE_UNSUPPORTED or SAE_MISMATCH."""
+    """Reads the files of a Gemma Scope 2 SAE. Errors: BadRequest SAE_UNSUPPORTED or SAE_MISMATCH."""
     config = read_json(files.configuration, name) if files.configuration else {}
     if config.get("architecture", _ARCHITECTURE) != _ARCHITECTURE:
-        raise unsupported(name, "architecture", config["architecture"], "it is another", allowed=_ARCHITECTURE)
+        raise unsupported(name, "architecture", config["architecture"], "it is not supported", allowed=_ARCHITECTURE)
     tensors = _renamed(read_tensors(files.weights, name), name)
     if tensors.get("W_dec") is not None and tensors["W_dec"].ndim == 3:
         raise unsupported(
-            name, "w_dec", tuple(tensors["W_dec"].shape), "it predicts several layers", allowed="a matrix"
+            name,
+            "w_dec",
+            tuple(tensors["W_dec"].shape),
+            "it predicts several layers, which is not supported",
+            allowed="a matrix",
         )
     site, output_site = _sites_2(config, _place(files), name)
     return SaeParts(
@@ -82,7 +87,7 @@ def _place(files: SaeFiles) -> str:
 
 
 def _renamed(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-    """Matrices are W_enc in some files and w_enc in others. The affine skip lies as [d_in, d_out]."""
+    """Matrices are W_enc in some files and w_enc in others. The affine skip is [d_in, d_out]."""
     renamed: dict[str, Tensor] = {}
     for key, tensor in tensors.items():
         plain = "W_" + key[2:] if key.startswith("w_") else key

@@ -1,4 +1,4 @@
-"""Reads an SAE from a folder or a file, in whatever format it turns out to be."""
+"""Loads an SAE from a folder or a file, and detects its format."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -27,10 +27,10 @@ _READERS: Mapping[str, Callable[[SaeFiles, str], SaeParts]] = {
 
 
 def load_sae(path: Path, name: str) -> SparseAutoencoder:
-    """`path` is a folder, or one file of it.
+    """Loads an SAE. `path` is a folder, or one file of it.
 
-    Errors: BadRequest SAE_UNSUPPORTED for a format, option or architecture that is not here, and for broken files;
-    SAE_MISMATCH for a site that is not captured, and for tensors that do not go together; FILES_CHANGED.
+    Errors: BadRequest SAE_UNSUPPORTED for an unsupported format, option or architecture, and for broken files;
+    SAE_MISMATCH for a site that is not captured, and for tensors that do not fit each other; FILES_CHANGED.
     """
     with held_still(partial(stamp_of_saes, path), "sae", name):
         files = _told_apart(path, name)
@@ -41,13 +41,13 @@ def load_sae(path: Path, name: str) -> SparseAutoencoder:
 
 @contextmanager
 def _refusing_what_fails(files: SaeFiles, name: str) -> Iterator[None]:
-    """Errors: BadRequest SAE_UNSUPPORTED for whatever files that say other things than they should make of a reader."""
+    """Turns any error of a reader on unexpected contents into BadRequest SAE_UNSUPPORTED."""
     try:
         yield
     except (ActstoreError, MemoryError):
         raise
     except Exception as error:
-        why = f"its files do not say what those of {files.format} say: {type(error).__name__}: {error}"
+        why = f"its files are not valid {files.format} files: {type(error).__name__}: {error}"
         raise unsupported(name, "format", files.format, why, allowed=FORMATS) from error
 
 
@@ -57,8 +57,8 @@ def _told_apart(path: Path, name: str) -> SaeFiles:
         return found[0]
     if found:
         candidates = [f"{files.weights.name} ({files.format})" for files in found]
-        why = "it may be read in more than one way; name the file instead of the folder"
+        why = "its format is ambiguous; name the file instead of the folder"
         raise unsupported(name, "format", candidates, why, allowed=FORMATS)
     if missing := missing_files(path):
-        raise unsupported(name, missing[0], None, "it is not there, and without it nobody knows what the weights mean")
-    raise unsupported(name, "format", None, f"{path.name} has no files of one that is known", allowed=FORMATS)
+        raise unsupported(name, missing[0], None, "it is missing, and the weights cannot be interpreted without it")
+    raise unsupported(name, "format", None, f"{path.name} has no files of a known format", allowed=FORMATS)

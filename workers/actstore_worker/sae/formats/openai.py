@@ -1,8 +1,8 @@
-"""OpenAI's SAEs of GPT-2 small: `{location}_v5_32k/autoencoders/{layer}.pt` and its kin.
+"""OpenAI's SAEs of GPT-2 small: `{location}_v5_32k/autoencoders/{layer}.pt` and similar ones.
 
-The code that reads them infers from the activation whether rows are normalised: TopK's are, as SAELens's layer_norm is
-(unbiased deviation, epsilon added to it, undone without), ReLU's are not. The model had its LayerNorms folded and its
-writing weights not centred, which leaves these sites as they are.
+Their code infers from the activation whether rows are normalized: with TopK they are, like SAELens's layer_norm
+(unbiased deviation, epsilon added to it, undone without), with ReLU they are not. The model had its LayerNorms folded
+and its writing weights not centered, which does not change these sites.
 """
 
 from collections.abc import Mapping
@@ -24,24 +24,24 @@ _KINDS = {
 }
 _HIDDEN = "mlp_post_act"
 _NAMES = {"pre_bias": "b_dec", "encoder.weight": "W_enc", "latent_bias": "b_enc", "decoder.weight": "W_dec"}
-# Of training, for nobody who encodes.
+# Statistics of training, not needed for encoding.
 _STATISTICS = ("stats_last_nonzero", "latents_activation_frequency", "latents_mean_square")
 _ACTIVATIONS = ("ReLU", "TopK")
 
 
 def read(files: SaeFiles, name: str) -> SaeParts:
-    """What the file of an OpenAI SAE says. Errors: BadRequest SAE_UNSUPPORTED."""
+    """Reads the file of an OpenAI SAE. Errors: BadRequest SAE_UNSUPPORTED."""
     found = read_tensors(files.weights, name)
     activation = found.pop("activation", "ReLU")
     state = found.pop("activation_state_dict", {})
     if activation not in _ACTIVATIONS:
-        raise unsupported(name, "activation", activation, "it is not one of those", allowed=_ACTIVATIONS)
+        raise unsupported(name, "activation", activation, "it is not supported", allowed=_ACTIVATIONS)
     is_topk = activation == "TopK"
     if not is_topk and "k" in state:
-        why = "it is TopK's, and without the name of its activation it would be read as ReLU"
+        why = "k belongs to TopK, but without `activation` the SAE would be read as ReLU"
         raise unsupported(name, "k", state["k"], why, allowed='"activation": "TopK"')
     if is_topk and state.get("postact_fn", "ReLU") != "ReLU":
-        why = "its features may be negative, and here 0 is off"
+        why = "its features can be negative, and actstore treats only features above 0 as active"
         raise unsupported(name, "postact_fn", state["postact_fn"], why, allowed="ReLU")
     return SaeParts(
         architecture="topk" if is_topk else "standard",
@@ -57,7 +57,9 @@ def read(files: SaeFiles, name: str) -> SaeParts:
 def _tensors(found: Mapping[str, Any], name: str) -> dict[str, Tensor]:
     weights = {key: value for key, value in found.items() if key not in _STATISTICS}
     if weights.keys() != _NAMES.keys():
-        raise unsupported(name, "tensors", sorted(weights), "it has others", allowed=sorted(_NAMES))
+        raise unsupported(
+            name, "tensors", sorted(weights), "it has other tensors than expected", allowed=sorted(_NAMES)
+        )
     return {_NAMES[key]: turned(value) if key.endswith(".weight") else value for key, value in weights.items()}
 
 

@@ -1,6 +1,6 @@
-"""SAELens: `cfg.json` and `sae_weights.safetensors`, of v6 and, where they say the same in other words, from before.
+"""SAELens: `cfg.json` and `sae_weights.safetensors`, of version 6 and of earlier versions with equivalent options.
 
-The formulas are those of `sae_lens.saes` at inference. Options that SAELens handles and actstore does not are refused
+The formulas are those of `sae_lens.saes` at inference. Options that SAELens supports and actstore does not are refused
 by name, because a wrong feature looks like a right one. BatchTopK and Matryoshka SAEs are saved as JumpReLU.
 """
 
@@ -18,7 +18,7 @@ from actstore_worker.sae.sidecar import ADAPTATIONS
 from actstore_worker.sae.sites import hook_site
 from actstore_worker.sae.tensors import flag, put_once, read_json, read_tensors, turned
 
-# SAELens's architecture -> what is computed, and whether it predicts another site.
+# SAELens's architecture -> what is computed, and whether it is a transcoder.
 _ARCHITECTURES = {
     "standard": ("standard", False),
     "topk": ("topk", False),
@@ -32,15 +32,15 @@ _ARCHITECTURES = {
 _WHY_NOT = {
     "batchtopk": "its features depend on the batch; SAELens saves it for inference as jumprelu",
     "matryoshka_batchtopk": "its features depend on the batch; SAELens saves it for inference as jumprelu",
-    "temporal": "its features depend on the tokens before",
+    "temporal": "its features depend on earlier tokens",
 }
-# What is done to rows at run time. The scale of expected_average_only_in is not: it must be folded in, or stated.
+# Normalizations of rows at run time. expected_average_only_in is not one: its scale must be folded in, or given.
 _NORMALISATIONS = ("none", "layer_norm", "constant_norm_rescale")
 _SCALED = "expected_average_only_in"
 
 
 def read(files: SaeFiles, name: str) -> SaeParts:
-    """What the files of a SAELens SAE say. Errors: BadRequest SAE_UNSUPPORTED or SAE_MISMATCH."""
+    """Reads the files of a SAELens SAE. Errors: BadRequest SAE_UNSUPPORTED or SAE_MISMATCH."""
     assert files.configuration is not None  # noqa: S101
     config = read_json(files.configuration, name)
     architecture, is_transcoder = _ARCHITECTURES[_architecture(config, name)]
@@ -67,14 +67,14 @@ def read(files: SaeFiles, name: str) -> SaeParts:
 
 
 def _architecture(config: Mapping[str, Any], name: str) -> str:
-    """Before v6, TopK was written as an activation function of the standard architecture."""
+    """Before v6, TopK was an activation function of the standard architecture."""
     activation = config.get("activation_fn") or config.get("activation_fn_str") or "relu"
     architecture = "topk" if activation == "topk" else config.get("architecture", "standard")
     if architecture not in _ARCHITECTURES:
-        why = _WHY_NOT.get(str(architecture), "it is not one of those")
+        why = _WHY_NOT.get(str(architecture), "it is not supported")
         raise unsupported(name, "architecture", architecture, why, allowed=_ARCHITECTURES)
     if activation not in ("relu", "topk"):
-        raise unsupported(name, "activation_fn", activation, "it is not one of those", allowed=("relu", "topk"))
+        raise unsupported(name, "activation_fn", activation, "it is not supported", allowed=("relu", "topk"))
     return str(architecture)
 
 
@@ -93,7 +93,7 @@ def _sizes(config: Mapping[str, Any], is_transcoder: bool, name: str) -> tuple[i
         if min(d_in, d_sae, d_out) < 1:
             raise ValueError("sizes must be at least 1")
     except (ValueError, KeyError, TypeError) as error:
-        raise unsupported(name, "cfg.json", None, f"it has no sizes of at least 1: {error!r}", "d_in, d_sae") from error
+        raise unsupported(name, "cfg.json", None, f"its sizes must be at least 1: {error!r}", "d_in, d_sae") from error
     return d_in, d_sae, d_out
 
 
@@ -108,15 +108,19 @@ def _normalisation(config: Mapping[str, Any], name: str) -> str:
 
 
 def _said_once(option: str, said: Sequence[Any], name: str) -> Any:
-    """What versions of SAELens have in different places. Errors: BadRequest SAE_UNSUPPORTED where these disagree."""
+    """An option that versions of SAELens have in different places. Errors: BadRequest SAE_UNSUPPORTED if these
+    disagree.
+    """
     found = [value for value in said if value is not None]
     if any(value != found[0] for value in found):
-        raise unsupported(name, option, found, "it is said in several places, and which counts is not", allowed="one")
+        raise unsupported(
+            name, option, found, "the configuration gives different values in several places", allowed="one"
+        )
     return found[0] if found else None
 
 
 def _metadata(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Before v6 what is now metadata lay beside the rest."""
+    """Before v6, metadata was not separate from the other options."""
     found: Mapping[str, Any] = config.get("metadata") or config
     return found
 
@@ -135,13 +139,13 @@ def _output_site(config: Mapping[str, Any], name: str) -> Site | None:
 
 
 def _processing(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """SAELens loads models without processing, but for what is asked for here."""
+    """SAELens loads models without processing, except for what is requested here."""
     loading = _metadata(config).get("model_from_pretrained_kwargs") or {}
     return tuple(done for done in ADAPTATIONS if loading.get(done))
 
 
 def _tensors(files: SaeFiles, name: str) -> dict[str, Tensor]:
-    """Checkpoints of training may hold a threshold's logarithm; for a while files had a scale that was 1 throughout."""
+    """Training checkpoints may have a threshold's logarithm; for a while files had a scale that was always 1."""
     found = read_tensors(files.weights, name)
     if "log_threshold" in found:
         put_once(found, "threshold", found.pop("log_threshold").float().exp(), name)

@@ -1,8 +1,8 @@
 """EleutherAI's sparsify: `cfg.json` and `sae.safetensors` in a folder named after the hook point.
 
-encoder.weight is [d_sae, d_in], and W_dec lies as [d_sae, d_out] already: decoding sums rows of it. b_dec is taken from
-the input unless it transcodes. SAELens's converter of this format turns W_dec, and asks normalize_decoder about b_dec;
-the package itself is what this is tested against.
+encoder.weight is [d_sae, d_in], and W_dec is [d_sae, d_out] already: decoding sums rows of it. b_dec is subtracted from
+the input, except for transcoders. SAELens's converter of this format transposes W_dec, and uses normalize_decoder for
+b_dec; the tests compare with the package itself.
 """
 
 import re
@@ -18,7 +18,7 @@ from actstore_worker.sae.parts import SaeParts
 from actstore_worker.sae.refusals import mismatch, unsupported
 from actstore_worker.sae.tensors import flag, read_json, read_tensors, turned
 
-# A module within transformers' base model. An SAE reads what it gives; a transcoder predicts that from what it takes.
+# A module within transformers' base model. An SAE reads its output; a transcoder predicts its output from its input.
 _HOOK_POINT = re.compile(r"(?:\w+\.)*(?:layers|layer|h)\.(\d+)(?:\.(\w+))?")
 _KINDS = {"": ("resid_pre", "resid_post"), "mlp": ("mlp_input", "mlp_out")}
 _KINDS |= dict.fromkeys(("attention", "self_attn", "attn"), ("", "attn_out"))
@@ -27,14 +27,20 @@ _TURNED = ("encoder.weight", "W_skip")
 
 
 def read(files: SaeFiles, name: str) -> SaeParts:
-    """What the files of a sparsify SAE say. Errors: BadRequest SAE_UNSUPPORTED or SAE_MISMATCH."""
+    """Reads the files of a sparsify SAE. Errors: BadRequest SAE_UNSUPPORTED or SAE_MISMATCH."""
     assert files.configuration is not None  # noqa: S101
     config = read_json(files.configuration, name)
     if config.get("activation", "topk") != "topk":
         why = "its features are the largest of each group, which actstore does not compute"
         raise unsupported(name, "activation", config["activation"], why, allowed="topk")
     if flag(config, "signed", False, name):
-        raise unsupported(name, "signed", True, "its features may be negative, and here 0 is off", allowed=False)
+        raise unsupported(
+            name,
+            "signed",
+            True,
+            "its features can be negative, and actstore treats only features above 0 as active",
+            allowed=False,
+        )
     transcodes = flag(config, "transcode", False, name)
     site, output_site = _sites(files.folder.name, transcodes, name)
     return SaeParts(
@@ -54,12 +60,12 @@ def read(files: SaeFiles, name: str) -> SaeParts:
 def _tensors(found: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
     names = {"encoder.weight": "W_enc", "encoder.bias": "b_enc", "W_dec": "W_dec", "b_dec": "b_dec", "W_skip": "W_skip"}
     if unknown := sorted(found.keys() - names.keys()):
-        raise unsupported(name, "sae.safetensors", unknown, "sparsify has no such tensors", allowed=names)
+        raise unsupported(name, "sae.safetensors", unknown, "the sparsify format has no such tensors", allowed=names)
     return {names[key]: turned(found[key]) if key in _TURNED else found[key] for key in found}
 
 
 def _sizes(config: Mapping[str, Any], name: str) -> tuple[int, int, int]:
-    """num_latents 0 is not none: it leaves the width to expansion_factor."""
+    """num_latents 0 means that expansion_factor determines the width."""
     try:
         d_in = int(config["d_in"])
         d_sae = int(config.get("num_latents") or d_in * int(config["expansion_factor"]))
@@ -76,12 +82,12 @@ def _sites(hook_point: str, transcodes: bool, name: str) -> tuple[Site | None, S
         return None, None
     layer, kinds = int(found[1]), _KINDS.get(found[2] or "")
     if kinds is None or (transcodes and not kinds[0]):
-        why = "what goes into that module is not captured" if kinds else "that module is not captured"
+        why = "the input of that module is not captured" if kinds else "the output of that module is not captured"
         raise mismatch(name, "hookpoint", hook_point, ("layers.N", "layers.N.mlp", "layers.N.attention"), why)
     before, after = kinds
     return Site(layer, before if transcodes else after), Site(layer, after)
 
 
 def _model(path: Path, name: str) -> str:
-    """The trainer's own configuration lies above the hook points'."""
+    """The trainer's own configuration is in the folder above those of the hook points."""
     return str(read_json(path, name).get("model", "")) if path.is_file() else ""
