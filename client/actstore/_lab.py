@@ -7,6 +7,7 @@ from typing import Self, Unpack
 from actstore import _checks
 from actstore._answer import Verdict
 from actstore._checks import Text
+from actstore._errors import refused
 from actstore._models.calls import ModelCalls
 from actstore._norms.asking import steps_of
 from actstore._norms.weights import WeightNorms, ask_weights
@@ -17,7 +18,7 @@ from actstore._runs.run import Capture, Run, open_run, start_capture
 from actstore._runs.specification import Batching, CaptureOptions, Dataset, specification
 from actstore._signatures import spelled_out
 from actstore._transport.base import Backend
-from actstore._where import NamedRun, StoredText, stored_text
+from actstore._where import NamedRun, StoredText, run_name, stored_text
 from actstore_api.records.capture import CaptureEstimate, EstimateCapture, EstimateCaptureAnswer, Positions
 from actstore_api.records.model import GetWeightNorms
 from actstore_api.records.terms import Dtype
@@ -70,11 +71,11 @@ class Lab(Listings, ModelCalls, PatchingCalls):
         """
         return open_run(self._backend, _checks.text(run, "run"))
 
-    def check(self, run: str | None = None, *, quick: bool = False, remove_orphans: bool = False) -> Verdict:
+    def check(self, run: NamedRun | str | None = None, *, quick: bool = False, remove_orphans: bool = False) -> Verdict:
         """Read every object of the store, or of one run, and compare it with its record. Only on a bucket.
 
         Args:
-            run: Name of a run. None: the whole store.
+            run: A run, or its name. None: the whole store.
             quick: Leave out what reads every byte.
             remove_orphans: Remove objects that no record names, which crashes leave behind. Those of a run that is
                 being captured are kept, since an attempt under way looks the same.
@@ -86,16 +87,16 @@ class Lab(Listings, ModelCalls, PatchingCalls):
             BadRequest: The lab is a service.
             NotFound: There is no run of this name.
         """
-        name = None if run is None else _checks.text(run, "run")
+        name = None if run is None else run_name(run, "run")
         return self._backend.check_runs(
             name, _checks.switch(quick, "quick"), _checks.switch(remove_orphans, "remove_orphans")
         )
 
-    def remove(self, run: str, *, force: bool = False) -> int:
+    def remove(self, run: NamedRun | str, *, force: bool = False) -> int:
         """Remove a run from the bucket, for good. Only on a bucket, not through a service.
 
         Args:
-            run: Its name.
+            run: The run, or its name.
             force: Remove it even if it is being captured, whose capture then fails, or if other runs are over its rows,
                 which then cannot be read.
 
@@ -107,7 +108,7 @@ class Lab(Listings, ModelCalls, PatchingCalls):
             NotFound: There is no run of this name.
             Conflict: The run is being captured, or other runs are over its rows.
         """
-        return self._backend.remove_run(_checks.text(run, "run"), _checks.switch(force, "force"))
+        return self._backend.remove_run(run_name(run, "run"), _checks.switch(force, "force"))
 
     def attach(self, run: str) -> Capture:
         """Return a capture that was started before, to watch it, wait for it or cancel it.
@@ -256,7 +257,7 @@ class Lab(Listings, ModelCalls, PatchingCalls):
         captures = [start_capture(self._backend, one) for one in asked]
         return Captures(captures, places, self._backend)
 
-    def checkpoints(self, runs: Iterable[Run | str], steps: Iterable[float] | None = None) -> Checkpoints:
+    def checkpoints(self, runs: Iterable[Run | str] | Run | str, steps: Iterable[float] | None = None) -> Checkpoints:
         """Put runs of several revisions of one model side by side, as `capture_revisions` makes them.
 
         Args:
@@ -266,6 +267,8 @@ class Lab(Listings, ModelCalls, PatchingCalls):
         Raises:
             BadRequest: There are no runs, or they are of several models.
         """
+        if not isinstance(runs, Run | Iterable):
+            raise refused(f"runs are runs or names, not {runs!r}", "runs", repr(runs), "runs, or their names")
         named = (runs,) if isinstance(runs, Run | str) else tuple(runs)
         opened = [run if isinstance(run, Run) else self.run(run) for run in named]
         return Checkpoints(opened, steps_of(steps), self._backend)

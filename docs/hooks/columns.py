@@ -12,10 +12,9 @@ column's title. Norms are in the units of the site, losses and entropies in nats
 """
 # Titles of the client's tables of columns, and the call that returns each.
 SECTIONS: Mapping[str, tuple[str, str]] = {
-    "STATISTICS": ("Statistics of features", "`features.table()`, `features.search()`, `feature.statistics()`"),
+    "STATISTICS": ("Statistics of features", "`features.statistics()`, `features.search()`, `feature.statistics()`"),
     "ACTIVE": ("Active features", "`features.active()`, `features.by_token()`, `features.by_text()`"),
     "COFIRING": ("Features that fire together", "`feature.cofiring()`"),
-    "NEIGHBOURS": ("Neighbouring directions", "`feature.neighbours()`, `features.by_direction()`"),
     "NEIGHBORS": ("Neighboring directions", "`feature.neighbors()`, `features.by_direction()`"),
     "EXAMPLES": ("Examples", "`feature.top()` and the other ways to choose examples"),
     "LENS": ("Logit lens of a direction", "`feature.logit_lens()`"),

@@ -20,7 +20,7 @@ as for `actstore.connect()`.
 | 0 | done |
 | 1 | refused or failed; stderr has the reason and the next step |
 | 2 | the command line cannot be read |
-| 3 | the answer is bad news: `fsck` found a damaged store, `check-sae` a wrong SAE, or `status` no running stack |
+| 3 | the answer is bad news: `check` found a damaged store, `check-sae` a wrong SAE, or `status` no running stack |
 | 130 | interrupted by Ctrl-C |
 
 """

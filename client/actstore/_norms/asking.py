@@ -1,7 +1,7 @@
 """What a caller asks about norms, checked."""
 
 from collections.abc import Iterable
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from actstore import _checks
 from actstore._errors import refused
@@ -32,7 +32,7 @@ def profile_question(
         steps=steps,
         sites=_checks.some_names(sites, "sites"),
         **left_out(exclude),
-        quantiles=GetNormProfile.quantiles if quantiles is None else _checks.fractions(quantiles, "quantiles"),
+        quantiles=_quantiles(quantiles),
         quantity=_checks.one_of(quantity, "quantity", get_args(NormQuantity)),
         by=_checks.one_of(by, "by", get_args(NormGrouping)),
         bins=bins,
@@ -113,6 +113,15 @@ def steps_of(values: Iterable[float] | None) -> tuple[float, ...]:
     if not isinstance(values, Iterable | None):
         raise refused(f"steps are several numbers, not {values!r}", "steps", repr(values), f"steps=[{values!r}]")
     return _checks.some(tuple(_checks.number(step, "steps") for step in values or ()), values, "steps")
+
+
+def _quantiles(quantiles: Any) -> tuple[float, ...]:
+    if quantiles is None:
+        return GetNormProfile.quantiles
+    if isinstance(quantiles, str) or not isinstance(quantiles, Iterable):
+        message = f"quantiles are several numbers, not {quantiles!r}"
+        raise refused(message, "quantiles", repr(quantiles), "numbers between 0 and 1, or none")
+    return tuple(_checks.number(quantile, "quantiles") for quantile in quantiles)
 
 
 def _histogram(histogram: int | Iterable[float] | None) -> tuple[int, tuple[float, ...]]:

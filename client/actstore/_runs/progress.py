@@ -9,18 +9,14 @@ from actstore_api.reasons import known_reason
 from actstore_api.records.capture import CaptureProgress, WatchCapture
 from actstore_api.records.terms import Failure
 
-# A watch that breaks off is taken up again; so many times in a row without any news.
-RECONNECTS = 5
-RECONNECT_PAUSE_SECONDS = 1.0
-
 
 def watch(backend: Backend, run: str) -> Iterator[CaptureProgress]:
     """News of a capture to its end, taken up again where the watch breaks off. Raises the capture's error."""
-    left = RECONNECTS
+    left = backend.retries.watch_attempts
     while True:
         try:
             for update in backend.listen(WatchCapture(run)):
-                left, news = RECONNECTS, unless_failed(update.progress)
+                left, news = backend.retries.watch_attempts, unless_failed(update.progress)
                 yield news
                 if news.ended:
                     return
@@ -29,7 +25,7 @@ def watch(backend: Backend, run: str) -> Iterator[CaptureProgress]:
             if not left:
                 raise
             left -= 1
-            time.sleep(RECONNECT_PAUSE_SECONDS)
+            time.sleep(backend.retries.watch_pause_seconds)
 
 
 def unless_failed(news: CaptureProgress) -> CaptureProgress:

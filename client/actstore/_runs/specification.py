@@ -147,7 +147,7 @@ def _positions(value: object, field: str) -> Positions:
     return Positions(
         kind=_checks.one_of(value.kind, field, get_args(PositionsKind)),
         stride=_checks.count(value.stride, f"{field}.stride"),
-        fraction=_checks.fractions([value.fraction], f"{field}.fraction")[0],
+        fraction=_checks.number(value.fraction, f"{field}.fraction", least=0.0),
         seed=_checks.count(value.seed, f"{field}.seed", maximum=_checks.MAXIMUM_SEED),
         sae=_checks.text(value.sae, f"{field}.sae"),
         feature=_checks.count(value.feature, f"{field}.feature"),

@@ -67,17 +67,24 @@ class Retries:
         initial_backoff_seconds: Pause before the first repetition.
         maximum_backoff_seconds: Longest pause.
         backoff_multiplier: Factor from one pause to the next.
+        watch_attempts: How often in a row a capture's progress is listened to again, if the stream breaks off without
+            any news.
+        watch_pause_seconds: Pause before that.
     """
 
     attempts: int = 4
     initial_backoff_seconds: float = 0.2
     maximum_backoff_seconds: float = 2.0
     backoff_multiplier: float = 2.0
+    watch_attempts: int = 5
+    watch_pause_seconds: float = 1.0
 
     def __post_init__(self) -> None:
         if not 1 <= _checks.count(self.attempts, "attempts") <= ATTEMPTS_MAX:
             allowed = f"1 to {ATTEMPTS_MAX}"
             raise refused(f"attempts is {self.attempts}", "attempts", self.attempts, allowed)
+        _checks.count(self.watch_attempts, "watch_attempts")
+        _checks.number(self.watch_pause_seconds, "watch_pause_seconds", least=0.0)
         for name in ("initial_backoff_seconds", "maximum_backoff_seconds", "backoff_multiplier"):
             if not _checks.number(getattr(self, name), name, least=0.0):
                 raise refused(f"{name} is 0", name, "0", "more than 0")

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from actstore._answer import Verdict
 from actstore._errors import ActstoreError, refused
+from actstore._transport.access import Retries
 from actstore_api.records.terms import Provenance
 
 Rows = tuple[pa.Table, Provenance]
@@ -24,6 +25,7 @@ class Backend(ABC):
     """
 
     address: str
+    retries: Retries = Retries()
 
     def __copy__(self) -> Self:
         return self

@@ -55,6 +55,7 @@ class GrpcBackend(Backend):
         self.address = address
         _check_token(token)
         how = how or Connection()
+        self.retries = how.retries
         self._timeout = how.timeout
         self._channel = _channel(address, token, tls, how)
         self._metadata = (("authorization", f"Bearer {token}"),) if token else ()

@@ -24,16 +24,20 @@ from actstore import (
     Lab,
     NotFound,
     Positions,
+    Retries,
     RowFilter,
     SaeWarning,
     ShardFailure,
+    Unavailable,
+    connect,
 )
-from actstore._runs import progress as _progress
 from actstore._runs.progress import shards_in_words
 from actstore._view.bar import Bar, duration
 from actstore_api.records.capture import CaptureSpecification, DatasetReference, EstimateCapture
 from actstore_api.records.sae import CheckSae
 from actstore_api.records.terms import ModelReference
+from actstore_service.server import Service
+from tests.client.conftest import SERVICE_TOKEN
 from tests.client.workers import stand_in as planted
 from tests.client.workers.saes import CLAIMED_L0, L0, WARNINGS
 from tests.client.workers.stand_in import StandInWorkers
@@ -285,13 +289,19 @@ def test_cancelling_what_is_not_captured(remote: Lab) -> None:
     assert caught.value.reason == "CAPTURE_NOT_FOUND"
 
 
-def test_a_watch_that_breaks_off_is_taken_up_again(
-    remote: Lab, workers: StandInWorkers, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(_progress, "RECONNECT_PAUSE_SECONDS", 0.01)
-    states = [news.state for news in remote.attach("breaks").progress()]
+def test_a_watch_that_breaks_off_is_taken_up_again(service: Service, workers: StandInWorkers) -> None:
+    retries = Retries(watch_pause_seconds=0.01)
+    with connect(service.address, token=SERVICE_TOKEN, retries=retries) as lab:
+        states = [news.state for news in lab.attach("breaks").progress()]
     assert states[-1] == "complete"
     assert states.count("running") == 2 * planted.SHARDS
+
+
+def test_a_watch_that_breaks_off_is_given_up_where_that_was_wanted(service: Service, workers: StandInWorkers) -> None:
+    with connect(service.address, token=SERVICE_TOKEN, retries=Retries(watch_attempts=0)) as lab:
+        progress = lab.attach("breaks").progress()
+        with pytest.raises(Unavailable):
+            list(progress)
 
 
 def test_a_watch_without_an_end_is_a_fault(remote: Lab) -> None:

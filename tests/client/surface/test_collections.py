@@ -87,6 +87,33 @@ def test_a_switch_is_true_or_false(switch: str, value: object, direct: Lab) -> N
     assert direct.run("planted").complete
 
 
+WRONG: dict[str, tuple[Callable[[Lab], object], str]] = {
+    "runs": (lambda lab: lab.checkpoints(3), "runs"),  # type: ignore[arg-type]
+    "steps": (lambda lab: lab.checkpoints("planted", steps=3), "steps"),  # type: ignore[arg-type]
+    "quantiles in a word": (lambda lab: lab.run("planted").norms(quantiles="05"), "quantiles"),
+    "one quantile": (lambda lab: lab.run("planted").norms(quantiles=0.5), "quantiles"),  # type: ignore[arg-type]
+    "a quantile that is text": (lambda lab: lab.run("planted").norms(quantiles=["0.5"]), "quantiles"),
+    "one layer": (lambda lab: lab.run("planted").fit_growth(layers=2), "layers"),  # type: ignore[arg-type]
+    "no run": (lambda lab: lab.remove(3), "run"),  # type: ignore[arg-type]
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_is_not_several_is_refused_by_its_name(case: str, direct: Lab) -> None:
+    ask, field = WRONG[case]
+    with pytest.raises(BadRequest) as caught:
+        ask(direct)
+    assert caught.value.field == field
+
+
+def test_a_run_stands_for_its_name(direct: Lab) -> None:
+    run = direct.run("planted")
+    assert direct.check(run) == direct.check("planted")
+    assert direct.checkpoints(run).names == ("planted",)
+    with pytest.raises(BadRequest):
+        direct.remove(run, force="no")  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("layout", [[], ["saelens"], None, "parquet"])
 def test_a_layout_is_one_word(layout: object, direct: Lab) -> None:
     with pytest.raises(BadRequest) as caught:

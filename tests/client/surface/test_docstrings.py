@@ -7,9 +7,9 @@ from typing import Any
 
 import actstore
 
-# Modules whose exported names are looked at.
 # Answers that say in sentences what their fields are.
 OTHERS = ("actstore._models", "actstore._patching")
+# Modules whose exported names are looked at.
 PARTS = ("actstore.", "actstore_api.records.patching")
 
 
@@ -30,12 +30,12 @@ def _members(name: str, found: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _untold(call: Any) -> set[str]:
-    """The parameters that have no line of their own. `**options` stands for the keywords that `patch` tells of."""
+    """The parameters that have no line of their own. `**options` stands for the keywords that `capture` tells of."""
     section = re.split(r"\n\n(?=\S)", (inspect.getdoc(call) or "").partition("Args:\n")[2])[0]
     told = set(re.findall(r"^    (\*{0,2}\w+): \S", section, re.MULTILINE))
     asked = set(inspect.signature(call).parameters) - {"self"}
-    of_others = (actstore.Lab.patch, actstore.Lab.capture) if "**options" in told else ()
-    return asked - told - {name for other in of_others for name in inspect.signature(other).parameters}
+    elsewhere = set(inspect.signature(actstore.Lab.capture).parameters) if "**options" in told else set()
+    return asked - told - elsewhere
 
 
 def test_everything_that_is_exported_says_what_it_is() -> None:
