@@ -108,22 +108,36 @@ class Positions:
 
     @classmethod
     def last(cls) -> "Positions":
-        """The last token of each sequence."""
+        """Stores vectors of the last token of each sequence."""
         return cls("last")
 
     @classmethod
     def every(cls, stride: int) -> "Positions":
-        """Positions divisible by `stride`."""
+        """Stores vectors of every `stride`-th token of a sequence.
+
+        Args:
+            stride: Distance between two positions, in tokens. Position 0 is always stored.
+        """
         return cls("stride", stride=stride)
 
     @classmethod
     def random(cls, fraction: float, seed: int = 0) -> "Positions":
-        """Each token with this probability; the same ones for the same seed."""
+        """Stores vectors of tokens that are drawn at random.
+
+        Args:
+            fraction: Probability of each token, above 0 and at most 1.
+            seed: The same seed draws the same tokens.
+        """
         return cls("fraction", fraction=fraction, seed=seed)
 
     @classmethod
     def active(cls, sae: str, feature: int) -> "Positions":
-        """Tokens on which the feature is active; `sae` is one of the capture's."""
+        """Stores vectors of the tokens on which a feature is active.
+
+        Args:
+            sae: Name of one of the capture's SAEs.
+            feature: Index of the feature, from 0.
+        """
         return cls("feature", sae=sae, feature=feature)
 
 
