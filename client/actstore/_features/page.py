@@ -84,11 +84,6 @@ class FeaturePage:
         return markup.document(f"feature {self.statistics.feature} of {self.statistics.sae}", self._repr_html_())
 
     def save_html(self, path: str | Path) -> None:
-        """Writes the page for a browser, as one HTML file without links to others.
-
-        Args:
-            path: The file; one that exists is replaced.
-        """
         Path(path).write_text(self.to_html(), encoding="utf-8")
 
     def __repr__(self) -> str:
