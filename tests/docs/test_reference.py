@@ -4,7 +4,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Unpack, get_args, get_origin, get_type_hints
+from typing import Any, Unpack, get_args, get_origin
 
 import griffe
 import pytest
@@ -143,7 +143,7 @@ def _arguments(call: Callable[..., Any]) -> set[str]:
 
 def _options(call: Callable[..., Any]) -> set[str]:
     """The keys of the TypedDict that types a call's `**options`."""
-    hints = (hint for hint in get_type_hints(inspect.unwrap(call)).values() if get_origin(hint) is Unpack)
+    hints = (hint for hint in inspect.unwrap(call).__annotations__.values() if get_origin(hint) is Unpack)
     return {key for hint in hints for key in get_args(hint)[0].__annotations__}
 
 
