@@ -34,6 +34,16 @@ def test_every_reason_has_a_cause_and_a_remedy(name: str) -> None:
     assert f"`{name}`" in errors.page()
 
 
+def test_errors_that_pages_quote_have_the_remedy_of_the_table() -> None:
+    quoted = [
+        found
+        for page in (GLOSSARY.parents[1]).rglob("*.md")
+        for found in re.findall(r"^ +next step: (.*) \[([A-Z_]+)\]$", page.read_text(), flags=re.MULTILINE)
+    ]
+    assert quoted
+    assert [found for found in quoted if found[0] != REASONS[found[1]].next_step] == []
+
+
 def test_every_setting_has_a_text() -> None:
     found = [
         *settings.variables(),
