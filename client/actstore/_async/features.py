@@ -38,10 +38,7 @@ class AsyncSaeFeatures(Twin[SaeFeatures]):
     __getitem__ = at_once(SaeFeatures.__getitem__, AsyncFeature)
 
     def __contains__(self, feature: object) -> bool:
-<<<<<<< HEAD
-=======
         """Whether it is an index of a feature, or one of these features."""
->>>>>>> w16-results
         return (feature._blocking if isinstance(feature, AsyncFeature) else feature) in self._blocking
 
     def __iter__(self) -> Iterator[AsyncFeature]:

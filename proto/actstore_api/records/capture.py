@@ -111,22 +111,36 @@ class Positions:
 
     @classmethod
     def last(cls) -> "Positions":
-        """Selects the last token of each sequence."""
+        """Stores vectors of the last token of each sequence."""
         return cls("last")
 
     @classmethod
     def every(cls, stride: int) -> "Positions":
-        """Selects positions divisible by `stride`."""
+        """Stores vectors of every `stride`-th token of a sequence.
+
+        Args:
+            stride: Distance between two positions, in tokens. Position 0 is always stored.
+        """
         return cls("stride", stride=stride)
 
     @classmethod
     def random(cls, fraction: float, seed: int = 0) -> "Positions":
-        """Selects each token with this probability. The same seed selects the same tokens."""
+        """Stores vectors of tokens that are drawn at random.
+
+        Args:
+            fraction: Probability of each token, above 0 and at most 1.
+            seed: The same seed draws the same tokens.
+        """
         return cls("fraction", fraction=fraction, seed=seed)
 
     @classmethod
     def active(cls, sae: str, feature: int) -> "Positions":
-        """Selects tokens on which the feature is active. `sae` must be one of the capture's SAEs."""
+        """Stores vectors of the tokens on which a feature is active.
+
+        Args:
+            sae: Name of one of the capture's SAEs.
+            feature: Index of the feature, from 0.
+        """
         return cls("feature", sae=sae, feature=feature)
 
 
