@@ -37,7 +37,7 @@ def test_a_folder_that_is_no_store_says_so(store: Path, tmp_path: Path) -> None:
     around = shutil.copytree(store, tmp_path / "around" / "store")
     for folder, near in ((tmp_path / "empty", ""), (tmp_path / "code", ""), (around.parent, str(around))):
         for ask in (Lab.runs, Lab.models, Lab.saes, Lab.check, lambda lab: lab.run("planted")):
-            with pytest.raises(StoreFailed, match="is no store") as caught:
+            with pytest.raises(StoreFailed, match="is not a store") as caught:
                 ask(actstore.connect(folder))
             assert (caught.value.reason, caught.value.field) == ("STORE_NOT_FOUND", "store")
             assert near in str(caught.value.allowed)

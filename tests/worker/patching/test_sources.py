@@ -148,7 +148,7 @@ SPANS = {"spans": (ANIMAL,), "pairs": (LONG,)}
             "at least one token within 0..15",
         ),
         ({"spans": (PatchSpan("x", "cat", Range(10, 14)),)}, "ARGUMENT_INVALID", "spans", "10..14", "within 0..13"),
-        ({"spans": (ANIMAL, ANIMAL)}, "ARGUMENT_INVALID", "spans", "animal", "a name of its own"),
+        ({"spans": (ANIMAL, ANIMAL)}, "ARGUMENT_INVALID", "spans", "animal", "a different name"),
         ({"spans": (ANIMAL,) * 257}, "LIMIT_EXCEEDED", "spans", "257", "at most 256"),
         ({"positions": "last"}, "ARGUMENT_INVALID", "positions", "last", "none, if there are spans"),
         ({"only_positions": (3,)}, "ARGUMENT_INVALID", "only_positions", "3", "none, if there are spans"),
