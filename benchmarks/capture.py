@@ -2,16 +2,16 @@
 
 Both sides run the same batches of real text (the standard library of this Python) through the same model on the same
 device, in turns, round after round, and the ratios of each round are compared, because a machine's speed drifts.
-Forward: the trunk as transformers runs it, no logits, stopped after the last layer that the run needs. Capture: a
+Forward: the trunk in transformers, without logits, stopped after the last layer that the run needs. Capture: a
 capture worker with norms of every site of every layer, one dense site and the features of a TopK SAE, written to a
-local bucket, synced and committed. Loading the model is on neither side.
+local bucket, synced and committed. Neither side includes loading the model.
 
-Predicted for the bundled model on two cores, in us of one core a token: forward 35 to 40; the SAE's matrix 3 and
-finding its 16 largest 2.5; norms 0.5; writing 1; sorting and writing the index and syncing 3.5, beside the next
-shard's forward pass. So at best 0.8 of a forward pass that keeps both cores busy, which is
+Predicted for the bundled model on two cores, in us of one core per token: forward 35 to 40; the SAE's matrix 3 and
+finding its 16 largest 2.5; norms 0.5; writing 1; sorting and writing the index and syncing 3.5, in parallel with the
+next shard's forward pass. So at best 0.8 of a forward pass that keeps both cores busy, which is
 `ratio_to_forward_in_lanes`: the same batches, split over single threads. The plain forward pass is slower than that,
-for threads that split every small operation wait for each other, and capture splits its batches, so
-`ratio_to_forward` is higher. docs/explanation/benchmarks.md has what was measured.
+because threads that split every small operation wait for each other, and capture splits its batches, so
+`ratio_to_forward` is higher. docs/explanation/benchmarks.md has the measurements.
 """
 
 import argparse

@@ -3,13 +3,13 @@
 A model of Pythia-70M's shape with random weights, one dense site with its norms, the same tokens in sequences of 256
 and the same batches on every side, in turns, round after round:
 
-- forward: the trunk as transformers runs it, stopped after the site's layer, nothing kept;
-- torch_save: the same pass, a hook at the site, and every shard's rows `torch.save`d and synced;
-- saelens: SAELens's CacheActivationsRunner over the same model as transformers loads it, told to compute one logit a
-  sequence only. It runs the layers after the site as well, hence a site at the last layer, and it syncs nothing.
+- forward: the trunk in transformers, stopped after the site's layer, nothing kept;
+- torch_save: the same pass, a hook at the site, and every shard's rows saved with `torch.save` and synced;
+- saelens: SAELens's CacheActivationsRunner over the same transformers model, which computes only one logit per
+  sequence. It also runs the layers after the site, hence a site at the last layer, and it syncs nothing.
 
-Loading is on no side. Predicted on a CPU: 40 MFLOP a token against 2 KiB of rows, so that a second of computing writes
-some 10 MB; every ratio is then near 1, and capture is ahead of the plain pass by what its lanes save.
+No side includes loading. Predicted on a CPU: 40 MFLOP per token for 2 KiB of rows, so that a second of computation
+writes about 10 MB; every ratio is then near 1, and capture is faster than the plain pass because of its lanes.
 """
 
 import argparse

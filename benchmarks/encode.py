@@ -2,14 +2,14 @@
 
 Random weights, the same rows on every side, in turns, round after round, in batches as a capture has them:
 
-- actstore: `nonzero_features`, from rows to (row, feature, activation), token-major, as a run stores them;
-- matmul: a float32 `x @ W` into memory that is kept, and `torch.topk` of it. No bias, no order: the limit;
-- saelens: `SAE.encode`, and `nonzero` with the values there.
+- actstore: `nonzero_features`, from rows to (row, feature, activation) in order of token, as a run stores them;
+- matmul: a float32 `x @ W` into reused memory, and `torch.topk` of it. Without bias and order: the limit;
+- saelens: `SAE.encode`, and `nonzero` with its values.
 
-On a CPU each side runs as capture runs it: the rows are split over lanes of one thread each. (With torch's own threads
-in one lane, selecting, which is not threaded, leaves them idle: 0.93 of the plain way on two.) Predicted on a CPU: 17
-MFLOP a token at 512 x 16,384, some 130 us of one core, and 64 KiB of pre-activations that are read three times to
-select, some 12 us; torch.topk took 47.
+On a CPU each side runs as in a capture: the rows are split over lanes of one thread each. (With torch's own threads in
+one lane, the selection, which is not threaded, leaves them idle: 0.93 of matmul on two.) Predicted on a CPU: 17 MFLOP
+per token at 512 x 16,384, about 130 us of one core, and 64 KiB of pre-activations that are read three times for the
+selection, about 12 us; torch.topk took 47.
 """
 
 import argparse

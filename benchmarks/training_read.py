@@ -8,8 +8,8 @@
 - SAELens's reader of cached activations with its mixing buffer, on the layout that `export_saelens` writes, a part of
   the rows, in float32 as it must be there.
 
-Mixing is told by the distance, in rows of the run, between two random rows of a batch, over what random rows of the
-whole run would have (1.0), and by how many of the run's row groups a batch has rows of.
+Mixing is measured by the distance, in rows of the run, between two random rows of a batch, divided by that of random
+rows of the whole run (so 1.0 is perfect), and by the number of the run's row groups that a batch has rows from.
 
 Predicted: a core copies a row group out of the page cache at 7 GB/s and another gathers rows of 1.5 kB out of 128 MiB
 as fast as a memory map does; the two overlap on two cores, so that most of a memory map's rows/s should be reached.

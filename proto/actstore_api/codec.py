@@ -1,16 +1,16 @@
-"""Turns records into messages of the contract and back, by one set of rules; exceptions are in codec_table.
+"""Converts records to messages of the contract and back, by one set of rules; codec_table has the exceptions.
 
-A record stands for the message that has its name, or its name and `Request`; `...Answer` stands for `...Response`. Its
-fields have the names of the message's fields, and their types say how each is carried:
+A record belongs to the message with its name, or its name and `Request`; `...Answer` belongs to `...Response`. Its
+fields have the names of the message's fields, and their types say how each is converted:
 
-- a number, a truth, a text: as it is, and a Name may not be empty; `Literal` words: an enum, whose value names are its
-  prefix and the word;
-- a record: the message that it stands for; a tuple, a frozenset, a mapping: a repeated field or a map, or a message
-  that has such a field and nothing else;
-- a union: a oneof. The record's field has the oneof's name; or it has that of a message that is nothing but a oneof.
+- a number, a boolean or a text: as it is, but a Name may not be empty; `Literal` words: an enum, whose value names are
+  a prefix and the word;
+- a record: its message; a tuple, a frozenset or a mapping: a repeated field or a map, or a message that consists of
+  such a field;
+- a union: a oneof. The record's field has the oneof's name, or the name of a message that consists of a oneof.
 
-None is not sent. What a message does not say, because the field is absent, or empty where that is the same, is the
-record's default; where the record has none it is required, and Unreadable is raised.
+None is not sent. A field that a message does not set (or, for some types, that is empty) has the record's default; if
+there is no default the field is required, and Unreadable is raised.
 """
 
 import operator

@@ -1,12 +1,12 @@
-"""What storage, service and workers raise: one base, and a class for each thing that a caller can do next.
+"""The errors of storage, service and workers: one base class, and a class for each thing that a caller can do next.
 
-ActstoreError               a reason from actstore_api/reasons.py, and what was wrong in which field
-├── BadRequest              the caller changes the request
-│   └── NotThere            ... or names something that exists
+ActstoreError               a reason from actstore_api/reasons.py, and which field was wrong
+├── BadRequest              the caller should change the request
+│   └── NotThere            ... or name something that exists
 ├── Conflict                the name is taken by something else
-├── StoreError              the bucket refuses or fails; an operator repairs it
-│   └── StoreUnreachable    ... or it comes back by itself
-└── CorruptObject           bytes in the bucket are not what their commit says
+├── StoreError              the bucket refuses or fails; an operator has to repair it
+│   └── StoreUnreachable    ... or it may recover without help
+└── CorruptObject           bytes in the bucket do not match their commit
 """
 
 from collections.abc import Iterable

@@ -150,7 +150,7 @@ def test_a_run_of_format_4_is_folded_and_its_index_merged_and_all_of_it_has_its_
 
 @pytest.mark.parametrize("golden", [(GOLDEN / "format-1", "float32")])
 def test_a_run_of_format_1_says_that_it_has_only_l2_norms(run):
-    with pytest.raises(actstore.BadRequest, match=r"has no standard_deviation.*captured before"):
+    with pytest.raises(actstore.BadRequest, match=r"has no standard_deviation.*captured by an early version"):
         run.norms(quantity="standard_deviation")
     positions = run.norms("resid_post.0", exclude=("bos", "special"), by="position").to_pandas()
     np.testing.assert_allclose(positions["mean"], 2 * (1 + positions.position / 10), rtol=1e-6)

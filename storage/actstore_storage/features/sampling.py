@@ -37,16 +37,16 @@ _HEAD_FACTOR = 2
 
 @dataclass(frozen=True)
 class Sample:
-    """How examples are chosen among the activations above 0 of tokens that count.
+    """How examples are chosen among a feature's activations above 0, on tokens that are not excluded.
 
     top         the k strongest, at most one from a sequence.
-    range       k bins of equal width between 0 and the maximum; one at random from each bin that holds any, strongest
-                bin first: at most k. (Cunningham et al. 2023, "uniform"; there over all tokens, zeros included.)
+    range       one activation, at random, from each of k bins of equal width between 0 and the maximum, if the bin has
+                any; strongest bin first. (Cunningham et al. 2023, "uniform"; there over all tokens, zeros included.)
     rank        those at k evenly spaced ranks, from the strongest (rank 0) to the weakest.
-    quantile    `bins` stretches of ranks of equal length, strongest first; from each, k at random without repeats.
-    activating  k at random without repeats, among those above `threshold`; in order of strength.
-    positions   k tokens at random without repeats among all that count, in order of (sequence, position); the feature
-                is 0 on most of them.
+    quantile    k activations, drawn without replacement, from each of `bins` quantile bins, strongest first.
+    activating  k activations, drawn without replacement among those above `threshold`, strongest first.
+    positions   k tokens, drawn without replacement among all that are not excluded, in order of (sequence, position).
+                The feature is 0 on most of them.
     """
 
     method: str

@@ -188,7 +188,7 @@ def test_a_run_that_is_too_large_without_its_sketches_says_that_they_are_gone(
     monkeypatch.setattr(norms, "QUANTILE_TOKENS_MAX", 3)
     with served(folder) as far, actstore.connect(folder) as near:
         for lab in (far, near):
-            with pytest.raises(LimitExceeded, match=r"tokens is \d+, the limit is 3: merged sketches") as refused:
+            with pytest.raises(LimitExceeded, match=r"tokens is \d+; the limit is 3: merged sketches") as refused:
                 lab.run("run").norms()
             assert refused.value.reason == "LIMIT_EXCEEDED"
             assert key in str(refused.value)

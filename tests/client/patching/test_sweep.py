@@ -270,7 +270,7 @@ def test_several_words_where_one_is_meant_are_refused(remote: Lab, workers: Stan
         {"directions": []}, {"receivers": []}, {"layers": np.array([], int)}, {"heads": iter(())},
         {"joint": {"both": []}},
     ],
-    ids=str,
+    ids=" ".join,  # the text of an iterator would name its address
 )  # fmt: skip
 def test_an_empty_collection_is_not_taken_for_everything(
     empty: dict[str, object], remote: Lab, workers: StandInWorkers

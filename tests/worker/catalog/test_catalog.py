@@ -52,9 +52,9 @@ def test_what_is_no_sae_is_said_with_what_there_is(tmp_path: Path) -> None:
             catalog(tmp_path).find_sae(name)
         assert (missing.value.reason, missing.value.details["allowed"]) == ("SAE_NOT_FOUND", "flat")
     (tmp_path / "flat/cfg.json").unlink()
-    with pytest.raises(BadRequest, match=r"cfg\.json .* not there"):
+    with pytest.raises(BadRequest, match=r"cfg\.json .* it is missing"):
         load_sae(catalog(tmp_path).find_sae("flat"), "flat")
-    with pytest.raises(BadRequest, match="no files of one that is known"):
+    with pytest.raises(BadRequest, match="no files of a known format"):
         load_sae(tmp_path / "empty", "empty")
 
 

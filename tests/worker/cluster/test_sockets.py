@@ -59,7 +59,7 @@ def test_the_port_of_a_serve_that_runs() -> None:
     with pytest.raises(SettingsError, match=r"ACTSTORE_GATEWAY_PORT is 9200, but .* head:6379 listens at 9100"):
         port_of_running_serve(running, SERVICES, replace(SETTINGS, gateway_port=9200))
     for others in ({"port": 9000}, {"port": 9000, "grpc_servicer_functions": ["another's"]}):
-        with pytest.raises(SettingsError, match="does not offer actstore's services"):
+        with pytest.raises(SettingsError, match="does not offer actstore's gRPC services"):
             port_of_running_serve(others, SERVICES, SETTINGS)
 
 

@@ -94,7 +94,7 @@ def test_broken_tables(tmp_path: Path) -> None:
     whole = write_parquet(tmp_path / "c.parquet", ["a"] * 1000).read_bytes()
     for size in (0, 3, len(whole) // 2, len(whole) - 1):
         (tmp_path / "cut.parquet").write_bytes(whole[:size])
-        assert "not a whole Parquet file" in refusal(tmp_path / "cut.parquet").message
+        assert "not a complete Parquet file" in refusal(tmp_path / "cut.parquet").message
 
 
 def test_a_folder_without_text_is_empty(tmp_path: Path) -> None:
@@ -254,7 +254,7 @@ def test_padding_is_no_token(suffix: str, tmp_path: Path) -> None:
 
     assert found(masks) == [[5, 6], [7, 8, 9], [4], []]
     for wrong in ([1, 1], [1, 0, 1], [2, 1, 1]):
-        with pytest.raises(BadRequest, match="attention_mask is not of one run") as refused:
+        with pytest.raises(BadRequest, match="attention_mask is not valid") as refused:
             found([masks[0], wrong, *masks[2:]])
         assert refused.value.details["field"] == "dataset.tokens_field"
 

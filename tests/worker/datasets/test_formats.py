@@ -274,7 +274,7 @@ def test_saved_datasets_and_their_splits(find: Finder, tmp_path: Path) -> None:
         DatasetPlaces((tmp_path,)).find("dict")
     assert refused.value.details["allowed"] == "dict/train, dict/test"
     assert texts(DatasetPlaces((tmp_path,)).find("dict/test")) == ["text 0", "text 1", "text 2"]
-    with pytest.raises(BadRequest, match="which is not there"):
+    with pytest.raises(BadRequest, match="which is missing"):
         find({"state.json": json.dumps({"_data_files": [{"filename": "../secret.arrow"}]}).encode(), "a.arrow": b""})
 
 
@@ -324,7 +324,7 @@ def test_what_is_no_file_of_the_dataset(tmp_path: Path) -> None:
     root = tmp_path / "root"
     for name, make, message in (
         ("folder", lambda path: path.symlink_to(tmp_path / "else"), "link to a folder"),
-        ("b.jsonl", lambda path: path.symlink_to(tmp_path / "else" / "b.jsonl"), "leaves the dataset folders"),
+        ("b.jsonl", lambda path: path.symlink_to(tmp_path / "else" / "b.jsonl"), "outside the dataset folders"),
         ("c.jsonl", os.mkfifo, "not a regular file"),
         ("d.jsonl", lambda path: path.symlink_to(path.parent / "gone"), "not a regular file"),
     ):

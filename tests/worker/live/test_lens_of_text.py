@@ -119,7 +119,7 @@ def test_slices_of_positions_are_the_whole(replica: Replica, monkeypatch: pytest
         ),
         (GetTextLens(GPT2, TEXT, k=0), "ARGUMENT_INVALID", "k", "0", "1 to 50"),
         (GetTextLens(GPT2, TEXT, k=51), "LIMIT_EXCEEDED", "k", "51", "1 to 50"),
-        (GetTextLens(GPT2, "x" * 20, k=10), "LIMIT_EXCEEDED", "k", "630 tokens", "at most 500 tokens"),
+        (GetTextLens(GPT2, "x" * 20, k=10), "LIMIT_EXCEEDED", "k", "630 rows", "at most 500 rows"),
         (GetTextLens(GPT2, TEXT, target="ab"), "ANSWER_NOT_ONE_TOKEN", "target", "ab", "text of one token"),
     ],
 )

@@ -359,7 +359,7 @@ def test_sizes_that_no_model_has_are_refused_before_anything_is_allocated(
     del config["head_dim"]
     (folder / "config.json").write_text(json.dumps({**config, **change}))
     message = refusal(folder).message
-    named = (*change, "of different sizes", "layers cannot be stored in", "the number of attention heads")
+    named = (*change, "disagree on sizes", "layers cannot be stored in", "the number of attention heads")
     assert any(each in message for each in named)
 
 

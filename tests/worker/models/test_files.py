@@ -129,7 +129,7 @@ def test_a_bias_that_is_no_float_is_refused_as_a_matrix_is(dtype: torch.dtype, t
     """Its scale would be missing."""
     SAVERS["gpt2"](tmp_path / "model")
     change_weights(tmp_path / "model", **{"transformer.h.1.mlp.c_fc.bias": torch.ones(64).to(dtype)})
-    assert "transformer.h.1.mlp.c_fc.bias in model.safetensors is of" in refusal(tmp_path / "model").message
+    assert "transformer.h.1.mlp.c_fc.bias in model.safetensors has dtype" in refusal(tmp_path / "model").message
 
 
 @pytest.mark.parametrize(
@@ -241,13 +241,13 @@ DAMAGES: dict[str, tuple[Callable[[Path, dict[str, str]], object], str]] = {
             load_file(folder / FIRST) | {"model.norm.weight": torch.ones(16), "lm_head.weight": torch.ones(257, 16)},
             folder / FIRST,
         ),
-        "which of them counts",
+        "unclear which one to load",
     ),
     "integers": (
         lambda folder, _: save_file(
             {name: tensor.to(torch.int8) for name, tensor in load_file(folder / FIRST).items()}, folder / FIRST
         ),
-        "quantised",
+        "quantized",
     ),
     "adapter": (lambda folder, _: (folder / "adapter_config.json").write_text("{}"), "merge it"),
 }  # fmt: skip

@@ -145,6 +145,6 @@ def test_added_tokens_have_the_ids_that_the_settings_say(tmp_path: Path) -> None
     token = {"content": "<x>", "lstrip": False, "normalized": False, "rstrip": False, "single_word": False}
     for said in ("5", "700"):
         change(folder / "tokenizer_config.json", added_tokens_decoder={said: token | {"special": True}})
-        assert f"says that '<x>' is token {said}, and it is token 347" in refusal(folder)
+        assert f"says that '<x>' is token {said}, but it is token 347" in refusal(folder)
     change(folder / "tokenizer_config.json", added_tokens_decoder={"347": token | {"special": True}})
     assert tokenised(described(folder), ["<x>"])[0][-1] == 347

@@ -118,7 +118,7 @@ def test_a_span_is_unchanged_where_both_prompts_begin_alike(load: Callable[[str]
 
 def test_spans_of_several_pairs_lie_where_each_pair_has_them(load: Callable[[str], LanguageModel]) -> None:
     pairs = (LONG, PromptPair("my cat", "no dogs, one dog", "a", "b"))
-    with pytest.raises(ActstoreError, match="is 2 times"):
+    with pytest.raises(ActstoreError, match="occurs 2 times"):
         plan_sweep(load("gpt2"), RunSweep(ModelReference(""), pairs, spans=(ANIMAL,)), LIMITS)
     pairs = (LONG, PromptPair("my cat", "no cats, one dog", "a", "b"))
     plan = plan_sweep(load("gpt2"), RunSweep(ModelReference(""), pairs, spans=(ANIMAL,)), LIMITS)
@@ -148,11 +148,11 @@ SPANS = {"spans": (ANIMAL,), "pairs": (LONG,)}
             "at least one token within 0..15",
         ),
         ({"spans": (PatchSpan("x", "cat", Range(10, 14)),)}, "ARGUMENT_INVALID", "spans", "10..14", "within 0..13"),
-        ({"spans": (ANIMAL, ANIMAL)}, "ARGUMENT_INVALID", "spans", "animal", "a name of its own"),
+        ({"spans": (ANIMAL, ANIMAL)}, "ARGUMENT_INVALID", "spans", "animal", "a different name"),
         ({"spans": (ANIMAL,) * 257}, "LIMIT_EXCEEDED", "spans", "257", "at most 256"),
         ({"positions": "last"}, "ARGUMENT_INVALID", "positions", "last", "none, if there are spans"),
         ({"only_positions": (3,)}, "ARGUMENT_INVALID", "only_positions", "3", "none, if there are spans"),
-        ({"sites": ("pattern",)}, "ARGUMENT_INVALID", "sites", "pattern", "other sites"),
+        ({"sites": ("pattern",)}, "ARGUMENT_INVALID", "sites", "pattern", "sites other"),
     ],
 )
 def test_what_spans_are_refused_for(

@@ -275,8 +275,8 @@ ASKED = RunSweep(ModelReference(""), (PAIR,), sites=("resid_pre",), source="mean
         ({"stored": StoredSource("run", frozenset({"verbs"}))}, "ARGUMENT_INVALID", "exclude", "verbs", "bos"),
         ({"sites": ("attn_out",)}, "SITE_UNKNOWN", "sites", "attn_out.", "resid_post.1"),
         ({"sites": ("pattern",)}, "SITE_UNKNOWN", "sites", "pattern.", "resid_post.1"),
-        ({"sites": ("embedding",)}, "ARGUMENT_INVALID", "sites", "embedding", "other sites"),
-        ({"sites": (), "sae": "sae"}, "ARGUMENT_INVALID", "sites", "features", "other sites"),
+        ({"sites": ("embedding",)}, "ARGUMENT_INVALID", "sites", "embedding", "sites other"),
+        ({"sites": (), "sae": "sae"}, "ARGUMENT_INVALID", "sites", "features", "sites other"),
     ],
 )
 def test_what_is_refused(lab: Lab, change: dict[str, Any], reason: str, field: str, value: str, allowed: str) -> None:

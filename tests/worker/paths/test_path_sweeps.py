@@ -179,7 +179,7 @@ def test_token_layers_are_those_that_were_said(
         ({"receivers": ("q.0",), "sites": ("attn_out",)}, "ARGUMENT_INVALID", "sites", "attn_out", "before a receiver"),
         ({"receivers": ("q.1",), "layers": (0, 2)}, "ARGUMENT_INVALID", "layers", "2", "before a receiver"),
         ({"receivers": ("q.0.1", "k.2"), "layers": (1,)}, "ARGUMENT_INVALID", "receivers", "q.0.1", "after a sender"),
-        ({"receivers": ("mlp_in.0", "k.2"), "layers": (1,)}, "ARGUMENT_INVALID", "receivers", "mlp_in.0", "behind a"),
+        ({"receivers": ("mlp_in.0", "k.2"), "layers": (1,)}, "ARGUMENT_INVALID", "receivers", "mlp_in.0", "after a"),
         ({"sites": ("q",)}, "SITE_UNKNOWN", "sites", "q", "resid_pre"),
         (
             {"joint": (JointCells("two", (CellReference("z.0.0", 1), CellReference("z.0.1", 1))),)},

@@ -61,7 +61,7 @@ def test_a_dictionary_without_a_submodule_reads_where_its_folders_say(folders: s
 
 
 def test_folders_far_above_a_dictionary_say_nothing(tmp_path: Path) -> None:
-    with pytest.raises(BadRequest, match="where it reads"):
+    with pytest.raises(BadRequest, match="name its site"):
         load_sae(save_dictionary(tmp_path / "resid_post_layer_2/a/b/c", submodule_name=None), "small")
 
 
@@ -147,7 +147,7 @@ def test_gemma_scope_2_without_a_configuration_reads_where_its_folders_say(
 
 def test_gemma_scope_outside_of_its_repositories_says_neither_site_nor_model(tmp_path: Path) -> None:
     for folders in ("layer_3/width_16k/average_l0_5", "gemma-scope-2b-pt-res/width_16k/average_l0_5"):
-        with pytest.raises(BadRequest, match="where it reads"):
+        with pytest.raises(BadRequest, match="name its site"):
             load_sae(save_gemma_scope(tmp_path / folders), "small")
     plain = save_gemma_scope(tmp_path / "gemma-scope-2b-pt-res/layer_3/width_16k/canonical")
     assert load_sae(plain, "small").claims == {}
@@ -158,7 +158,7 @@ def test_gemma_scope_in_the_hubs_cache_reads_where_its_repository_says(tmp_path:
     repository, within = "models--google--gemma-scope-2b-pt-res", "layer_12/width_16k/average_l0_82"
     sae = load_sae(save_gemma_scope(tmp_path / repository / "snapshots/0123abc" / within), "small")
     assert (*places(sae), sae.model) == ("resid_post.12", "resid_post.12", "gemma-2-2b")
-    with pytest.raises(BadRequest, match="where it reads"):
+    with pytest.raises(BadRequest, match="name its site"):
         load_sae(save_gemma_scope(tmp_path / repository / "a/b/c" / within), "small")
 
 
@@ -307,8 +307,8 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str, str]] = {
         llama_scope(dataset_average_activation_norm={"in": float("inf"), "out": 1.0}), NORM, "not a pair of norms",
     ),
     "one norm for both": (llama_scope(dataset_average_activation_norm=2.0), NORM, "not a pair of norms"),
-    "a threshold below 0": (llama_scope(jump_relu_threshold=-0.5), "jump_relu_threshold", "no threshold"),
-    "a word for a threshold": (llama_scope(jump_relu_threshold="low"), "jump_relu_threshold", "no threshold"),
+    "a threshold below 0": (llama_scope(jump_relu_threshold=-0.5), "jump_relu_threshold", "not a valid threshold"),
+    "a word for a threshold": (llama_scope(jump_relu_threshold="low"), "jump_relu_threshold", "not a valid threshold"),
     "no decoder bias": (llama_scope(use_decoder_bias=False), "use_decoder_bias", "not supported"),
     "a bias taken from the input": (
         llama_scope(apply_decoder_bias_to_pre_encoder=True), "apply_decoder_bias_to_pre_encoder", "not supported",
@@ -332,7 +332,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str, str]] = {
     ),
     "another activation of OpenAI's": (openai_state(activation="JumpReLU"), "activation", "it is not supported"),
     "features below 0": (
-        openai_state(activation_state_dict={"k": 5, "postact_fn": "Identity"}), "postact_fn", "may be negative",
+        openai_state(activation_state_dict={"k": 5, "postact_fn": "Identity"}), "postact_fn", "can be negative",
     ),
     "another tensor of OpenAI's": (openai_state(extra=torch.ones(2)), "tensors", "it has other tensors than expected"),
     "a skip that is not said": (
@@ -343,7 +343,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str, str]] = {
     "no encoder": (changed(SAELENS, standard, W_enc=None), "W_enc", "the matrix is missing"),
     "a row for an encoder": (changed(SAELENS, standard, W_enc=torch.ones(64)), "W_enc", "the matrix is missing"),
     "no decoder": (changed(SAELENS, standard, W_dec=None), "W_dec", "the matrix is missing"),
-    "no bias": (changed(SAELENS, standard, b_enc=None), "tensors", "has other tensors"),
+    "no bias": (changed(SAELENS, standard, b_enc=None), "tensors", "needs other tensors"),
     "a number for a bias": (openai_state(pre_bias=3.0), "b_dec", "it is not a tensor"),
     "a number for an encoder": (openai_state(**{"encoder.weight": 3.0}), "W_enc", "the matrix is missing"),
     "no feature": (
@@ -352,7 +352,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str, str]] = {
             b_enc=torch.ones(0), threshold=torch.ones(0),
         ), "d_in, d_sae, d_out", "no features",
     ),
-    "a word for the width": (as_wide_as("wide"), "cfg.json", "no sizes"),
+    "a word for the width": (as_wide_as("wide"), "cfg.json", "its sizes must be"),
 }  # fmt: skip
 
 
@@ -438,5 +438,5 @@ def test_features_of_openai_are_positive_where_nothing_is_said(tmp_path: Path) -
 
 
 def test_folders_far_above_a_file_of_openai_say_nothing(tmp_path: Path) -> None:
-    with pytest.raises(BadRequest, match="where it reads"):
+    with pytest.raises(BadRequest, match="name its site"):
         load_sae(save_openai(tmp_path / "resid_post_mlp_v5_32k/a/b/1.pt"), "small")

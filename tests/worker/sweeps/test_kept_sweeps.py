@@ -228,7 +228,7 @@ def test_a_sweep_does_not_go_on_with_other_weights(
     """Its process died, and the model's files were written again before another one took it up."""
     cells, end = Replica(model, bucket).ask(REQUEST)
     before = replace(end.provenance, weights_sha256="of before")
-    with pytest.raises(ActstoreError, match="ask again") as refusal:
+    with pytest.raises(ActstoreError, match="start it again") as refusal:
         Replica(model, bucket).ask(request_, Finished(cells.slice(0, 10), provenance=before))
     assert refusal.value.reason == "WORKERS_UNAVAILABLE"
 

@@ -1,17 +1,17 @@
-"""Where each head attends: every weight of a text, or what they come to, and the scores that find induction heads.
+"""Returns where each head attends: every weight of a text, or a summary, and scores that find induction heads.
 
-Only eager attention shows its weights, so that is what runs. Let a[q, k] be a head's weight from query q on key k of a
-text of n tokens; for each query they sum to 1. What a head does in sum is
+Only eager attention exposes its weights, so it is used here. Let a[q, k] be a head's weight from query q to key k in a
+text of n tokens; for each query they sum to 1. The summary of a head is
 
     entropy          mean over q of -sum over k of a[q, k] ln a[q, k], in nats
     distance         mean over q of sum over k of a[q, k] |q - k|, in tokens
     previous_token   sum over q of a[q, q - 1], over n
-    first_token      sum over q of a[q, 0], over n; the first token is BOS where the text has one
+    first_token      sum over q of a[q, 0], over n; the first token is BOS if the text has one
     current_token    sum over q of a[q, q], over n
     duplicate_token  sum of a[q, k] over all k < q with the same token as q, over n
     induction        sum of a[q, k] over all k <= q whose predecessor k - 1 < q has the same token as q, over n
 
-The shares are those of TransformerLens's `detect_head` with its "mul" measure: n is the sum of all weights.
+The fractions are those of TransformerLens's `detect_head` with its "mul" measure: n is the sum of all weights.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence

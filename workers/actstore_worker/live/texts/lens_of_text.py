@@ -195,7 +195,7 @@ def _check_rows(rows: int, limits: LiveLimits) -> None:
             "or a smaller k",
             reason="LIMIT_EXCEEDED",
             field="k",
-            value=f"{rows} tokens",
+            value=f"{rows} rows",
             allowed=f"at most {limits.lens_rows} rows",
         )
 

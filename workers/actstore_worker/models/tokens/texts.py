@@ -1,6 +1,6 @@
 r"""The text of every token id, exactly as the tokenizer's own decoder has it in the middle of a text.
 
-One rule for all who show tokens or look for one by its text:
+All code that shows tokens, or finds one by its text, uses these rules:
 
 - A byte-level token (GPT-2, Llama 3) is its bytes; a byte-fallback token (`<0x0A>`) is that byte, unless another token
   has that text: then it keeps its own name.
