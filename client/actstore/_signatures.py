@@ -2,23 +2,28 @@
 
 from collections.abc import Callable
 from inspect import Parameter, signature
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 Call = TypeVar("Call", bound=Callable[..., Any])
 
 
 def spelled_out(options: Callable[..., Any]) -> Callable[[Call], Call]:
-    """Make a call that takes `**options` show them one by one: the keywords of the function that it hands them to.
+    """Make a call that takes `**options: Unpack[...]` show them one by one, as the function shows them that gets them.
 
     Type checkers read the TypedDict of the options. `help`, and a notebook's tooltip and completion, read this.
+
+    Args:
+        options: The function whose keywords they are. It has the defaults.
     """
-    more = [each for each in signature(options).parameters.values() if each.kind is Parameter.KEYWORD_ONLY]
+    keywords = signature(options).parameters
 
     def spell(call: Call) -> Call:
         own = signature(call)
-        told = [each for each in own.parameters.values() if each.kind is not Parameter.VAR_KEYWORD]
-        others = [each for each in more if each.name not in own.parameters]
-        call.__signature__ = own.replace(parameters=[*told, *others])  # type: ignore[attr-defined]
+        *named, unpacked = own.parameters.values()
+        assert unpacked.kind is Parameter.VAR_KEYWORD  # noqa: S101  a call without options needs no spelling out
+        (taken,) = get_args(unpacked.annotation)
+        spelled = [keywords[name] for name in keywords if name in taken.__annotations__]
+        call.__signature__ = own.replace(parameters=[*named, *spelled])  # type: ignore[attr-defined]
         return call
 
     return spell

@@ -15,6 +15,7 @@ SECTIONS: Mapping[str, tuple[str, str]] = {
     "STATISTICS": ("Statistics of features", "`features.statistics()`, `features.search()`, `feature.statistics()`"),
     "ACTIVE": ("Active features", "`features.active()`, `features.by_token()`, `features.by_text()`"),
     "COFIRING": ("Features that fire together", "`feature.cofiring()`"),
+    "NEIGHBOURS": ("Neighbouring directions", "`feature.neighbors()`, `features.by_direction()`"),
     "NEIGHBORS": ("Neighboring directions", "`feature.neighbors()`, `features.by_direction()`"),
     "EXAMPLES": ("Examples", "`feature.top()` and the other ways to choose examples"),
     "LENS": ("Logit lens of a direction", "`feature.logit_lens()`"),
