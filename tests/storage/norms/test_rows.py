@@ -4,9 +4,35 @@ import numpy as np
 import pytest
 
 from actstore_storage.errors import BadRequest
-from actstore_storage.norms.rows import HISTOGRAM_BINS_MAX, check_bins, exact_quantiles, group_norms, histogram_rows
+from actstore_storage.norms.rows import (
+    HISTOGRAM_BINS_MAX,
+    KeptTokens,
+    check_bins,
+    exact_quantiles,
+    group_norms,
+    histogram_rows,
+)
 
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 2 / 3, 0.95, 1.0)
+
+
+@pytest.mark.parametrize("exclude_position_0", [False, True])
+@pytest.mark.parametrize("exclude", [(), ("bos",), ("bos", "special", "sink")])
+def test_tokens_that_count(exclude: tuple[str, ...], *, exclude_position_0: bool) -> None:
+    """One by one, by a token's class and position; answers name both, and statistics by class tell classes alone."""
+    classes, positions = ("bos", "text", "sink", "special", "text", "special"), (0, 1, 2, 3, 0, 0)
+    flags = [{"text": 0, "bos": 1, "special": 2, "sink": 4}[name] for name in classes]
+    kept = KeptTokens(frozenset(exclude), exclude_position_0)
+    assert kept.mask({"flags": np.array(flags), "position": np.array(positions)}).tolist() == [
+        name not in exclude and not (exclude_position_0 and position == 0)
+        for name, position in zip(classes, positions, strict=True)
+    ]
+    assert kept.left_out == {*exclude, *(("position_0",) if exclude_position_0 else ())}
+    assert kept.told_by_class is not exclude_position_0
+
+
+def test_a_mask_by_class_needs_no_positions() -> None:
+    assert KeptTokens().mask({"flags": np.array([0, 1])}).tolist() == [True, False]
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 10, 101])

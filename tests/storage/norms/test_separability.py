@@ -88,6 +88,40 @@ def test_a_large_growth_over_training_hides_no_change_of_shape() -> None:
     assert mild.verdict == PARTLY
 
 
+def square(layer: float, checkpoint: float, both: float, scale: float = 1.0) -> np.ndarray:
+    """Two layers and two checkpoints, of which log(norm) goes up and down by so much over each, and over both."""
+    up = np.array([-1.0, 1.0])
+    return scale * np.exp(layer * up[:, None] + checkpoint * up + both * up[:, None] * up)
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1.0, 1e200])
+def test_shares_are_of_squares_whatever_the_unit(scale: float) -> None:
+    """Of four norms that hardly differ, each effect's square is its share, and `miss` is what the last is off by."""
+    norms = square(0.05, 0.02, 0.01, scale)
+    found = axis_shares(norms)
+    assert found == axis_shares(norms)
+    assert (found.layer, found.checkpoint, found.interaction) == pytest.approx((25 / 30, 4 / 30, 1 / 30), rel=1e-9)
+    assert found.miss == pytest.approx(np.exp(0.01), rel=1e-12)
+    singular = np.linalg.eigvalsh(square(0.05, 0.02, 0.01) @ square(0.05, 0.02, 0.01).T)
+    assert found.rank_one == pytest.approx(singular[-1] / singular.sum(), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("effects", "verdict"),
+    [
+        ((1.0, 0.01, np.log(1.0499)), SEPARABLE),
+        ((1.0, 0.01, np.log(1.0501)), INSEPARABLE),
+        ((1.0, 0.4, 0.1999), PARTLY),
+        ((1.0, 0.4, 0.2001), INSEPARABLE),
+        ((0.4, 1.0, 0.1999), PARTLY),
+        ((0.4, 1.0, 0.2001), INSEPARABLE),
+    ],
+)
+def test_verdicts_change_where_the_documentation_says(effects: tuple[float, float, float], verdict: str) -> None:
+    """Off by 1.05, and by a quarter of the lesser axis's square."""
+    assert axis_shares(square(*effects)).verdict == verdict
+
+
 def test_norms_that_do_not_vary_are_separable() -> None:
     found = axis_shares(np.full((3, 4), 0.1))
     assert (found.layer, found.checkpoint, found.interaction, found.explained) == (0, 0, 0, 1)

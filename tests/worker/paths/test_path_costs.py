@@ -1,5 +1,7 @@
 """What paths cost, by hand: an MLP is eight twelfths of a layer, and a projection with and without the change two."""
 
+from itertools import product
+
 import pytest
 
 from actstore_api.records.patching import RunSweep
@@ -109,6 +111,29 @@ def test_an_mlp_hears_its_attention_and_not_what_comes_out_of_its_layer(swept_mo
     mlp = receivers_of(swept_models["gpt2"], ("mlp_in.1",), through_mlps=False)
     assert mlp.are_reached(cells("attn_out", 1, 4), LENGTH)
     assert not mlp.are_reached(cells("resid_post", 1, 4), LENGTH)
+
+
+# When each is written or read within its layer, as a clock of five ticks a layer says it.
+WRITTEN = {"resid_pre": 0, "pattern": 2, "z": 2, "attn_out": 2, "resid_mid": 2, "mlp_out": 4, "resid_post": 4}
+READ = {"q": 1, "k": 1, "v": 1, "mlp_out": 3, "resid_post": 5}
+
+
+@pytest.mark.parametrize("is_parallel", [False, True])
+def test_a_receiver_hears_what_was_written_before_it_reads(*, is_parallel: bool) -> None:
+    """The MLP of a parallel block reads when attention does. `mlp_out` and `resid_post` receive as MLP and logits."""
+    read = READ | ({"mlp_out": READ["q"]} if is_parallel else {})
+    for receiver, sender in product((Site(2, kind) for kind in READ), product(range(3), WRITTEN)):
+        layer, kind = sender
+        expected = 5 * layer + WRITTEN[kind] < 5 * receiver.layer + read[receiver.kind]
+        receivers = Receivers((receiver,), is_parallel, through_mlps=False)
+        assert receivers.hear(Site(*sender)) is expected, (receiver, sender)
+        assert receivers.are_reached(cells(kind, layer, LENGTH - 1), LENGTH) is expected, (receiver, sender)
+
+
+def test_logits_are_held_at_the_last_position_alone() -> None:
+    logits = Receivers((Site(2, "resid_post"),), is_parallel=False, through_mlps=False)
+    assert logits.cells(cells("z", 0, 3, LENGTH - 1), LENGTH) == cells("resid_post", 2, LENGTH - 1)
+    assert logits.cells(cells("z", 0, 3, LENGTH - 2), LENGTH) == ()
 
 
 def test_so_many_receivers_are_not_too_many(swept_models: dict[str, LanguageModel]) -> None:

@@ -47,6 +47,32 @@ def test_metrics_are_their_definitions_however_many_rows_are_made_at_once(
         np.testing.assert_allclose(getattr(found, name), expected, atol=2e-6 * max(1.0, largest), err_msg=name)
 
 
+@pytest.mark.parametrize(
+    ("at_once", "expected"), [(1, [1] * 8), (3 * VOCABULARY, [3, 3, 2]), (4 * VOCABULARY - 1, [3, 3, 2])]
+)
+def test_rows_are_made_in_parts_of_at_most_so_many_logits(
+    at_once: int, expected: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One row at least. The first sum of exponentials is that of the source run."""
+    sizes, log_sum_exp = list[int](), metrics._log_sum_exp
+
+    def seeing(part: Tensor) -> Tensor:
+        sizes.append(len(part))
+        return log_sum_exp(part)
+
+    monkeypatch.setattr(metrics, "_ELEMENTS_AT_ONCE", at_once)
+    monkeypatch.setattr(metrics, "_log_sum_exp", seeing)
+    Metrics.of(logits(8), ANSWERS, logits(1, seed=1)[0])
+    assert sizes == [1, *expected]
+
+
+def test_a_loss_is_told_where_float32_would_say_none() -> None:
+    """Of two tokens, x apart, it is log(1 + exp(-x)): of x = 17, far less than float32 has beside 1."""
+    row = torch.tensor([[0.0, -17.0]])
+    found = Metrics.of(row, (0, 1), row[0])
+    assert found.loss == pytest.approx([np.log1p(np.exp(-17.0))], rel=1e-5)
+
+
 def test_a_divergence_is_never_below_nothing() -> None:
     """Though its terms are rounded, each for itself, where it is next to nothing."""
     source = logits(1, largest=30.0)
