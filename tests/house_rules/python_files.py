@@ -48,7 +48,7 @@ def files_by_folder(paths: Iterable[Path]) -> Counter[Path]:
 
 
 def file_lengths(root: Path, paths: Iterable[Path]) -> Mapping[Path, int]:
-    """Counts the lines of each file, but for docstrings of functions and classes, which have a line for each argument."""
+    """Counts the lines of each file, without the docstrings of functions and classes: they have a line an argument."""
     return {path: _lines(root / path) for path in paths}
 
 
