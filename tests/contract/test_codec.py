@@ -16,7 +16,14 @@ from hypothesis import strategies as st
 from actstore_api.codec import decode, encode, message_of, words_of
 from actstore_api.codec_json import from_json, to_json
 from actstore_api.codec_table import SHAPES
-from actstore_api.records.capture import CaptureSpecification, DatasetReference, Positions, RowFilter, StartCapture
+from actstore_api.records.capture import (
+    CaptureSpecification,
+    DatasetOptions,
+    DatasetReference,
+    Positions,
+    RowFilter,
+    StartCapture,
+)
 from actstore_api.records.feature import FindFeatures, StatisticBound
 from actstore_api.records.model import AblateSites, GetTextLens, SteerText
 from actstore_api.records.norm import GetNormProfile
@@ -43,7 +50,7 @@ RECORDS = sorted(
         found
         for noun in NOUNS
         for found in vars(noun).values()
-        if isinstance(found, type) and is_dataclass(found) and found is not Positions
+        if isinstance(found, type) and is_dataclass(found) and found not in (Positions, DatasetOptions)
     },
     key=lambda kind: kind.__name__,
 )

@@ -283,7 +283,7 @@ CAPTURES = [
     ),
     Wrong({"dataset": "archive"}, actstore.BadRequest, "DATASET_UNREADABLE", "dataset", "all.tar.gz", ".jsonl"),
     Wrong(
-        {"dataset": "mixed", "filters": [("id", "!=", "1")]},
+        {"dataset": actstore.Dataset("mixed", row_filters=[("id", "!=", "1")])},
         actstore.BadRequest,
         "ARGUMENT_INVALID",
         "dataset.row_filters",
@@ -291,15 +291,15 @@ CAPTURES = [
         "a number",
     ),
     Wrong(
-        {"dataset": "mixed", "source_field": "gone"},
+        {"dataset": actstore.Dataset("mixed", source_field="gone")},
         actstore.BadRequest,
         "DATASET_UNREADABLE",
         "dataset.source_field",
         "gone",
         "text",
     ),
-    Wrong({"name": "../up"}, actstore.BadRequest, "NAME_INVALID", "run", "../up", NAMES),
-    Wrong({"name": "x" * 20_000}, actstore.BadRequest, "NAME_INVALID", "run", "xxx", NAMES),
+    Wrong({"run": "../up"}, actstore.BadRequest, "NAME_INVALID", "run", "../up", NAMES),
+    Wrong({"run": "x" * 20_000}, actstore.BadRequest, "NAME_INVALID", "run", "xxx", NAMES),
 ]
 # Of which a tokenizer of bytes makes tokens.
 BYTES = {"clean": "abcdef", "corrupt": "abXdef", "answers": ("p", "q")}

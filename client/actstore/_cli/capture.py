@@ -10,11 +10,10 @@ from actstore._errors import refused
 from actstore._lab import Lab
 from actstore._runs.run import Capture, sae_findings
 from actstore._runs.specification import Batching, Dataset
-from actstore_api.records.capture import CaptureSpecification, DatasetReference, Positions
+from actstore_api.records.capture import CaptureSpecification, DatasetOptions, DatasetReference, Positions
 from actstore_api.records.terms import Dtype
 
 POSITIONS_HELP = "last, every:STRIDE, random:FRACTION[:SEED] or active:SAE:FEATURE"
-OF_DATASET = ("text_field", "tokens_field", "source_field", "max_documents")
 # Of lab.capture, of its Dataset and of its Batching.
 ASKED: dict[str, dict[str, Any]] = {
     "dataset": {"required": True, "help": "name of the dataset; actstore datasets lists them"},
@@ -26,6 +25,7 @@ ASKED: dict[str, dict[str, Any]] = {
     **options_of(CaptureSpecification),
     **options_of(DatasetReference),
 }
+OF_DATASET = tuple(options_of(DatasetOptions))
 
 
 def add_capture(verbs: Any) -> None:

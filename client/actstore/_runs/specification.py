@@ -9,6 +9,7 @@ from actstore._errors import refused
 from actstore_api.records.capture import (
     CaptureSpecification,
     Comparison,
+    DatasetOptions,
     DatasetReference,
     Positions,
     PositionsKind,
@@ -18,7 +19,7 @@ from actstore_api.records.terms import Dtype, ModelReference
 
 
 @dataclass(frozen=True)
-class Dataset:
+class Dataset(DatasetOptions):
     """A dataset, and what of it a capture reads.
 
     Args:
@@ -34,12 +35,7 @@ class Dataset:
         max_documents: How many documents to read, of those that pass the filters. None: all.
     """
 
-    name: str
-    text_field: str = ""
-    tokens_field: str = ""
-    source_field: str = ""
     row_filters: Iterable[tuple[str, Comparison, object]] = ()
-    max_documents: int | None = None
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,26 @@ class RowFilter:
 
 
 @dataclass(frozen=True)
-class DatasetReference:
+class DatasetOptions:
+    """The fields that `DatasetReference` and the client's `Dataset` share, which says what each means."""
+
+    name: Name
+    text_field: str = field(
+        default="", metadata={"help": "the column that holds the text, in a dataset of tables (default: text)"}
+    )
+    tokens_field: str = field(
+        default="", metadata={"help": "the column that holds lists of token ids, if the dataset is tokenized"}
+    )
+    source_field: str = field(
+        default="", metadata={"help": "the column that names each document's origin, for example a URL"}
+    )
+    max_documents: int | None = field(
+        default=None, metadata={"help": "stop after this many documents (default: the whole dataset)"}
+    )
+
+
+@dataclass(frozen=True)
+class DatasetReference(DatasetOptions):
     """A dataset, and which part of it is read.
 
     - `name`: a file or a folder below one of the workers' dataset folders or dataset stores, with tables (JSON lines,
@@ -51,20 +70,7 @@ class DatasetReference:
       dataset.
     """
 
-    name: Name
-    text_field: str = field(
-        default="", metadata={"help": "the column that holds the text, in a dataset of tables (default: text)"}
-    )
-    tokens_field: str = field(
-        default="", metadata={"help": "the column that holds lists of token ids, if the dataset is tokenized"}
-    )
-    source_field: str = field(
-        default="", metadata={"help": "the column that names each document's origin, for example a URL"}
-    )
     row_filters: tuple[RowFilter, ...] = ()
-    max_documents: int | None = field(
-        default=None, metadata={"help": "stop after this many documents (default: the whole dataset)"}
-    )
     max_tokens: int | None = field(
         default=None, metadata={"help": "stop after this many tokens (default: the whole dataset)"}
     )

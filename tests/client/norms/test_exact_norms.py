@@ -154,7 +154,7 @@ def test_sketches_that_are_gone_are_told_of(asked: str, lost: tuple[Path, str]) 
             assert answer.warnings == ()
             continue
         [warning] = answer.warnings
-        for part in (key, "every token's stored norm", "`actstore check run`", "capturing the run again"):
+        for part in (key, "every token's stored norm", "`actstore check run`", "Capturing the run again"):
             assert part in warning
         assert f"warning: {warning}" in repr(answer)
         assert answer.to_dict()["warnings"] == [warning]
@@ -172,7 +172,7 @@ def test_of_several_runs_the_one_whose_sketches_are_gone_is_named(lost: tuple[Pa
             found = lab.checkpoints(["whole", "run"], steps=[2, 1]).norms()
             assert set(found.table["rank_error"].to_pylist()) == {0.0, RANK_ERROR}
             [warning] = found.warnings
-            assert f"run run are gone: {key}. " in warning
+            assert f"run run are missing: {key}. " in warning
     fold_commits(open_run(bucket, "run"))
     with served(folder) as far, actstore.connect(folder) as near:
         for lab in (far, near):

@@ -107,14 +107,14 @@ def test_damage_is_named(damage: str, bucket: Bucket, written: pa.Table) -> None
         SegmentFile(bucket, record, "a test").read(0, 10)
     assert caught.value.details["value"] == KEY
     bucket.delete(KEY)
-    with pytest.raises(CorruptObject, match="not there"):
+    with pytest.raises(CorruptObject, match="it is missing"):
         SegmentFile(bucket, record, "a test").read(0, 10)
 
 
 @pytest.mark.parametrize(
     ("options", "what"),
     [
-        ({"use_dictionary": True}, "dictionaries"),
+        ({"use_dictionary": True}, "dictionary-encoded"),
         ({"row_group_size": 1000}, "1000 rows"),
         ({"compression": "zstd"}, "codec"),
         ({"write_statistics": False}, "statistics"),

@@ -365,7 +365,7 @@ def test_a_stored_sae_is_fetched_once_and_checked(planted: tuple[Bucket, Planted
     data = bucket.get(key)
     bucket.put(key, data.replace(b"topk", b"kpot"))
     assert found(bucket, "fetched", tmp_path / "cache")[0] == path
-    with pytest.raises(CorruptObject, match="not the file that was stored"):
+    with pytest.raises(CorruptObject, match="does not match the hash of the file"):
         found(bucket, "fetched", tmp_path / "other")
     assert list((tmp_path / "other").iterdir()) == []
     bucket.put(key, data)
