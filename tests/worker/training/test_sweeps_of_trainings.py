@@ -30,7 +30,8 @@ def test_a_sweep_runs_side_by_side_and_a_failing_one_ends_no_other(tmp_path: Pat
     assert [sae.name for sae in list_saes(bucket)] == ["sweep-w64-k3"]
     assert {line["progress"]["name"] for line in said[:-1]} == {"sweep-w64-k3"}
     assert {line["progress"]["dead"] for line in said[:-1]} == {None}
-    assert complained.count("actstore: warning: 100 steps of 64 rows are too few: ") == 3  # and not for each of the sweep
+    # Once for each warning, and not for each training.
+    assert complained.count("actstore: warning: 100 steps of 64 rows are too few: ") == 3
     status, _, complained = Command(tmp_path).run("--width", "2", "--k", "3", "--batch-rows", "64")
     assert status == 2
     assert complained == "actstore: k cannot be 3.0\n  allowed: at most the width, 2\n"
