@@ -191,9 +191,10 @@ def _not_among(value: object, field: str, allowed: Sequence[str]) -> ActstoreErr
 
 
 def whole_numbers(values: Iterable[int] | None, field: str, maximum: int = MAXIMUM_COUNT) -> tuple[int, ...]:
-    """Of layers, heads, documents and the like; None: none are named, which stands for all that there are."""
+    """Checks numbers of layers, heads, documents and the like. None: none are named, which stands for all."""
     if not (values is None or several(values)):
-        raise refused(f"{field} are several numbers, not {values!r}", field, repr(values), f"{field}=[{values!r}]")
+        message = f"{field} must be a list of numbers, not {values!r}"
+        raise refused(message, field, repr(values), f"{field}=[{values!r}]")
     return tuple(count(value, field, maximum=maximum) for value in (() if values is None else values))
 
 
@@ -227,7 +228,7 @@ def switch(value: bool, field: str) -> bool:
 
 
 def seed(value: int) -> int:
-    """Of what is drawn at random."""
+    """Checks the seed of what is drawn at random."""
     return count(value, "seed", maximum=MAXIMUM_SEED)
 
 

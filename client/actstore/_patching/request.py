@@ -149,7 +149,7 @@ def _pairs(clean: Any, corrupt: Any, answers: Any) -> tuple[PromptPair, ...]:
     """One pair, or lists of them; of answers, one pair for all or one each."""
     cleans, corrupts = _checks.prompts(clean, "clean"), _checks.prompts(corrupt, "corrupt")
     if len(cleans) != len(corrupts):
-        message = f"{len(cleans)} clean prompts and {len(corrupts)} corrupt ones are no pairs"
+        message = f"{len(cleans)} clean prompts and {len(corrupts)} corrupt ones do not form pairs"
         raise refused(message, "corrupt", str(len(corrupts)), f"{len(cleans)} of them")
     several = isinstance(answers, Sequence) and bool(answers) and isinstance(answers[0], Iterable)
     pairs = answers if several and not isinstance(answers[0], str) else [answers] * len(cleans)
@@ -181,7 +181,7 @@ def _positions(positions: Any) -> tuple[PatchPositions, tuple[int, ...]]:
 
 
 def _joint_cells(joint: Any) -> tuple[JointCells, ...]:
-    """Of a mapping from names to (site, position) of cells that are replaced together."""
+    """Reads `joint`, a mapping from names to (site, position) of cells that are replaced together."""
     if not isinstance(joint, Mapping):
         message = "joint has, by name, the cells that are replaced together"
         raise refused(message, "joint", repr(joint), '{"name": [("z.3.0", 12), ("mlp_out.1", 4)]}')
@@ -190,7 +190,7 @@ def _joint_cells(joint: Any) -> tuple[JointCells, ...]:
 
 def _cells(cells: Any) -> tuple[CellReference, ...]:
     if not _checks.several(cells):
-        raise refused("joint cells are several cells", "joint", repr(cells), '[("z.3.0", 12), ("mlp_out.1", 4)]')
+        raise refused("joint cells must be a list of cells", "joint", repr(cells), '[("z.3.0", 12), ("mlp_out.1", 4)]')
     return _checks.some(tuple(map(_cell, cells)), cells, "joint")
 
 

@@ -152,7 +152,7 @@ def _positions(value: object, field: str) -> Positions:
 
 def _row_filters(values: object, field: str) -> tuple[RowFilter, ...]:
     if isinstance(values, str) or not isinstance(values, Iterable):
-        raise refused(f"{field} are several, not {values!r}", field, repr(values), "a list of filters")
+        raise refused(f"{field} must be a list, not {values!r}", field, repr(values), "a list of filters")
     return tuple(_row_filter(value, field) for value in values)
 
 
