@@ -97,8 +97,8 @@ class Lab(Listings, ModelCalls, PatchingCalls):
 
         Args:
             run: The run, or its name.
-            force: Remove it even if it is being captured, whose capture then fails, or if other runs are over its rows,
-                which then cannot be read.
+            force: Remove it even if it is being captured (the capture then fails), or if other runs use its rows (these
+                runs then cannot be read).
 
         Returns:
             Number of objects that were removed.
@@ -296,14 +296,14 @@ class Lab(Listings, ModelCalls, PatchingCalls):
             samples: How many random inputs go through each layer: 2 to 65,536.
             seed: Which inputs are drawn: the same seed draws the same. 0 to 2^32 - 1.
             text: Text, or token ids, that is read to compare. None: none is.
-            stored: A run of these weights whose text is read to compare, its name, or `StoredText`, which says more.
-                None: none is.
+            stored: A run of these weights with the text that is read to compare, its name, or a `StoredText` with more
+                choices. None: none is.
             revision: The model's revision. Empty: the one that the name stands for by itself.
             prepend_bos: Whether a BOS is put before `text`. None: before text where the tokenizer has one, never before
                 ids.
 
         Returns:
-            A row a matrix, vector or head; what layers write in `sublayers`.
+            One row for each matrix, vector or head; what layers write in `sublayers`.
         """
         question = GetWeightNorms(
             **_checks.of_model(model, revision, prepend_bos),

@@ -10,14 +10,14 @@ from actstore._errors import MISSING_LIBRARY, MissingLibrary
 
 
 def library(name: str, install: str) -> Any:
-    """The module `name`; where it is not installed, MissingLibrary says that `pip install {install}` brings it."""
+    """The module `name`; if it is not installed, MissingLibrary says that `pip install {install}` brings it."""
     with needs(f"pip install {install}"):
         return importlib.import_module(name)
 
 
 @contextmanager
 def needs(next_step: str) -> Iterator[None]:
-    """Raises MissingLibrary with what to do, where a library that the block imports is not installed."""
+    """Raises MissingLibrary with what to do, if a library that the block imports is not installed."""
     try:
         yield
     except MissingLibrary:

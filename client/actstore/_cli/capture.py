@@ -72,7 +72,7 @@ def _capture_revisions(options: argparse.Namespace, lab: Lab, asked: dict[str, A
 
 
 def _positions(options: argparse.Namespace) -> Positions | None:
-    """Of --positions: last, every:4, random:0.1 or random:0.1:SEED, active:SAE:FEATURE."""
+    """Reads --positions: last, every:4, random:0.1 or random:0.1:SEED, active:SAE:FEATURE."""
     kind, *rest = (options.positions or "all").split(":")
     try:
         match kind, rest:

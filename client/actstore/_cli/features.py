@@ -42,7 +42,8 @@ def add_features(verbs: Any) -> None:
     verb.add_argument("run", help="name of the run")
     verb.add_argument("sae", help="name of the SAE")
     chosen = verb.add_mutually_exclusive_group()
-    chosen.add_argument("--text", help="most active first, relative to density; runs a model; of the bounds, --density")
+    text = "most active first, relative to density; runs a model; --density is the only bound"
+    chosen.add_argument("--text", help=text)
     chosen.add_argument("--token", help="an id, or a text of one token, which runs a model; takes no bounds")
     for name in STATISTICS:
         option = f"--{name.replace('_', '-')}"

@@ -212,5 +212,5 @@ def _end(folder: StackFolder, processes: StackProcesses | None) -> None:
 
 
 def _folder() -> StackFolder:
-    """Of this folder or of one above; where neither has one, this one's."""
+    """The state folder in this folder or in one above it; if there is none, the one to create here."""
     return stack_folder() or StackFolder(Path.cwd() / STATE_FOLDER)

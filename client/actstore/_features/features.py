@@ -330,13 +330,13 @@ class SaeFeatures:
 
         Args:
             features: Indices, or one index; at most 256.
-            k: Number of tokens at each end.
+            k: How many tokens to return with the highest logits, and how many with the lowest.
             side: `decoder`: what features write. `encoder`: what they read.
             fold_norm: Multiply directions with the final norm's gain, as of `Feature.logit_lens`.
             longest_unembedding: Leave out tokens whose unembedding vector is longer. None: no token is left out.
 
         Returns:
-            Tokens at both ends of each feature, with their logits.
+            For each feature, the k tokens with the highest and the k with the lowest logits.
         """
         chosen = self._indices(features)
         return ask_lens(self._backend, self._source, chosen, k, side, fold_norm, longest_unembedding)
@@ -357,7 +357,7 @@ class SaeFeatures:
     def check(self, n_tokens: int = CheckSae.tokens, *, warn: bool = True) -> SaeCheck:
         """Check whether the SAE is right for the run's model. Needs a service.
 
-        What looks wrong (another site, scale or model) is in `.warnings`.
+        `.warnings` lists what looks wrong, such as another site, scale or model.
 
         Args:
             n_tokens: About how many of the run's stored tokens to look at: whole sequences, spread over the run.
@@ -381,7 +381,7 @@ class SaeFeatures:
         return _indices(features, self._source.d_sae)
 
     def _none_fires(self, fires: pa.Table, encoded: EncodedText, exclude: Excluded) -> FeatureTable:
-        """Of no feature there is nothing to look up in the run."""
+        """The table if no feature fires: it is empty, and nothing is looked up in the run."""
         return FeatureTable(
             table=with_lift(fires, pa.table({"density": pa.array([], pa.float64())})),
             sae=self.sae,
@@ -400,7 +400,7 @@ class SaeFeatures:
 
 
 def _bounds(given: Sequence[Bound]) -> Iterator[StatisticBound]:
-    """Of each statistic, in the order of the contract, for which a pair is given."""
+    """The bounds of each statistic for which a pair is given, in the order of the contract."""
     for statistic, pair in zip(get_args(FeatureStatistic), given, strict=True):
         if pair is not None:
             low, high = _checks.bound(pair, statistic)

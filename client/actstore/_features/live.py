@@ -60,7 +60,7 @@ class EncodedText(Answer):
         return {"tokens": self.tokens.to_pylist(), **super().to_dict()}
 
     def _by_token(self) -> list[dict[str, Any]]:
-        """A row a token: its text, how many features fire on it, and the strongest ones as `feature (activation)`."""
+        """One row for each token: its text, how many features fire, the strongest as `feature (activation)`."""
         firing: dict[int, list[tuple[float, int]]] = {}
         for row in self:
             firing.setdefault(row["position"], []).append((row["activation"], row["feature"]))
@@ -188,7 +188,7 @@ class TextAblation(Answer):
         tokens: The text as it is: position, token (its id), text, special and activation.
         position: Where the feature is looked at; the text ends there.
         activation: The feature's activation there on the whole text.
-        first: Tokens before this position stayed.
+        first: Tokens from this position on were ablated, one at a time. Earlier tokens stayed.
     """
 
     sae: str

@@ -292,7 +292,7 @@ class FeatureQuestions:
         Needs a service.
 
         Args:
-            k: Number of tokens at each end.
+            k: How many tokens to return with the highest logits, and how many with the lowest.
             side: `decoder`: what the feature writes. `encoder`: what it reads.
             fold_norm: Multiply the direction with the final norm's gain, and center it if that norm does. The norm's
                 division is left out either way, since it depends on the text.
@@ -300,7 +300,7 @@ class FeatureQuestions:
                 pages of Cunningham et al. (2023) left out those above 20. None: no token is left out.
 
         Returns:
-            Tokens at both ends, with their logits.
+            The k tokens with the highest and the k with the lowest logits.
         """
         return ask_lens(self._backend, self._source, (self.index,), k, side, fold_norm, longest_unembedding)
 

@@ -35,7 +35,7 @@ SHOWN_TOP = 10
 
 @dataclass(frozen=True, repr=False)
 class TextTokens(Answer):
-    """What a model reads of a text: a row a token, with position, token (its id), text, special (BOS, too)."""
+    """What a model reads of a text: one row for each token, with position, token (its id), text, special (BOS, too)."""
 
     @property
     def ids(self) -> list[int]:
@@ -49,7 +49,7 @@ class TextTokens(Answer):
 
 @dataclass(frozen=True, repr=False)
 class Attention(Answer):
-    """Where heads attend in a text: a row a head, with layer, head and what is measured of its attention.
+    """Where heads attend in a text: one row for each head, with layer, head and what is measured of its attention.
 
     entropy (nats) and distance (tokens) are means over queries. The others are shares of all the head's attention:
     previous_token, first_token, current_token, duplicate_token (earlier occurrences of the query's own token) and
@@ -132,7 +132,8 @@ class Attention(Answer):
 
 @dataclass(frozen=True, repr=False)
 class InductionScores(Answer):
-    """Which heads do induction on random tokens that come twice: a row a head, with layer, head and its scores.
+    """Which heads do induction on random tokens that come twice: one row for each head, with layer, head and its
+    scores.
 
     Scores are mean weights of the second time's queries: induction (on the token after the first occurrence of their
     own), duplicate_token (on that occurrence), previous_token.
@@ -183,7 +184,7 @@ class InductionScores(Answer):
 
 @dataclass(frozen=True, repr=False)
 class TextLens(Answer):
-    """What each layer would predict at each position of a text: a row a layer and position.
+    """What each layer would predict at each position of a text: one row for each layer and position.
 
     Columns are layer, position, target (the true next token, or the one that was named), target_text, target_rank
     (from 1), target_log_probability (natural), entropy and kl (nats, of the model's output from the layer's).
@@ -275,7 +276,7 @@ class TextLens(Answer):
         return ["position", "text", *map(str, self.layers)]
 
     def _by_token(self) -> list[dict[str, Any]]:
-        """A row a token, a column a layer: the likeliest next token."""
+        """One row for each token, one column for each layer: the likeliest next token."""
         found = self.grid("text")
         return [
             {

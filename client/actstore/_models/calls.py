@@ -48,7 +48,7 @@ class ModelCalls:
     _backend: Backend
 
     def tokens(self, model: str, text: Text, *, revision: str = "", prepend_bos: bool | None = None) -> TextTokens:
-        r"""What the model reads of a text: a row a token, with its id, its text and whether it is special.
+        r"""What the model reads of a text: one row for each token, with its id, its text and whether it is special.
 
         A token's text has its leading space. Bytes that are no character show as `\xe2\x80`; a character whose bytes
         several tokens have is shown at the last one.
@@ -95,7 +95,7 @@ class ModelCalls:
             prepend_bos: Whether a BOS is put first. None: before text where the tokenizer has one, never before ids.
 
         Returns:
-            A row a head.
+            One row for each head.
         """
         question = GetAttention(
             **_checks.of_model(model, revision, prepend_bos),
@@ -140,7 +140,7 @@ class ModelCalls:
             prepend_bos: Whether a BOS is put first. None: before text where the tokenizer has one, never before ids.
 
         Returns:
-            A row a head, and the model's loss the first and the second time.
+            One row for each head, and the model's loss the first and the second time.
         """
         question = GetInductionScores(
             **_checks.of_model(model, revision, prepend_bos),
@@ -189,7 +189,7 @@ class ModelCalls:
             prepend_bos: Whether a BOS is put first. None: before text where the tokenizer has one, never before ids.
 
         Returns:
-            A row a layer and position; the likeliest tokens in `tops`.
+            One row for each layer and position. `tops` has the likeliest tokens.
         """
         question = GetTextLens(
             **_checks.of_model(model, revision, prepend_bos),
@@ -236,14 +236,14 @@ class ModelCalls:
             model: A model's name, of `lab.models()`.
             prompt: The text that goes on, or its token ids. Its BOS and other special tokens are never steered.
             direction: A vector of d_model numbers, not all 0.
-            site: Of a direction: a place in the residual stream, such as "resid_post.3".
+            site: Where `direction` acts: a place in the residual stream, such as "resid_post.3".
             sae: An SAE's name, in place of a direction.
             feature: Index of a feature of the SAE.
             strength: How far, in `unit`. Required, except for the mode "project_out", which has none.
             unit: "mean_norm": the mean L2 norm at the site over the prompt's tokens. "absolute": the unit of the site's
                 own vectors.
-            mode: "add": so much is added. "set": what is there becomes so much: the projection onto the direction, or
-                what the feature writes. "project_out": the projection onto the direction is taken away.
+            mode: "add": `strength` is added along the direction. "set": the projection onto the direction, or what
+                the feature writes, becomes `strength`. "project_out": the projection onto the direction is taken away.
             positions: Which tokens are steered: "prompt", "generated" or "all".
             max_new_tokens: How many tokens are written at most.
             temperature: 0 takes the likeliest token each time; above, tokens are drawn.
@@ -252,7 +252,7 @@ class ModelCalls:
             prepend_bos: Whether a BOS is put first. None: before text where the tokenizer has one, never before ids.
 
         Returns:
-            A row a token of either text.
+            One row for each token of each of the two texts.
         """
         question = SteerText(
             **_checks.of_model(model, revision, prepend_bos),
@@ -296,17 +296,17 @@ class ModelCalls:
                 of `stored`. "resample": what is there in another of the texts.
             sites: Kinds, for each layer and head of them, or single parts: "mlp_out.2", "z.3" (all its heads at once),
                 "z.3.5". None: attn_out, mlp_out, z.
-            layers: Numbers of layers, of kinds, at least one. None: all.
-            heads: Numbers of heads, of kinds that have heads, at least one. None: all.
-            stored: Of the mean: a run whose text it is over, its name, or `StoredText`, which says more.
-            seed: Of "resample": which text gives to which, and at which position. 0 to 2^32 - 1.
-            same_position: Of "resample", and of equally long texts: each position is given its own. False: a random
-                one that is not special.
+            layers: Numbers of layers for the kinds in `sites`, at least one. None: all.
+            heads: Numbers of heads for kinds that have heads, at least one. None: all.
+            stored: For "mean": the run with the text to average over, its name, or a `StoredText` with more choices.
+            seed: For "resample": decides which text gives to which, and at which position. 0 to 2^32 - 1.
+            same_position: For "resample", with texts of equal length: each position gets the activation of the same
+                position in the other text. False: that of a random position that is not special.
             revision: The model's revision. Empty: the one that the name stands for by itself.
             prepend_bos: Whether a BOS is put first. None: before text where the tokenizer has one, never before ids.
 
         Returns:
-            A row a part, with the loss without it.
+            One row for each part, with the loss of the model without that part.
         """
         question = AblateSites(
             **_checks.of_model(model, revision, prepend_bos),

@@ -192,7 +192,7 @@ def _finished(ax: "Axes", curves: Sequence[Curve], what: str) -> "Axes":
 
 
 def _warnings(curves: Sequence[Curve]) -> list[str]:
-    """Of each, and what they differ by beside model and revision, which the legend has."""
+    """The warnings of each curve, and one if curves differ in more than model and revision, which the legend has."""
     found = dict.fromkeys(text for curve in curves for text in curve.warnings)
     for name in curves[0].computed_with:
         values = dict.fromkeys(curve.computed_with[name] for curve in curves)

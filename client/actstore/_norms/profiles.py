@@ -60,7 +60,7 @@ class NormProfile(NormAnswer):
 
         Args:
             ax: Axes to draw on. None: those of a new figure.
-            site: The site kind that has a band between its outer quantiles. None: `resid_post`.
+            site: The site kind to draw with a band between its lowest and highest quantile. None: `resid_post`.
             growth: A fit to draw over the means, as `run.fit_growth()` gives it. None: none.
 
         Returns:
@@ -89,7 +89,7 @@ class NormProfile(NormAnswer):
             The axes.
 
         Raises:
-            BadRequest: No histogram was asked for, or it has no such site.
+            BadRequest: The profile was made without `histogram`, or the histogram has no such site.
         """
         if self.histogram is None:
             raise refused("this profile has no histogram", "histogram", "None", "run.norms(..., histogram=50)")

@@ -30,7 +30,8 @@ Effects = dict[tuple[Any, ...], float]
 
 @dataclass(frozen=True, repr=False)
 class CorruptionComparison(Answer):
-    """How the effects of components differ between corruptions: a row a direction and cell, the widest spread first.
+    """How the effects of components differ between corruptions: one row for each direction and cell, the widest spread
+    first.
 
     There is a column for each corruption, with its effect: the mean over pairs of the normalized logit difference, 0 at
     the base run and 1 at the source run. least, greatest and spread = greatest - least are over the corruptions.
@@ -43,10 +44,11 @@ class CorruptionComparison(Answer):
     Attributes:
         names: The corruptions.
         threshold: The least effect that counts as shown.
-        gaps: By corruption, the mean absolute change of the logit difference that it makes. Effects are shares of it.
+        gaps: For each corruption, the mean absolute change that it makes to the logit difference. Effects are shares of
+            this change.
         replacing: The corruptions that replace the answer, by the first pair's tokens: the clean answer is one of the
             clean prompt's and none of the corrupt prompt's.
-        token_comparison: What was given of `lab.compare_tokens`.
+        token_comparison: The result of `lab.compare_tokens` that was given, if any.
     """
 
     names: tuple[str, ...]
@@ -122,7 +124,7 @@ class CorruptionComparison(Answer):
             )
 
     def _warnings_of_tokens(self) -> Iterator[str]:
-        """Of heads that a corruption shows, and that treat one of its tokens unlike others."""
+        """Warnings of heads that a corruption shows, and that treat one of its tokens unlike others."""
         for name in self.names if self.token_comparison else ():
             reacting = self.token_comparison.reacting(name) if self.token_comparison else {}
             for (layer, head), text in sorted(reacting.items()):
@@ -158,7 +160,7 @@ def compare_corruptions(
             replaced token unlike others, and that its corruption shows, are then warned of.
 
     Returns:
-        A row a direction and cell, the widest spread first.
+        One row for each direction and cell, the widest spread first.
 
     Raises:
         BadRequest: For fewer than two sweeps, for sweeps of other models, clean prompts or cells than the first, and

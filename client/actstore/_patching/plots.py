@@ -99,7 +99,7 @@ def heat_maps(cells: pa.Table, prompts: Mapping[str, list[str]], z_position: int
 
 
 def _grid(found: list[Panel]) -> "tuple[Figure, Any]":
-    """A figure with a row a direction and a column a site, each as wide as its positions or heads need."""
+    """A figure with a row for each direction and a column for each site, as wide as its positions or heads need."""
     directions = {panel.direction for panel in found}
     columns = found[: len({panel.site for panel in found})]
     widths = [min(max(PANEL_INCHES_MIN, CELL_INCHES * len(panel.across)), PANEL_INCHES_MAX) for panel in columns]

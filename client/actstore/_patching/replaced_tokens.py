@@ -29,8 +29,7 @@ class TokenComparison(Answer):
     are corruption, position, prompt (clean, corrupt), token, text; of the token's row of the embedding: norm, norm_z,
     norm_below (share of the ordinary tokens with smaller norms), cosine_to_mean, cosine_z, cosine_to_clean; and `head`,
     the early head whose attention to the position, by later queries, changes most from the clean to the corrupt run,
-    with that `shift`; None where the position is the last. `odd` says by what the token stands out, and is empty where
-    it does not.
+    with that `shift`; None at the last position. `odd` says by what the token stands out, and is empty if it does not.
 
     Why: Heimersheim & Janiak, "A circuit for Python docstrings in a 4-layer attention-only transformer", replaced one
     token by another that an early head treats in its own way, and patching showed that instead of the task.
@@ -119,7 +118,7 @@ def _odd_embedding(row: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _odd_attention(rows: list[dict[str, Any]]) -> Iterator[str]:
-    """Of the head that departs most from what is usual."""
+    """A sentence on the head that departs most from what is usual."""
     found = [(size, text) for row in rows for size, text in _departures(row)]
     if found:
         more = f", and {len(found) - 1:,} more" if len(found) > 1 else ""

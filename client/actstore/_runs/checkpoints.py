@@ -143,7 +143,7 @@ class Checkpoints:
         return ask_separability(self._backend, asked)
 
     def _single_sites(self, kind: str, layers: Iterable[int] | None) -> list[str]:
-        """Those of the layers; of a kind without any, what the answerer will refuse in its own words."""
+        """The kind's sites at these layers. If none is stored, names that the answerer will refuse in its own words."""
         stored = {site for site in self.runs[0].norm_sites if site.rpartition(".")[0] == kind}
         there = sorted(int(site.rpartition(".")[2]) for site in stored)
         listed = _checks.some_numbers(layers, "layers") or tuple(there)
@@ -182,7 +182,7 @@ def check_revisions(revisions: Sequence[str], steps: Sequence[float]) -> None:
 
 
 def run_of_revision(run: str | None, revision: str) -> str:
-    """Of characters that a name may have; the answerer's own default where no name is given."""
+    """A name for the run of a revision, of characters that a name may have; without `run`, the answerer's default."""
     if not _checks.text(run or "", "run"):
         return ""
     return f"{run}-{re.sub('[^A-Za-z0-9._]+', '-', revision) or 'main'}"

@@ -25,7 +25,7 @@ _POLL_SECONDS = 0.05
 
 @dataclass(frozen=True)
 class StackFile:
-    """Where a stack answers. `store` and `metrics` are empty in a file that does not say."""
+    """The addresses of a stack. `store` and `metrics` are empty if the file lacks them."""
 
     address: str
     token: str = field(repr=False)
@@ -82,11 +82,11 @@ class StackFolder:
             os.close(lock)
 
     def write_processes(self, processes: StackProcesses) -> None:
-        """In the lock's file, whose inode has the lock."""
+        """Write them to the lock file itself; replacing the file would lose the lock."""
         self._lock_file.write_text(json.dumps(asdict(processes)))
 
     def processes(self) -> StackProcesses | None:
-        """Those of the stack that last had this folder; None where the file does not say."""
+        """The processes of the stack that last had this folder; None if the file does not record them."""
         try:
             _check_owner(self._lock_file)
             return StackProcesses(**json.loads(self._lock_file.read_text()))

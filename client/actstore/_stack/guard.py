@@ -120,7 +120,7 @@ def _end_leftovers(group: int) -> None:
 
 
 def _reap(but: int = 0) -> bool:
-    """Of children that have ended, all but one. False: there are no others, as always where nothing is adopted."""
+    """Reaps the children that have ended, except `but`. False: no child is left, or the system has no waitid."""
     while hasattr(os, "waitid"):  # which macOS has not
         try:
             ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
@@ -133,7 +133,7 @@ def _reap(but: int = 0) -> bool:
 
 
 def _children() -> Iterator[int]:
-    """From /proc, where there is one."""
+    """The ids of this process's children, from /proc if the system has it."""
     for status in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):  # it has ended
             after_name = status.read_text().rpartition(")")[2].split()

@@ -141,7 +141,7 @@ def _channel(address: str, token: str | None, tls: bool | None, how: Connection)
 
 
 def is_encrypted(address: str, token: str | None, tls: bool | None, how: Connection) -> bool:
-    """Whether to use TLS: where it is asked for, or root certificates are given.
+    """Whether to use TLS: yes if `tls` says so, or if root certificates are given.
 
     Errors: Denied for a token that would travel in the clear to another machine, BadRequest for certificates without
     TLS.
@@ -179,8 +179,8 @@ def options(address: str, how: Connection) -> list[tuple[str, int | str]]:
 
 
 def _retried(retries: Retries) -> list[dict[str, Any]]:
-    """Of verbs that are repeatable; of all others their caller decides. gRPC retries by itself, and a stream only until
-    its first message.
+    """The retry policy of the verbs that are repeatable; the callers of all others decide for themselves. gRPC retries
+    by itself, and a stream only until its first message.
     """
     if retries.attempts == 1:
         return []

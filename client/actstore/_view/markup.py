@@ -14,7 +14,7 @@ _ABOVE, _BELOW, _STRONG = "230,159,0", "86,180,233", 0.5
 def grid(
     columns: Sequence[str], rows: Iterable[Mapping[str, object]], definitions: Mapping[str, str] | None = None
 ) -> str:
-    """`definitions` say what a column's numbers are: its cells' titles."""
+    """A table in HTML. `definitions` says what a column's numbers are; a browser shows it over the column's cells."""
     titles = {name: _title(f"{name}: {says}") for name, says in (definitions or {}).items()}
     head = "".join(f"<th{titles.get(name, '')}>{escape(name)}</th>" for name in columns)
     body = "".join(

@@ -34,7 +34,7 @@ def pyplot() -> Any:
 
 
 def axes(ax: "Axes | None", width: float = 7, height: float = 4.5) -> "Axes":
-    """`ax`; where it is None, the axes of a new figure of `width` by `height` inches."""
+    """`ax`; if it is None, the axes of a new figure of `width` by `height` inches."""
     if ax is not None:
         return ax
     made: Axes = pyplot().subplots(figsize=(width, height), layout="constrained")[1]
