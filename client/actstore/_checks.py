@@ -123,7 +123,7 @@ def prompt(value: Any, field: str) -> Prompt:
     plain = value.tolist() if hasattr(value, "tolist") else value
     if not several(plain):
         allowed = "a string, or whole numbers"
-        raise refused(f"{field} is text or token ids, not {type(value).__name__}", field, repr(value), allowed)
+        raise refused(f"{field} must be text or token ids, not {type(value).__name__}", field, repr(value), allowed)
     ids = tuple(token(one, field) for one in plain)
     if not ids:
         raise refused(f"{field} has no token ids", field, "()", "text, or token ids, of at least one token")

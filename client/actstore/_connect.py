@@ -102,7 +102,7 @@ def _certificates(given: str | os.PathLike[str] | bytes | None) -> bytes | None:
 
 
 def _switched(variable: str) -> bool | None:
-    """What a variable of the environment switches on or off; None where it is not set."""
+    """What a variable of the environment switches on or off; None if it is not set."""
     value = os.environ.get(variable) or None
     if value not in (None, "0", "1"):
         raise refused(f"{variable} is {value!r}", variable, value, "0 or 1")

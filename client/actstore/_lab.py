@@ -268,7 +268,7 @@ class Lab(Listings, ModelCalls, PatchingCalls):
             BadRequest: There are no runs, or they are of several models.
         """
         if not isinstance(runs, Run | Iterable):
-            raise refused(f"runs are runs or names, not {runs!r}", "runs", repr(runs), "runs, or their names")
+            raise refused(f"runs must be runs or their names, not {runs!r}", "runs", repr(runs), "runs, or their names")
         named = (runs,) if isinstance(runs, Run | str) else tuple(runs)
         opened = [run if isinstance(run, Run) else self.run(run) for run in named]
         return Checkpoints(opened, steps_of(steps), self._backend)
@@ -299,7 +299,7 @@ class Lab(Listings, ModelCalls, PatchingCalls):
             stored: A run of these weights with the text that is read to compare, its name, or a `StoredText` with more
                 choices. None: none is.
             revision: The model's revision. Empty: the one that the name stands for by itself.
-            prepend_bos: Whether a BOS is put before `text`. None: before text where the tokenizer has one, never before
+            prepend_bos: Whether a BOS is put before `text`. None: before text if the tokenizer has one, never before
                 ids.
 
         Returns:

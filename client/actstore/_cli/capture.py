@@ -95,7 +95,7 @@ def add_encode(verbs: Any) -> None:
     verb = add_verb(verbs, encode, "run SAEs over a run's stored vectors, without its model, as a new run")
     verb.add_argument("run", help="name of the run")
     verb.add_argument("saes", nargs="+", metavar="sae", help="names of the SAEs")
-    verb.add_argument("--run", dest="new_run", metavar="NAME", help="name of the new run (default: made as of capture)")
+    verb.add_argument("--run", dest="new_run", metavar="NAME", help="name of the new run (default: made as in capture)")
     _add_following(verb)
 
 

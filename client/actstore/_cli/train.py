@@ -72,7 +72,7 @@ def _environment(store: str | None, *, asked_for_help: bool) -> dict[str, str]:
     found = store or os.environ.get("ACTSTORE_STORE") or stack_store()
     if not found and not asked_for_help:
         allowed = "--store ./folder or s3://bucket/prefix, ACTSTORE_STORE, or a stack that runs here"
-        raise refused("which store has the run?", "store", "", allowed)
+        raise refused("no store is named, and no stack runs here", "store", "", allowed)
     return {**os.environ, "ACTSTORE_STORE": found or ""}
 
 

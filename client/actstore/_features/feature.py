@@ -80,7 +80,7 @@ class Feature(FeatureQuestions):
 
 @dataclass(frozen=True)
 class Asked:
-    """What a page shows: as of Feature.page."""
+    """What a page shows: as in Feature.page."""
 
     k: int
     exclude: tuple[TokenClass, ...]

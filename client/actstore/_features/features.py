@@ -109,7 +109,7 @@ class SaeFeatures:
             active_tokens: Bounds of the number of these tokens.
             maximum: Bounds of the largest activation.
             mean_when_active: Bounds of the mean activation over active tokens.
-            token_r2: Bounds of the share of variance that the token alone explains, as of `Feature.token_r2`.
+            token_r2: Bounds of the share of variance that the token alone explains, as in `Feature.token_r2`.
             order: The statistic to sort by.
             ascending: Smallest first; else largest first.
             k: Number of features at most.
@@ -146,7 +146,7 @@ class SaeFeatures:
             exclude: Token classes that do not count. None: `bos`. Empty: all count.
 
         Returns:
-            Columns as of `search`, densest first.
+            Columns as in `search`, densest first.
         """
         chosen = () if features is None else self._indices(features)
         question = FindFeatures(
@@ -204,7 +204,7 @@ class SaeFeatures:
             exclude: Token classes that do not count. None: `bos`. Empty: all count.
 
         Returns:
-            Columns as of `active`.
+            Columns as in `active`.
         """
         if isinstance(token, str):
             token = id_of(self._backend, self._source.model, token)
@@ -231,7 +231,7 @@ class SaeFeatures:
             exclude: Token classes of the run that do not count for density. None: `bos`. Empty: all count.
 
         Returns:
-            Columns as of `active`, over the text's tokens without BOS and special ones; and position and text of the
+            Columns as in `active`, over the text's tokens without BOS and special ones; and position and text of the
             token on which the feature is strongest.
         """
         order = _checks.one_of(order, "order", get_args(ActiveFeatureOrder))
@@ -290,8 +290,8 @@ class SaeFeatures:
 
         Args:
             features: Indices, or one index; at most 256.
-            method: `top`: the strongest, as of `Feature.top`. `quantile`: from bins of equally many activations, as of
-                `Feature.quantiles`. `range`, `rank`, `activating` or `positions`: as of `Feature.uniform`.
+            method: `top`: the strongest, as in `Feature.top`. `quantile`: from bins of equally many activations, as of
+                `Feature.quantiles`. `range`, `rank`, `activating` or `positions`: as in `Feature.uniform`.
             k: Number of examples of a feature at most; with `quantile`, from each bin.
             bins: With `quantile`, the number of bins.
             threshold: With `activating`, the activation above which examples are drawn.
@@ -332,7 +332,7 @@ class SaeFeatures:
             features: Indices, or one index; at most 256.
             k: How many tokens to return with the highest logits, and how many with the lowest.
             side: `decoder`: what features write. `encoder`: what they read.
-            fold_norm: Multiply directions with the final norm's gain, as of `Feature.logit_lens`.
+            fold_norm: Multiply directions with the final norm's gain, as in `Feature.logit_lens`.
             longest_unembedding: Leave out tokens whose unembedding vector is longer. None: no token is left out.
 
         Returns:

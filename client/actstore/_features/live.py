@@ -211,7 +211,7 @@ class TextAblation(Answer):
         two", single ablations change nothing and the pair does: its interaction is well below 0.
 
         Returns:
-            Columns as of the answer, and interaction.
+            Columns as in `table`, and interaction.
         """
         singles = {row["first"]: row["change"] for row in self if row["second"] is None}
         table = self.table.filter(pc.is_valid(self.table["second"]))

@@ -362,7 +362,7 @@ class FeatureQuestions:
         again. Needs a service.
 
         Args:
-            text: A text or token ids, as of `ablate_text`.
+            text: A text or token ids, as in `ablate_text`.
 
         Returns:
             A row for each token but the last, with the change of the true next token's log-probability.

@@ -141,7 +141,7 @@ class InductionScores(Answer):
     Attributes:
         repeated: How many tokens came twice.
         loss_first: The model's mean cross-entropy of these tokens but the first, in nats, the first time.
-        loss_second: The same the second time: much less, where the model does induction.
+        loss_second: The same for the second time: much less, if the model does induction.
     """
 
     repeated: int

@@ -39,7 +39,7 @@ LensSite = Literal["resid_pre", "resid_mid", "resid_post"]
 class ModelCalls:
     """The calls of a lab about a model and a text given now.
 
-    A text is a string or token ids. A string gets a BOS where the tokenizer has one and the string has none of its own;
+    A text is a string or token ids. A string gets a BOS if the tokenizer has one and the string has none of its own;
     token ids are read as they are. `prepend_bos` True and False say otherwise.
 
     None stands for all layers, heads or sites that there are. An empty collection asks about nothing, and is refused.
@@ -57,7 +57,7 @@ class ModelCalls:
             model: A model's name, of `lab.models()`.
             text: Text; or token ids, to see what they stand for.
             revision: The model's revision. Empty: the one that the name stands for by itself.
-            prepend_bos: Whether a BOS is put first. None: before text where the tokenizer has one, never before ids.
+            prepend_bos: Whether a BOS is put first. None: before text if the tokenizer has one, never before ids.
 
         Returns:
             The tokens. Their `ids` stand for the text in every other call.
@@ -81,7 +81,7 @@ class ModelCalls:
 
         Let a[q, k] be the weight of query q on key k, of n tokens. entropy is the mean over q of -sum a ln a, in nats.
         distance is the mean over q of sum a |q - k|, in tokens. The other measures are shares of all the head's
-        attention, sums of a over n, as of TransformerLens's head detector: previous_token (k = q - 1), first_token
+        attention, sums of a over n, as in TransformerLens's head detector: previous_token (k = q - 1), first_token
         (k = 0), current_token (k = q), duplicate_token (k < q is the same token) and induction (k follows such a
         duplicate).
 
@@ -92,7 +92,7 @@ class ModelCalls:
             heads: Numbers of heads, at least one. None: all.
             patterns: Whether every weight is sent, too.
             revision: The model's revision. Empty: the one that the name stands for by itself.
-            prepend_bos: Whether a BOS is put first. None: before text where the tokenizer has one, never before ids.
+            prepend_bos: Whether a BOS is put first. None: before text if the tokenizer has one, never before ids.
 
         Returns:
             One row for each head.
@@ -132,12 +132,12 @@ class ModelCalls:
         Args:
             model: A model's name, of `lab.models()`.
             n_tokens: How many different tokens come twice. None: 48, or as many as fit.
-            n_texts: Over how many such texts scores are means.
+            n_texts: Number of random texts that the scores are means over.
             seed: Which tokens are drawn: the same seed draws the same. 0 to 2^32 - 1.
             layers: Numbers of layers, at least one. None: all.
             heads: Numbers of heads, at least one. None: all.
             revision: The model's revision. Empty: the one that the name stands for by itself.
-            prepend_bos: Whether a BOS is put first. None: before text where the tokenizer has one, never before ids.
+            prepend_bos: Whether a BOS is put first. None: before text if the tokenizer has one, never before ids.
 
         Returns:
             One row for each head, and the model's loss the first and the second time.
@@ -186,7 +186,7 @@ class ModelCalls:
             target: A token that is looked for at every position: text of one token, or its id. None: each position's
                 true next token.
             revision: The model's revision. Empty: the one that the name stands for by itself.
-            prepend_bos: Whether a BOS is put first. None: before text where the tokenizer has one, never before ids.
+            prepend_bos: Whether a BOS is put first. None: before text if the tokenizer has one, never before ids.
 
         Returns:
             One row for each layer and position. `tops` has the likeliest tokens.
@@ -249,7 +249,7 @@ class ModelCalls:
             temperature: 0 takes the likeliest token each time; above, tokens are drawn.
             seed: Which tokens are drawn: the same seed draws the same text. 0 to 2^32 - 1.
             revision: The model's revision. Empty: the one that the name stands for by itself.
-            prepend_bos: Whether a BOS is put first. None: before text where the tokenizer has one, never before ids.
+            prepend_bos: Whether a BOS is put first. None: before text if the tokenizer has one, never before ids.
 
         Returns:
             One row for each token of each of the two texts.
@@ -303,7 +303,7 @@ class ModelCalls:
             same_position: For "resample", with texts of equal length: each position gets the activation of the same
                 position in the other text. False: that of a random position that is not special.
             revision: The model's revision. Empty: the one that the name stands for by itself.
-            prepend_bos: Whether a BOS is put first. None: before text where the tokenizer has one, never before ids.
+            prepend_bos: Whether a BOS is put first. None: before text if the tokenizer has one, never before ids.
 
         Returns:
             One row for each part, with the loss of the model without that part.

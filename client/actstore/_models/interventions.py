@@ -120,7 +120,7 @@ class SiteAblation(Answer):
     Attributes:
         ablation: What took the parts' place: zero, mean or resample.
         loss: The whole model's loss.
-        counted: Over how many tokens losses are means.
+        counted: Number of tokens that the losses are means over.
         by_text: The whole model's loss by text: text (its number), tokens, loss.
     """
 

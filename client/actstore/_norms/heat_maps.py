@@ -121,7 +121,7 @@ def _token_line(ax: "Axes", values: "Values", starts: list[int]) -> None:
 
 
 def name_tokens(ax: "Axes", tokens: pa.Table) -> None:
-    """Label tokens by their texts; where they are many by their positions, or by the sequences that begin there."""
+    """Label tokens by their texts; if they are many, by their positions, or by the sequences that begin there."""
     sequences, starts = tokens["sequence"].to_pylist(), _starts(tokens["sequence"].to_numpy())
     first, last = sequences[0], sequences[-1]
     if len(tokens) <= LABELLED_TOKENS_MAX:

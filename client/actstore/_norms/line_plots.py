@@ -32,7 +32,7 @@ STEP_LABELS = {"layer": "layer", "checkpoint": "step of training"}
 
 @dataclass(frozen=True)
 class Curve:
-    """A fit of growth as it is drawn: `points` as of `Growth`, along `axis` (layer, checkpoint).
+    """A fit of growth as it is drawn: `points` as in `Growth`, along `axis` (layer, checkpoint).
 
     `model` is whose norms these are, and `label` what was fitted and how fast it grows; `computed_with` says how the
     norms were computed, so that runs that differ in it can be told apart.
@@ -228,7 +228,7 @@ def weights(ax: "Axes | None", rows: "Sequence[Row]", column: str, component: st
 
 
 def sublayers(ax: "Axes | None", rows: "Sequence[Row]") -> "Axes":
-    """What a sublayer writes by layer, for each input: sampled points, and the formula as a line where there is one."""
+    """What a sublayer writes by layer, for each input: sampled points, and the formula as a line if there is one."""
     ax = axes(ax)
     for name, colour in zip(dict.fromkeys(row["input"] for row in rows), COLOURS, strict=False):
         of_input = [row for row in rows if row["input"] == name]

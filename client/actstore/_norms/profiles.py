@@ -180,7 +180,7 @@ def ask_profile(backend: Backend, question: GetNormProfile, by: NormGrouping) ->
 
 
 def ask_checkpoints(backend: Backend, question: GetNormProfile, by: NormGrouping) -> CheckpointNorms:
-    """Asks for the profiles of several runs, with a place in training even where there is only one."""
+    """Asks for the profiles of several runs, with a place in training even if there is only one."""
     asked = replace(question, by="checkpoint") if by == "layer" else question
     found = ask_profile(backend, asked, by)
     own = {item.name: getattr(found, item.name) for item in fields(found)}

@@ -76,7 +76,7 @@ class PatchingCalls:
             screen: Estimate all cells by a gradient, and compute so many of each direction; or a `Screen` with
                 more choices. None: compute all.
             revision: The model's revision. Empty: the one that the name stands for by itself.
-            prepend_bos: Whether a BOS is put first. None: before text where the tokenizer has one, never before ids.
+            prepend_bos: Whether a BOS is put first. None: before text if the tokenizer has one, never before ids.
             fresh: Compute it, even if the answer to the same request was kept.
             on_cells: Called with rows as they are finished.
             progress: Draw a bar on stderr.
@@ -176,7 +176,7 @@ class PatchingCalls:
             draws: How many ordinary tokens are drawn. None: 128, or as many as there are.
             seed: Which tokens are drawn: the same seed draws the same. 0 to 2^32 - 1.
             revision: The model's revision. Empty: the one that the name stands for by itself.
-            prepend_bos: Whether a BOS is put first. None: before text where the tokenizer has one, never before ids.
+            prepend_bos: Whether a BOS is put first. None: before text if the tokenizer has one, never before ids.
 
         Returns:
             One row for each corruption, position and prompt, and a verdict in words for each corruption.

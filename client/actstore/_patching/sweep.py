@@ -35,7 +35,7 @@ PLACE = ("site", "layer", "position", "head", "feature", "name", "token")
 
 @dataclass(frozen=True, repr=False)
 class SweptCells(Table):
-    """Some cells of a sweep that is still running: rows as of `Sweep`, in their order."""
+    """Some cells of a sweep that is still running: rows like those of `Sweep`, in the same order."""
 
 
 @dataclass(frozen=True, repr=False)

@@ -44,7 +44,7 @@ class Listings:
         """List the sparse autoencoders that a capture can name.
 
         Returns:
-            Columns: name, loaded and available, as of `models`; then what a capture found: sha256, architecture, site,
+            Columns: name, loaded and available, as in `models`; then what a capture found: sha256, architecture, site,
             d_in, d_sae and model.
         """
         sources, note = self._sources()

@@ -35,7 +35,8 @@ class StackFile:
 
 @dataclass(frozen=True)
 class StackProcesses:
-    """`owner` started the stack, at `since` (seconds since 1970). `processes`: guards by the name of what they guard.
+    """`owner` started the stack, at `since` (seconds since 1970). `processes`: ids of the guards, by the name of
+    the process that each guards.
     `command`: the owner is the command `actstore up`, and nothing else of the user's.
     """
 
@@ -114,7 +115,7 @@ class StackFolder:
 
     def read(self) -> StackFile:
         """Denied where somebody else wrote it: whoever chose the address would be sent what is asked, and could answer
-        it. Unavailable where it is not whole, FileNotFoundError where it is not there.
+        it. Unavailable if it is not whole, FileNotFoundError if it is not there.
         """
         _check_owner(self._file)
         try:
@@ -133,7 +134,7 @@ class StackFolder:
             ) from None
 
     def forget(self, token: str | None = None) -> None:
-        """Remove `stack.json`; with a token, only where it is that stack's."""
+        """Remove `stack.json`; with a token, only if the file is of the stack with that token."""
         with suppress(FileNotFoundError, ActstoreError):
             if token is None or self.read().token == token:
                 self._file.unlink()

@@ -30,7 +30,7 @@ _LIFELINE = 0  # standard input
 class Guarded(subprocess.Popen[bytes]):
     """`command` under a guard, whose pid this has. Its status is the command's, as a shell tells it: 137 for SIGKILL.
 
-    SIGTERM and SIGINT are handed on to the command, which is killed where it is still there `grace_seconds` later.
+    SIGTERM and SIGINT are handed on to the command, which is killed if it is still there `grace_seconds` later.
     `keep` are file descriptors that the guard holds open as long as anything of the command is there. `options` are
     Popen's.
     """
@@ -142,7 +142,7 @@ def _children() -> Iterator[int]:
 
 
 def _prctl(option: int, value: int) -> None:
-    """Does nothing where the system has no prctl: there a guard ends the command's process group alone."""
+    """Does nothing if the system has no prctl: then a guard ends the command's process group alone."""
     prctl = getattr(ctypes.CDLL(None), "prctl", None)
     if prctl is not None:
         prctl(option, value, 0, 0, 0)

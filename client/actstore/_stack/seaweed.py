@@ -34,7 +34,7 @@ class SeaweedFS:
     """A server on free loopback ports that keeps everything below `folder`; `with SeaweedFS(folder) as weed: ...`.
 
     `access_key` may do everything; `reader_access_key` only reads and lists. Keys are new with each start. It ends with
-    this process, however that ends; `keep` as of `Guarded`.
+    this process, however that ends; `keep` as in `Guarded`.
     """
 
     def __init__(self, folder: Path, bucket: str = "actstore", keep: Sequence[int] = ()) -> None:

@@ -41,7 +41,7 @@ class Backend(ABC):
 
     @abstractmethod
     def ask(self, question: object) -> Any:
-        """The answer to a question that has one: of `X` an `XAnswer`."""
+        """The answer to a question that has one answer: a question of class `X` gets an `XAnswer`."""
 
     @abstractmethod
     def rows(self, question: object) -> Rows:
