@@ -86,7 +86,7 @@ class Table:
         return f"{len(self):,} rows"
 
     def _definitions(self) -> Mapping[str, str]:
-        """What the numbers of a column are, for a notebook's titles."""
+        """What the numbers of each column are; a notebook shows it over the column."""
         return {}
 
     def _shown_columns(self) -> list[str]:

@@ -102,7 +102,7 @@ def _certificates(given: str | os.PathLike[str] | bytes | None) -> bytes | None:
 
 
 def _switched(variable: str) -> bool | None:
-    """What a variable of the environment switches on or off; None if it is not set."""
+    """Whether a variable of the environment is 1 (True) or 0 (False); None if it is not set."""
     value = os.environ.get(variable) or None
     if value not in (None, "0", "1"):
         raise refused(f"{variable} is {value!r}", variable, value, "0 or 1")
@@ -110,7 +110,7 @@ def _switched(variable: str) -> bool | None:
 
 
 def _opened(address: str, s3: S3Access | None) -> Lab:
-    """A bucket, with what only those need who open one."""
+    """A lab on a bucket. Only this function imports what a bucket needs."""
     if s3 is None and address.startswith("s3://"):
         s3 = _s3_access(os.environ)
     with needs(install_extra("bucket")):

@@ -162,11 +162,11 @@ class Lab(Listings, ModelCalls, PatchingCalls):
                 token ids.
             sink_ratio: A token is flagged as a sink if its norm is more than this many times the median of its
                 sequence. None: 10. 0: no token is flagged.
-            dtype: What the model computes in.
-            storage_dtype: What vectors are stored in. None: as `dtype`.
+            dtype: Element type in which the model computes.
+            storage_dtype: Element type of stored vectors. None: the same as `dtype`.
             widen_on_overflow: Store a site of a shard as float32 if `storage_dtype` cannot hold one of its values. If
                 False, the shard is refused.
-            batching: How sequences are put together to be run. None: the workers' settings.
+            batching: How sequences are grouped into batches. None: the workers' settings.
 
         Returns:
             The capture, which goes on in the workers.

@@ -171,12 +171,12 @@ def _tokens_of(feature: FeatureQuestions, sequence: int) -> list[int]:
 
 
 def _ablate_text(feature: FeatureQuestions, tokens: list[int], position: int) -> TextAblation:
-    """From the sequence's beginning, which is what the stored activation was of."""
+    """The ablation of a stored sequence's tokens, read from its beginning as when the activation was stored."""
     first = max(0, position - ABLATED_BEFORE)
     return feature.ablate_text(tokens[: position + 1], position=position, first=first)
 
 
 def _ablate_direction(feature: FeatureQuestions, tokens: list[int], position: int) -> DirectionAblation:
-    """Likewise; what is far from the strongest token is left out of the answer."""
+    """The feature's ablation on a stored sequence. Tokens far from the strongest one are left out of the answer."""
     found = feature.ablate_direction(tokens[: position + 1 + ABLATED_AFTER])
     return replace(found, table=found.table.slice(max(0, position - ABLATED_BEFORE)))

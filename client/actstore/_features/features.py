@@ -106,15 +106,14 @@ class SaeFeatures:
 
         Args:
             density: Bounds of the share of tokens on which the feature is above 0.
-            active_tokens: Bounds of the number of these tokens.
+            active_tokens: Bounds of the number of tokens on which the feature is above 0.
             maximum: Bounds of the largest activation.
             mean_when_active: Bounds of the mean activation over active tokens.
             token_r2: Bounds of the share of variance that the token alone explains, as in `Feature.token_r2`.
             order: The statistic to sort by.
             ascending: Smallest first; else largest first.
             k: Number of features at most.
-            with_token_r2: Have a column token_r2 though no bound and no order asks for it. It takes a look at every
-                activation.
+            with_token_r2: Add the column token_r2 even if no bound or order needs it. This reads every activation.
             exclude: Token classes that do not count. None: `bos`. Empty: all count.
 
         Returns:

@@ -399,7 +399,7 @@ class SaeCheck(Answer):
 
     @property
     def numbers(self) -> dict[str, float]:
-        """The values by their quantities."""
+        """The value of each quantity, by the quantity's name."""
         return {row["quantity"]: row["value"] for row in self}
 
     def to_dict(self) -> dict[str, Any]:

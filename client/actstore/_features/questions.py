@@ -1,4 +1,4 @@
-"""What can be asked of one feature, a question at a time."""
+"""The questions about one feature."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
@@ -117,12 +117,12 @@ class FeatureQuestions:
             The examples.
 
         Raises:
-            BadRequest: A threshold is given, and examples are not over `activating`.
+            BadRequest: A threshold is given, and `over` is not `activating`.
         """
         method = _checks.one_of(over, "over", get_args(ExampleSpread))
         threshold = _checks.number(threshold, "threshold", least=0.0)
         if threshold and method != "activating":
-            message = f"a threshold says where it is active enough; examples over {method} take none"
+            message = f"a threshold is for examples over activating, and these are over {method}"
             raise refused(message, "threshold", threshold, 'over="activating"')
         window = window_of(tokens_before, tokens_after)
         chosen = {"k": _checks.count(k, "k"), "threshold": threshold, "seed": _checks.seed(seed)}

@@ -1,4 +1,4 @@
-"""What a model answers live of a text: its tokens, where it attends, and what its layers would predict."""
+"""A model's live answers about a text: its tokens, its attention, and what its layers would predict."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ SHOWN_TOP = 10
 
 @dataclass(frozen=True, repr=False)
 class TextTokens(Answer):
-    """What a model reads of a text: one row for each token, with position, token (its id), text, special (BOS, too)."""
+    """The tokens that a model reads: one row each, with position, token (its id), text, special (BOS, too)."""
 
     @property
     def ids(self) -> list[int]:

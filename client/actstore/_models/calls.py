@@ -1,4 +1,4 @@
-"""What a lab can be asked of a model and a text given now; all of it live."""
+"""A lab's questions about a model and a text, which the model answers live."""
 
 from collections.abc import Iterable
 from typing import Any, Literal, get_args

@@ -1,4 +1,4 @@
-"""What becomes of a model that is changed: the text that it writes when it is steered, its loss without each part."""
+"""Answers about a changed model: the text that it writes when it is steered, and its loss without each part."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

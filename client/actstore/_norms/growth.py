@@ -117,7 +117,7 @@ class Growth(NormAnswer):
 
     @property
     def label(self) -> str:
-        """What was fitted and how fast it grows, in one line."""
+        """One line that says what was fitted and how fast it grows."""
         where = f"layers {self.layers[0]} to {self.layers[-1]}" if self.axis == "layer" else f"{len(self)} checkpoints"
         what = self.site if self.quantity == "l2" else f"{self.quantity} of {self.site}"
         return f"{what}: x{factor(self.rate)} {UNITS[self.axis]} (R² {self.r_squared:.3f}, {where})"

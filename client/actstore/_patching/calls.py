@@ -1,4 +1,4 @@
-"""What a lab can be asked of replaced activations, and of the tokens that two prompts do not share; all of it live."""
+"""A lab's live questions about patching, and about the tokens in which two prompts differ."""
 
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence

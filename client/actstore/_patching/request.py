@@ -1,4 +1,4 @@
-"""What a caller asks of a sweep, checked as far as the client can."""
+"""The request for a sweep, checked as far as the client can."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypedDict, get_args
@@ -30,7 +30,7 @@ Joint = Mapping[str, Iterable[tuple[str, int]]]
 
 
 class PatchOptions(TypedDict, total=False):
-    """What a sweep may be told beside its prompts; `patch` says what each means."""
+    """Options of a sweep beside its prompts; `patch` says what each means."""
 
     sites: Iterable[str] | str | None
     layers: Iterable[int] | None

@@ -64,7 +64,7 @@ class Sweep(Answer):
         path_mlps: What MLPs on the paths did, in path patching. Empty without receivers.
         baseline_table: The rows of `baselines`.
         direct_table: The rows of `direct`.
-        stored_rows: What was taken from a stored run. None: nothing was.
+        stored_rows: The rows that were read from a stored run. None: no run was read.
         answer_texts: The first pair's answers, as texts.
     """
 

@@ -1,4 +1,4 @@
-"""What is there: runs in the store, and what a capture can name."""
+"""Lists of the runs in the store, and of what a capture can name."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, fields
@@ -74,7 +74,7 @@ class Listings:
         return _listing("datasets", [{"name": name} for name in sources.datasets], {"name": str}, _of_listed(sources))
 
     def _sources(self) -> tuple[ListSourcesAnswer | None, str]:
-        """What the workers find, or None where nobody can be asked; and a note for whoever reads the list."""
+        """What the workers find, or None if nobody can be asked; and a note for whoever reads the list."""
         try:
             sources: ListSourcesAnswer = self._backend.ask(ListSources())
         except ActstoreError as error:

@@ -1,4 +1,4 @@
-"""What a run can be asked of the norms of its activations."""
+"""A run's questions about the norms of its activations."""
 
 from collections.abc import Iterable
 

@@ -1,4 +1,4 @@
-"""What a run can be asked of its stored rows: vectors, tokens, and files for other programs."""
+"""A run's questions about its stored rows: vectors, tokens, and files for other programs."""
 
 from collections.abc import Iterable
 from pathlib import Path

@@ -254,7 +254,7 @@ class Capture:
 
 
 def sae_findings(run: Run) -> Iterator[str]:
-    """What looks wrong with the SAEs of a run, a message an SAE; its features are stored either way."""
+    """Messages about SAEs of a run that look wrong, one for each SAE; its features are stored either way."""
     for attachment in run.saes:
         try:
             found = run.features(attachment.name).check(warn=False).warnings

@@ -1,4 +1,4 @@
-"""What a caller asks of a capture, checked as far as the client can."""
+"""The request for a capture, checked as far as the client can."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass

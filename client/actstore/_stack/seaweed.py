@@ -130,7 +130,7 @@ class SeaweedFS:
         raise StackFailed(f"SeaweedFS did not come up; the end of {self._log}:\n{tail}")
 
     def _write_identities(self) -> None:
-        """What S3 requests are checked against; readable by its owner alone."""
+        """The file with the S3 keys that requests are checked against; only its owner can read it."""
         everything = ["Admin", "Read", "Write", "List", "Tagging"]
         identities = [
             _identity(self.access_key, self.secret_key, everything),

@@ -84,8 +84,8 @@ class GrpcBackend(Backend):
         return self._answer(verb, answer)
 
     def _sent(self, send: grpc.UnaryUnaryMultiCallable, request: bytes, seconds: float | None) -> bytes:
-        """The answer to a request. A call that another thread can cancel costs gRPC a thread more, and twice the time
-        of a small question, so only questions that somebody can cancel are asked so.
+        """The answer to a request. gRPC needs another thread for a call that can be cancelled, which doubles the time
+        of a small question. Therefore only questions that somebody can cancel are sent in this way.
         """
         answer: bytes
         if QUESTION.get() is None:
@@ -163,7 +163,7 @@ def is_encrypted(address: str, token: str | None, tls: bool | None, how: Connect
 
 
 def options(address: str, how: Connection) -> list[tuple[str, int | str]]:
-    """What gRPC is told of a channel."""
+    """The options of a gRPC channel."""
     reconnect = int(1000 * how.timeout.reconnect_seconds)
     return [
         # A proxy that the environment names is never for this machine itself.
