@@ -92,7 +92,7 @@ def bound(value: object, field: str) -> tuple[float | None, float | None]:
     if value is None:
         return None, None
     if not isinstance(value, tuple | list) or len(value) != 2:
-        message = f"{field} is a pair: the least and the greatest value, either of them None"
+        message = f"{field} must be a pair (the least and the greatest value); either may be None"
         raise refused(message, field, repr(value), "(low, high)")
     low, high = (None if side is None else number(side, field) for side in value)
     return low, high
@@ -147,7 +147,7 @@ def alike_prompts(values: Iterable[Any], field: str) -> tuple[Prompt, ...]:
     """As `prompt` each. All are texts, or all are token ids; a mixture is refused."""
     found = tuple(prompt(each, field) for each in values)
     if len({isinstance(each, str) for each in found}) > 1:
-        raise refused(f"{field} has texts and token ids", field, "both", "either of them")
+        raise refused(f"{field} mixes texts and token ids", field, "both", "only texts, or only token ids")
     return found
 
 
@@ -162,7 +162,7 @@ def answer(value: object, field: str) -> TokenReference:
 
 def tristate(value: bool | None, field: str) -> bool | None:
     if not isinstance(value, bool | None):
-        raise refused(f"{field} is True, False or None", field, repr(value), "True, False, None")
+        raise refused(f"{field} must be True, False or None", field, repr(value), "True, False, None")
     return value
 
 
@@ -181,7 +181,7 @@ def one_of(value: object, field: str, allowed: Sequence[Word]) -> Word:
             return word
     if several(value):
         choices = ", ".join(map(repr, allowed))
-        raise refused(f"{field} is one word, not several: {value!r}", field, repr(value), f"one of {choices}")
+        raise refused(f"{field} must be one word, not several: {value!r}", field, repr(value), f"one of {choices}")
     raise _not_among(value, field, allowed)
 
 
@@ -223,7 +223,7 @@ def some_names(values: Iterable[str] | str | None, field: str) -> tuple[str, ...
 
 def switch(value: bool, field: str) -> bool:
     if not isinstance(value, bool):
-        raise refused(f"{field} is True or False", field, repr(value), "True, False")
+        raise refused(f"{field} must be True or False", field, repr(value), "True, False")
     return value
 
 

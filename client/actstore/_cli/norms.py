@@ -55,7 +55,7 @@ def _check(options: argparse.Namespace) -> None:
     if (options.by == TOKEN) != (options.sequences is not None) or (several and options.by == TOKEN):
         given = f"of {1 + len(options.more)} runs" if several else options.by or "layer"
         allowed = "--by token --sequences 0:4, of one run"
-        raise refused("norms by token are of some sequences of one run", "sequences", given, allowed)
+        raise refused("norms by token need one run and --sequences", "sequences", given, allowed)
     if options.steps and not several and options.by != CHECKPOINT:
         allowed = "runs of other revisions beside it, or --by checkpoint"
         raise refused("a profile of one run has no steps of training", "steps", options.steps, allowed)
@@ -106,9 +106,10 @@ def _growth_of_several(options: argparse.Namespace, lab: Lab) -> None:
     """A single site is followed over training, and a kind of site over the layers of each run."""
     if options.sites:
         allowed = "--fit with a site kind or a site; with --by, norms of several runs at --sites"
-        raise refused("growth of several runs is of one kind or site", "sites", options.sites, allowed)
+        raise refused("growth of several runs takes --fit in place of --sites", "sites", options.sites, allowed)
     if options.exact:
-        raise refused("growth is of means, which are exact", "exact", "given", "with --by, norms of several runs")
+        message = "growth is fitted to means, which are always exact"
+        raise refused(message, "exact", "given", "with --by, norms of several runs")
     answers = _fits(options, lab, options.fit or "resid_post", asked_of(options, ("exclude", "quantity")))
     save(options, partial(plot_growth, answers))
     say(options, {"growth": [answer.to_dict() for answer in answers]}, "\n\n".join(map(repr, answers)))
@@ -119,12 +120,13 @@ def _fits(options: argparse.Namespace, lab: Lab, site: str, over: dict[str, Any]
     kind, dot, layer = site.rpartition(".")
     if dot:
         if layers is not None:
-            raise refused("growth over training is of one site", "layers", layers, "none, and a site: resid_post.3")
+            raise refused("growth over training needs one site", "layers", layers, "none, and a site: resid_post.3")
         if not layer.isdecimal():
-            raise refused(f"{site!r} is no site", "fit", site, "resid_post, or a site of it as resid_post.3")
+            raise refused(f"{site!r} is not a site", "fit", site, "resid_post, or a site of it as resid_post.3")
         return lab.checkpoints(runs, options.steps).fit_growth("checkpoint", kind, layers=[int(layer)], **over)
     if options.steps:
-        raise refused("the steps of growth over layers are the layers", "steps", options.steps, "a site: resid_post.3")
+        message = "--steps is for growth over training, which needs one site"
+        raise refused(message, "steps", options.steps, "--fit with a site: resid_post.3")
     return [lab.run(run).fit_growth(site, layers=layers, **over) for run in runs]
 
 

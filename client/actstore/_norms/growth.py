@@ -256,7 +256,10 @@ def plot_growth(answers: "Growth | Iterable[Growth]", ax: "Axes | None" = None, 
     if not several or len({answer.axis for answer in several}) > 1:
         axes = ", ".join(sorted({answer.axis for answer in several})) or "none"
         raise refused(
-            "growth on one plot is along one axis", "answers", axes, "answers that are all of layer or checkpoint"
+            "one plot can show growth along one axis only",
+            "answers",
+            axes,
+            "answers that are all of layer or checkpoint",
         )
     curves = [answer._curve() for answer in several]
     return line_plots.ratios(ax, curves) if _checks.switch(ratios, "ratios") else line_plots.growth(ax, curves)

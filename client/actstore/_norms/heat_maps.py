@@ -25,7 +25,7 @@ def by_position(ax: "Axes | None", table: pa.Table, quantity: str) -> "Axes":
 
     kinds = sorted(set(table["site"].to_pylist()))
     if len(kinds) != 1:
-        raise refused("a heat map is of one site kind", "sites", kinds, "run.norms('resid_post', by='position')")
+        raise refused("a heat map can show one site kind", "sites", kinds, "run.norms('resid_post', by='position')")
     layers, positions = (np.array(table[name].to_pylist()) for name in ("layer", "position"))
     means = np.full((layers.max() + 1, positions.max() + 1), np.nan)
     means[layers, positions] = table["mean"].to_pylist()

@@ -266,6 +266,6 @@ def _within(value: int, field: str, least: int, most: int) -> int:
 
 def _pair(values: object) -> tuple[float, float]:
     if not isinstance(values, tuple | list) or len(values) != 2:
-        message = "initial is a pair: the first layer's weight and the last one's"
+        message = "initial must be a pair: the first layer's weight and the last one's"
         raise refused(message, "initial", repr(values), "(0.1, 0.5)")
     return values[0], values[1]

@@ -87,7 +87,7 @@ class PatchingCalls:
             One row for each cell. Ctrl-C ends the sweep.
         """
         if on_cells is not None and not callable(on_cells):
-            raise refused("on_cells is called with rows", "on_cells", repr(on_cells), "a function of one argument")
+            raise refused("on_cells must be a function", "on_cells", repr(on_cells), "a function of one argument")
         question = sweep(model, clean, corrupt, answers, **options)
         bar = Bar(sys.stderr, f"patch {model}", enabled=_checks.switch(progress, "progress"))
         return self._swept(question, bar, on_cells or (lambda _: None))

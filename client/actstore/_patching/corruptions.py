@@ -186,21 +186,22 @@ def compare_corruptions(
 
 def _check_names(sweeps: Mapping[str, object]) -> None:
     if not isinstance(sweeps, Mapping) or len(sweeps) < CORRUPTIONS_MIN:
-        message = "corruptions are compared with each other: give several sweeps by their names"
+        message = "comparing corruptions needs several sweeps, by the names of their corruptions"
         raise refused(message, "sweeps", repr(type(sweeps).__name__), f"a dict of {CORRUPTIONS_MIN} or more")
     for name, sweep in sweeps.items():
         if not isinstance(sweep, Sweep):
-            raise refused(f"{name!r} is no sweep", "sweeps", repr(type(sweep).__name__), "what `lab.patch` answers")
+            raise refused(f"{name!r} is not a sweep", "sweeps", repr(type(sweep).__name__), "results of `lab.patch`")
         if _checks.words(name, "sweeps") in {*CELL, *SUMMARY}:
             raise refused(f"{name!r} is a column of the answer", "sweeps", name, "another name for the corruption")
 
 
 def _check_tokens(sweeps: Mapping[str, Sweep], comparison: object) -> None:
     if not isinstance(comparison, TokenComparison | None):
-        allowed = "what `lab.compare_tokens` answers"
-        raise refused("the tokens are no comparison", "token_comparison", repr(type(comparison).__name__), allowed)
+        allowed = "a result of `lab.compare_tokens`"
+        message = "token_comparison must be a TokenComparison"
+        raise refused(message, "token_comparison", repr(type(comparison).__name__), allowed)
     if comparison is not None and set(comparison.names) != set(sweeps):
-        message = "the tokens are of other corruptions than the sweeps"
+        message = "token_comparison and the sweeps have different corruptions"
         raise refused(message, "token_comparison", sorted(comparison.names), f"a comparison of {', '.join(sweeps)}")
 
 
@@ -223,7 +224,7 @@ def _check_same(sweeps: Mapping[str, Sweep]) -> None:
             ("cells or directions", set(_effects(first)), set(_effects(sweep))),
         ):
             if one != other:
-                message = f"the sweep {name!r} has other {what} than the first"
+                message = f"the sweep {name!r} has other {what} than the first sweep"
                 raise refused(message, "sweeps", name, f"sweeps with the same {what}")
 
 

@@ -98,7 +98,7 @@ def sweep(
 
 
 def _sites(sites: Iterable[str] | str | None, *, alone: bool) -> tuple[str, ...]:
-    """Beside joint cells or an SAE's features there may be no sites at all."""
+    """The names of `sites`. They may be empty, except if they `alone` say what is patched."""
     return _checks.some_names(sites, "sites") if alone else _checks.names(sites, "sites")
 
 
@@ -164,7 +164,7 @@ def _pairs(clean: Any, corrupt: Any, answers: Any) -> tuple[PromptPair, ...]:
 
 def _answers(pair: Any) -> tuple[TokenReference, TokenReference]:
     if isinstance(pair, str | bytes) or not isinstance(pair, Sequence) or len(pair) != 2:
-        message = "answers is a pair: the answer to the clean prompt and the answer to the corrupt one"
+        message = "answers must be a pair: the answer to the clean prompt and the answer to the corrupt one"
         raise refused(message, "answers", repr(pair), '(" clean", " corrupt"), or their token ids')
     return _checks.answer(pair[0], "answers"), _checks.answer(pair[1], "answers")
 
@@ -175,7 +175,7 @@ def _positions(positions: Any) -> tuple[PatchPositions, tuple[int, ...]]:
         return _checks.one_of(positions, "positions", get_args(PatchPositions)), ()
     if not _checks.several(positions):
         allowed = f"{', '.join(get_args(PatchPositions))}, or numbers"
-        raise refused("positions are a word or numbers", "positions", repr(positions), allowed)
+        raise refused("positions must be a word or a list of numbers", "positions", repr(positions), allowed)
     found = tuple(_checks.count(position, "positions") for position in positions)
     return "each", _checks.some(found, positions, "positions")
 
@@ -183,7 +183,7 @@ def _positions(positions: Any) -> tuple[PatchPositions, tuple[int, ...]]:
 def _joint_cells(joint: Any) -> tuple[JointCells, ...]:
     """Reads `joint`, a mapping from names to (site, position) of cells that are replaced together."""
     if not isinstance(joint, Mapping):
-        message = "joint has, by name, the cells that are replaced together"
+        message = "joint must be a dict from names to the cells that are replaced together"
         raise refused(message, "joint", repr(joint), '{"name": [("z.3.0", 12), ("mlp_out.1", 4)]}')
     return tuple(JointCells(_checks.words(name, "joint"), _cells(cells)) for name, cells in joint.items())
 
@@ -196,5 +196,5 @@ def _cells(cells: Any) -> tuple[CellReference, ...]:
 
 def _cell(cell: Any) -> CellReference:
     if isinstance(cell, str) or not isinstance(cell, Sequence) or len(cell) != 2:
-        raise refused("a cell is a site and a position", "joint", repr(cell), '("z.3.0", 12)')
+        raise refused("a joint cell must be a pair of a site and a position", "joint", repr(cell), '("z.3.0", 12)')
     return CellReference(_checks.text(cell[0], "joint"), _checks.count(cell[1], "joint"))

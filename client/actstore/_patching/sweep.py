@@ -149,7 +149,7 @@ class Sweep(Answer):
         _checks.number(threshold, "threshold", least=0.0)
         asked = set(self.table["direction"].to_pylist())
         if asked != set(get_args(PatchDirection)):
-            message = "denoise beside noise needs a sweep in both directions"
+            message = "comparing denoise and noise needs a sweep in both directions"
             raise refused(message, "directions", ", ".join(sorted(asked)), "both: leave `directions` out")
         rows: dict[tuple[Any, ...], dict[str, Any]] = {}
         for row in self.mean():

@@ -175,7 +175,8 @@ def _check_models(runs: Sequence[Run]) -> None:
 def check_revisions(revisions: Sequence[str], steps: Sequence[float]) -> None:
     """Before anything is started."""
     if not revisions or len(set(revisions)) < len(revisions):
-        raise refused("revisions are one or more, each once", "revisions", revisions or "none", "names of revisions")
+        message = "revisions must name one or more revisions, each once"
+        raise refused(message, "revisions", revisions or "none", "names of revisions")
     if steps and len(steps) != len(revisions):
         message = f"{len(steps)} steps for {len(revisions)} revisions"
         raise refused(message, "steps", f"{len(steps)} of them", f"{len(revisions)}, or none")
