@@ -303,7 +303,7 @@ class Lab(Listings, ModelCalls, PatchingCalls):
                 ids.
 
         Returns:
-            One row for each matrix, vector or head; what layers write in `sublayers`.
+            One row for each matrix, vector or head. `sublayers` has what layers write.
         """
         question = GetWeightNorms(
             **_checks.of_model(model, revision, prepend_bos),

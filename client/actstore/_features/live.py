@@ -60,7 +60,7 @@ class EncodedText(Answer):
         return {"tokens": self.tokens.to_pylist(), **super().to_dict()}
 
     def _by_token(self) -> list[dict[str, Any]]:
-        """One row for each token: its text, how many features fire, the strongest as `feature (activation)`."""
+        """One row for each token: text, number of features that fire, and the strongest (`feature (activation)`)."""
         firing: dict[int, list[tuple[float, int]]] = {}
         for row in self:
             firing.setdefault(row["position"], []).append((row["activation"], row["feature"]))

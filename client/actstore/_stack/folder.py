@@ -65,9 +65,9 @@ class StackFolder:
 
     @contextmanager
     def claimed(self, patience_seconds: float) -> Iterator[int]:
-        """The lock's file descriptor, for guards to keep.
+        """Takes the folder's lock and yields its file descriptor, which guards keep open.
 
-        A stack whose owner was killed still ends: it is waited for. Errors: StackFailed where one runs.
+        If the owner of an earlier stack was killed, waits until that stack has ended. Errors: StackFailed if one runs.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         lock = os.open(self._lock_file, os.O_RDWR | os.O_CREAT, 0o600)

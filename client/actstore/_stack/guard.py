@@ -1,9 +1,9 @@
 """Processes that end with the one that started them, however that one ends, and leave none of their own behind.
 
-`Guarded` starts this file by its path, as a small process between the two: the guard. The guard has one end of a pipe
-whose other end only its starter has, so it notices every end of the starter, also by SIGKILL. It adopts what the
-command started and left (on Linux), and ends only once nothing of that is left. Should the guard itself be killed, the
-command is sent SIGTERM (on Linux).
+`Guarded` starts this file by its path, as a small process, the guard, between the starter and the command. The guard
+has one end of a pipe whose other end only its starter has, so it notices every end of the starter, also by SIGKILL. It
+adopts what the command started and left (on Linux), and ends only once nothing of that is left. Should the guard itself
+be killed, the command is sent SIGTERM (on Linux).
 """
 
 import ctypes

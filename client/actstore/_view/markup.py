@@ -82,7 +82,7 @@ def note(text: str) -> str:
 
 
 def tokens(texts: Sequence[str], activations: Sequence[float], positions: Sequence[int], scale: float) -> str:
-    """One span a token, its background as strong as its activation over `scale`; the numbers are its title."""
+    """One span for each token, its background as strong as activation / `scale`, with the numbers as its title."""
     spans = [
         _token(text, activation, position, scale)
         for text, activation, position in zip(texts, activations, positions, strict=True)
