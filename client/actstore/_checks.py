@@ -131,7 +131,7 @@ def prompt(value: Any, field: str) -> Prompt:
 
 
 def prompts(values: Any, field: str) -> tuple[Prompt, ...]:
-    """As `alike_prompts`, and a single prompt is one of them."""
+    """Checks prompts like `alike_prompts`; a single prompt counts as a list of one."""
     if isinstance(values, str):
         return (words(values, field),)
     if not several(values):
@@ -144,7 +144,7 @@ def prompts(values: Any, field: str) -> tuple[Prompt, ...]:
 
 
 def alike_prompts(values: Iterable[Any], field: str) -> tuple[Prompt, ...]:
-    """As `prompt` each. All are texts, or all are token ids; a mixture is refused."""
+    """Checks each like `prompt`. All are texts, or all are token ids; a mixture is refused."""
     found = tuple(prompt(each, field) for each in values)
     if len({isinstance(each, str) for each in found}) > 1:
         raise refused(f"{field} mixes texts and token ids", field, "both", "only texts, or only token ids")

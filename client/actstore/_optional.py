@@ -34,7 +34,7 @@ def install_extra(extra: str) -> str:
 
 
 def check_installed(library: str, extra: str, spec: Callable[[str], object] = find_spec) -> None:
-    """Raises MissingLibrary where a library is not installed that one of actstore's own extras brings."""
+    """Raises MissingLibrary if a library of one of actstore's own extras is not installed."""
     if spec(library) is None:
         message = f"this needs the library {library}, which is not installed here"
         raise MissingLibrary(message, reason=MISSING_LIBRARY, next_step=install_extra(extra))

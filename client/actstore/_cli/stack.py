@@ -163,7 +163,7 @@ def _known(processes: StackProcesses | None) -> dict[str, Any]:
 
 
 def _wrong(stack: StackFile) -> str:
-    """Empty where service and workers answer."""
+    """Empty if service and workers answer."""
     try:
         with closing(GrpcBackend(stack.address, stack.token, tls=None)) as service:
             service.check_workers()

@@ -74,14 +74,14 @@ class CorruptionComparison(Answer):
     def weak(self) -> tuple[str, ...]:
         """The corruptions that move the logit difference by less than a tenth of what another does.
 
-        Their effects are shares of very little, and count against none of the others.
+        Their effects are shares of a very small change, so no other corruption is said to hide what they show.
         """
         largest = max(self.gaps.values())
         return tuple(name for name, gap in self.gaps.items() if gap < WEAK_CORRUPTION * largest)
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What may mislead: cells that a corruption hides, weak corruptions, odd tokens. A sentence each."""
+        """What may mislead, one sentence each: cells that a corruption hides, weak corruptions, odd tokens."""
         return (*self._warnings_of_hiding(), *self._warnings_of_weakness(), *self._warnings_of_tokens())
 
     def to_dict(self) -> dict[str, Any]:

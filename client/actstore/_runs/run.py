@@ -128,9 +128,10 @@ class Run(NormCalls, RowCalls):
     def encode(self, saes: Iterable[str] | str, *, run: str | None = None) -> "Capture":
         """Start a run that encodes this one's stored vectors with more SAEs, without running the model.
 
-        The new run has all that this one has, not copied, and these SAEs' features: the same, bit for bit, as if they
-        had been captured with it, if vectors are stored in the model's own dtype. This run must be complete, and store
-        the sites that the SAEs read, at all positions. It cannot be removed while the new run exists.
+        The new run has these SAEs' features, and all that this run has, which is not copied. If vectors are stored in
+        the model's own dtype, the features equal those of a capture with the SAEs, bit for bit. This run must be
+        complete, and store the sites that the SAEs read, at all positions. It cannot be removed while the new run
+        exists.
 
         Args:
             saes: Names of SAEs.

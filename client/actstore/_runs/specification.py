@@ -105,7 +105,7 @@ def _dataset(given: object, limit: Mapping[str, Any]) -> DatasetReference:
 
 
 def _batching(given: object) -> dict[str, Any]:
-    """Its fields, which stand in a specification by themselves."""
+    """The fields of a `Batching`; a specification has each as a field of its own."""
     if given is None:
         return {}
     if not isinstance(given, Batching):
@@ -121,7 +121,7 @@ def _checked(options: Mapping[str, Any], kind: type[Any]) -> dict[str, Any]:
 
 
 def dataset_name(specification: CaptureSpecification) -> str:
-    """Empty where the rows of another run are encoded."""
+    """The dataset's name; empty if the run encodes the rows of another run."""
     return specification.dataset.name if specification.dataset else ""
 
 

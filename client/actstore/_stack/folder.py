@@ -114,7 +114,7 @@ class StackFolder:
         scratch.replace(self._file)
 
     def read(self) -> StackFile:
-        """Denied where somebody else wrote it: whoever chose the address would be sent what is asked, and could answer
+        """Denied if somebody else wrote it: whoever chose the address would be sent what is asked, and could answer
         it. Unavailable if it is not whole, FileNotFoundError if it is not there.
         """
         _check_owner(self._file)

@@ -156,7 +156,7 @@ def is_encrypted(address: str, token: str | None, tls: bool | None, how: Connect
             reason="UNAUTHENTICATED",
             field="tls",
             value="None",
-            allowed="True, or False where the network itself is trusted",
+            allowed="True, or False if the network itself is trusted",
             next_step="pass tls=True for a service behind TLS, or tls=False to send the token in the clear",
         )
     return encrypted
