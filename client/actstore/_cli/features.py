@@ -84,7 +84,8 @@ def features(options: argparse.Namespace) -> None:
 def _no_bounds(bounds: dict[str, Any]) -> None:
     for name, value in bounds.items():
         allowed = "with --text: --density; with --token: none"
-        raise refused(f"features of a text or token are not searched by {name}", name, value, allowed)
+        message = f"with --text or --token, features cannot be searched by {name}"
+        raise refused(message, name, value, allowed)
 
 
 def add_check_sae(verbs: Any) -> None:

@@ -132,6 +132,6 @@ def _listing(kind: str, rows: list[dict[str, Any]], columns: Mapping[str, type],
 
 
 def _of_listed(sources: ListSourcesAnswer) -> str:
-    more = ["there are more, of which the first are listed"] if sources.truncated else []
+    more = ["there are more; only the first are listed"] if sources.truncated else []
     more += ["names of the Hugging Face hub are allowed, and not listed"] if sources.hub_allowed else []
     return "; ".join(more)
