@@ -99,7 +99,7 @@ def bound(value: object, field: str) -> tuple[float | None, float | None]:
 
 
 def vector(values: object, field: str) -> tuple[float, ...]:
-    """A direction: finite numbers, of which one is not 0."""
+    """A direction: finite numbers, and at least one is not 0."""
     if not isinstance(values, Iterable) or not several(values):
         raise refused(f"{field} must be numbers", field, repr(values), "d_model numbers")
     found = tuple(number(value, field) for value in values)

@@ -77,8 +77,8 @@ class Lab(Listings, ModelCalls, PatchingCalls):
         Args:
             run: A run, or its name. None: the whole store.
             quick: Leave out what reads every byte.
-            remove_orphans: Remove objects that no record names, which crashes leave behind. Those of a run that is
-                being captured are kept, since an attempt under way looks the same.
+            remove_orphans: Remove objects that no record names, which crashes leave behind. Objects of a run
+                that is being captured are kept, because the objects of an attempt under way look like orphans.
 
         Returns:
             What was found, and whether the store is sound.

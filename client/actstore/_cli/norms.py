@@ -1,4 +1,4 @@
-"""`actstore norms`: of one run, of several side by side, and how they grow."""
+"""`actstore norms`: the norms of one run or of several side by side, and how they grow."""
 
 import argparse
 from collections.abc import Iterable
@@ -23,16 +23,16 @@ def add_norms(verbs: Any) -> None:
     verb.add_argument("run", help="name of the run")
     verb.add_argument("more", nargs="*", metavar="run", help="growth of several, each by itself; with --by, norms")
     verb.add_argument("--sites", nargs="+", help="site kinds or sites (default: all of the run)")
-    fit = "fit the growth of a site kind; of several runs also of one site, as resid_post.3, over their training"
+    fit = "fit the growth of a site kind; for several runs also of one site, as resid_post.3, over training"
     verb.add_argument("--fit", nargs="?", const="resid_post", metavar="SITE", help=fit)
     layers = "layers of the fit, side by side: 1 2 3, or FIRST:END without END, as 1:4 (default: all)"
     verb.add_argument("--layers", type=_range, nargs="+", metavar="LAYER", help=layers)
-    by = "what rows are of (default: layer); of several runs, side by side, and are layer and checkpoint separable"
+    by = "what a row is for (default: layer); for several runs, side by side, with separability"
     verb.add_argument("--by", choices=(*get_args(NormGrouping), TOKEN, CHECKPOINT), help=by)
     only = "with --by token: FIRST:END without END, FIRST:, or one alone"
     verb.add_argument("--sequences", type=_sequences, metavar="FIRST:END", help=only)
     verb.add_argument(
-        "--steps", type=float, nargs="+", help="of training, one a run (default: of the revisions' names)"
+        "--steps", type=float, nargs="+", help="training step of each run (default: from the revisions' names)"
     )
     verb.add_argument("--quantity", choices=get_args(NormQuantity), default="l2", help="default: l2")
     verb.add_argument("--exact", action="store_true", help="quantiles of every token's own norm, not of sketches")

@@ -188,7 +188,7 @@ def ask_checkpoints(backend: Backend, question: GetNormProfile, by: NormGrouping
 
 
 def _of_kind(table: pa.Table, kind: str, refusal: str) -> pa.Table:
-    """The rows of a site kind, of which there have to be some."""
+    """The rows of a site kind; an error if there are none."""
     rows = table.filter(pc.equal(table["site"], kind))
     if not len(rows):
         raise refused(f"{refusal} {kind!r}", "site", kind, sorted(set(table["site"].to_pylist())))

@@ -25,8 +25,8 @@ PANEL_INCHES_MIN, PANEL_INCHES_MAX, CELL_INCHES = 2.0, 12.0, 0.38
 
 @dataclass(frozen=True)
 class Panel:
-    """One heat map. `values` is [layer, across]; across is heads of a site that has them, else positions, of which one
-    None stands for all of them.
+    """One heat map. `values` is [layer, across]: across are the heads if the site has heads, else the positions. A
+    position None stands for all positions.
     """
 
     direction: str

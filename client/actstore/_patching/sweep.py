@@ -134,7 +134,7 @@ class Sweep(Answer):
         """Denoise beside noise, for each cell: mean normalized logit differences over pairs, and what they look like.
 
         "AND": noise breaks it and denoise does not bring it back, as for one of several parts that are all needed.
-        "OR": denoise brings it back and noise does not break it, as for one of several of which each is enough.
+        "OR": denoise brings it back and noise does not break it, as for one of several parts that are each enough.
         "both": it does either. "neither": no effect is as large as `threshold`. An effect counts as none below half of
         `threshold`; in between a cell is "unclear". (Heimersheim & Nanda 2024, "How to use and interpret activation
         patching", section 2.) Joint cells are rows like the others: two halves of an AND are "both" together. With

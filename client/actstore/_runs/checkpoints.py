@@ -210,7 +210,7 @@ class Captures:
         return f"Captures of runs {', '.join(self.runs)}: .wait() for them, .progress() to look, .cancel()"
 
     def progress(self) -> Iterator[CaptureProgress]:
-        """Yield how far the captures are, one after the other, each to its end; `run` says of which one.
+        """Yield how far the captures are, one after the other, each to its end; `run` names the capture's run.
 
         Raises:
             ActstoreError: A capture failed; the error is its own.
