@@ -143,7 +143,7 @@ def stored_rows(given: StoredRows | NamedRun | str | None) -> StoredSource | Non
 
 
 def stored_text(given: StoredText | NamedRun | str | None) -> StoredSample | None:
-    """Checks text that is given as it is, or as the run alone."""
+    """Checks `stored`: a StoredText, or a run or its name."""
     if given is None:
         return None
     if isinstance(given, StoredText):
@@ -152,7 +152,7 @@ def stored_text(given: StoredText | NamedRun | str | None) -> StoredSample | Non
 
 
 def run_name(run: object, field: str, allowed: str = "a run, or its name") -> str:
-    """The name of a run, which may stand for itself."""
+    """The name of a run that is given as a run or by its name."""
     name = run if isinstance(run, str) else getattr(run, "name", None)
     if not isinstance(name, str) or not name:
         raise refused(f"{field} must be a run or its name, not {run!r}", field, repr(run), allowed)

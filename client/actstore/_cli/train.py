@@ -48,7 +48,7 @@ def train_sae(arguments: Sequence[str]) -> int:
 
 
 def _encode(address: str | None, trained: Sequence[dict[str, Any]], *, as_json: bool) -> None:
-    """The run that they were trained on, with all of them at once: its rows are read once."""
+    """Encodes the run that the SAEs were trained on with all of them at once, so that its rows are read once."""
     names = [one["name"] for one in trained if "failed" not in one]
     if not names:
         return

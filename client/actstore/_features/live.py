@@ -179,7 +179,7 @@ class TextAblation(Answer):
     """How a feature's activation changes if tokens of a text are taken away: a row for each token or pair of tokens.
 
     Columns: first and second (positions; second is null for a single token), first_text, second_text, activation (of
-    the feature at the text's last token then) and change (that less the activation on the whole text).
+    the feature at the text's last token, after the ablation) and change (activation less that on the whole text).
 
     Attributes:
         sae: Name of the SAE.
@@ -346,7 +346,7 @@ class DirectionAblation(Answer):
         return markup.heading(self._title()) + self._strip_html() + "".join(map(markup.note, self._notes()))
 
     def _strip_html(self) -> str:
-        """The text from its second token on: each is tinted by what becomes of its own log-probability."""
+        """The text from its second token on: each is tinted by the change of its own log-probability."""
         rows = list(self)
         titles = [
             f"{_text.visible(row['next_text'])} | log-probability {row['log_probability']:.4g}, without the feature "

@@ -135,8 +135,8 @@ class InductionScores(Answer):
     """Which heads do induction on random tokens that come twice: one row for each head, with layer, head and its
     scores.
 
-    Scores are mean weights of the second time's queries: induction (on the token after the first occurrence of their
-    own), duplicate_token (on that occurrence), previous_token.
+    A score is the mean weight of the second occurrence's queries: on the token after the first occurrence (induction),
+    on the first occurrence (duplicate_token), or on the token before the query (previous_token).
 
     Attributes:
         repeated: How many tokens came twice.

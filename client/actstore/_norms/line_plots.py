@@ -212,12 +212,12 @@ def simulated(ax: "Axes | None", steps: Sequence[float], layers: Sequence[int], 
 
 
 def weights(ax: "Axes | None", rows: "Sequence[Row]", column: str, component: str) -> "Axes":
-    """Norms of a component by layer: a point a head where it has them, and a line of their root sum of squares."""
+    """Norms of a component by layer: a point for each head, if any, and a line of their root sum of squares."""
     ax = axes(ax)
     squares: dict[int, float] = {}
     for row in rows:
         if row["layer"] is None or row[column] is None:
-            raise refused(f"{component} has no {column} by layer", "component", component, "one of a layer, that reads")
+            raise refused(f"{component} has no {column} by layer", "component", component, "a component with it")
         squares[row["layer"]] = squares.get(row["layer"], 0.0) + row[column] ** 2
     has_heads = rows[0]["head"] is not None
     if has_heads:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class NormProfile(NormAnswer):
     """Norms over the tokens of a run: a row for each site, or for each of its groups, as `by` says.
 
-    Columns: site (its kind), layer, the group (token_class, position or document) where rows are by one, tokens
+    Columns: site (its kind), layer, the group (token_class, position or document) if rows are by one, tokens
     (that count), non_finite (tokens whose norm is infinite or NaN, excluded ones too; the other columns leave them
     out), mean, standard_deviation, geometric_mean, minimum, maximum, `q0.5` and the like (a column for each quantile),
     and rank_error (by how much the rank of a quantile, or the share of a bin, may be off; 0: exact, else the error of

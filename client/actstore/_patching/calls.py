@@ -73,8 +73,8 @@ class PatchingCalls:
                 and so is the part of the activation that it does not explain.
             receivers: Path patching: where paths end, as "q.9.6", "k.9", "mlp_in.3" or "logits", or a
                 `Receivers` with more choices. None: the cells themselves are patched.
-            screen: Estimate all cells by a gradient, and compute so many of each direction; or a `Screen` with
-                more choices. None: compute all.
+            screen: A number: estimate all cells by a gradient, and compute this many in each direction. Or a `Screen`
+                with more choices. None: compute all.
             revision: The model's revision. Empty: the one that the name stands for by itself.
             prepend_bos: Whether a BOS is put first. None: before text if the tokenizer has one, never before ids.
             fresh: Compute it, even if the answer to the same request was kept.

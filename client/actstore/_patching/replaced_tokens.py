@@ -10,13 +10,13 @@ from actstore import _checks
 from actstore._answer import Answer, plain_rows
 from actstore._view import glossary
 
-# A token stands out whose embedding's norm, or cosine to the mean embedding, is so many standard deviations of the
+# A token stands out if its embedding's norm, or cosine to the mean embedding, is this many standard deviations of the
 # ordinary tokens from their mean...
 ODD_EMBEDDING_Z = 3.0
-# ... or that an early head gives so much more or less of its attention than it gives random tokens in the same place,
-# or that sends so much more of its own attention elsewhere than they do...
+# ... or if an early head gives it this much more or less of its attention than it gives random tokens in its place, or
+# if it sends this much more of its own attention elsewhere than they do...
 ODD_ATTENTION = 0.25
-# ... which must be so many standard deviations over these tokens, too.
+# ... and the difference is this many standard deviations over these tokens, too.
 ODD_ATTENTION_Z = 3.0
 PLACE = ("corruption", "position", "prompt")
 

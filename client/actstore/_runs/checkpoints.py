@@ -213,7 +213,7 @@ class Captures:
         """Yield how far the captures are, one after the other, each to its end; `run` names the capture's run.
 
         Raises:
-            ActstoreError: A capture failed; the error is its own.
+            ActstoreError: A capture failed. The error has the reason that the capture gave.
         """
         for capture in self.captures:
             yield from capture.progress()
@@ -233,7 +233,7 @@ class Captures:
 
         Raises:
             Cancelled: A capture was cancelled.
-            ActstoreError: A capture failed; the error is its own.
+            ActstoreError: A capture failed. The error has the reason that the capture gave.
         """
         runs, failed = [], []
         for capture in self.captures:

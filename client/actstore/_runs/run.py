@@ -196,7 +196,7 @@ class Capture:
         """Yield how far the capture is, at each commit and at least every few seconds, until it ends.
 
         Raises:
-            ActstoreError: The capture failed; the error is its own.
+            ActstoreError: The capture failed. The error has the reason that the capture gave.
         """
         for news in watch(self._backend, self.run):
             self.dataset_files = news.dataset_files
@@ -215,7 +215,7 @@ class Capture:
 
         Raises:
             Cancelled: The capture was cancelled.
-            ActstoreError: The capture failed; the error is its own.
+            ActstoreError: The capture failed. The error has the reason that the capture gave.
         """
         checked = _checks.switch(check_saes, "check_saes")
         run = self._finished(_checks.switch(progress, "progress"))
