@@ -1,4 +1,4 @@
-"""The lab: what is there, and everything that can be asked of it."""
+"""The lab: lists of what is there, and all of its questions."""
 
 from collections.abc import Iterable
 from types import TracebackType

@@ -91,8 +91,8 @@ class Asked:
 
 
 def feature_page(feature: FeatureQuestions, asked: Asked) -> FeaturePage:
-    """Asks for the parts of a page, stored ones first: what is wrong with those is an error of the page, and what is
-    wrong with live ones a note on it.
+    """Asks for the parts of a page, stored ones first. If a stored part fails, the page fails; if a live part fails,
+    the page has a note instead.
     """
     exclude, where = asked.exclude, asked.where
     stored: dict[str, Any] = {

@@ -245,7 +245,7 @@ class TextAblation(Answer):
         return {**own, "activation": self.activation, "tokens": plain_rows(self.tokens), **super().to_dict()}
 
     def _by_pair(self) -> dict[tuple[int, int], float]:
-        """Changes of two tokens, and of one twice, by where they stand in what is seen."""
+        """Changes by (first, second), as indices of shown tokens; a single token is a pair with itself."""
         place = {row["position"]: number for number, row in enumerate(self._seen())}
         found = {}
         for row in self:

@@ -293,7 +293,7 @@ class ModelCalls:
             model: A model's name, of `lab.models()`.
             texts: One text or several, as text or as token ids.
             ablation: What takes a part's place. "zero": zeros. "mean": the mean over the texts' tokens, or over those
-                of `stored`. "resample": what is there in another of the texts.
+                of `stored`. "resample": the same part's activation in another text.
             sites: Kinds, for each layer and head of them, or single parts: "mlp_out.2", "z.3" (all its heads at once),
                 "z.3.5". None: attn_out, mlp_out, z.
             layers: Numbers of layers for the kinds in `sites`, at least one. None: all.

@@ -134,7 +134,7 @@ class PatchingCalls:
         return found.estimate
 
     def _swept(self, question: RunSweep, bar: Bar, on_cells: Callable[[SweptCells], object]) -> Sweep:
-        """Rows come part by part, and at the end what is said of all of them."""
+        """The service sends rows part by part, and at the end the fields that concern all rows."""
         parts: list[pa.Table] = []
         try:
             for answer in self._backend.listen(question):

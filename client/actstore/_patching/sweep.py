@@ -279,7 +279,7 @@ def _looks(denoise: float, noise: float, threshold: float) -> str:
 
 
 def sweep_of(result: SweepResult, question: RunSweep, parts: Sequence[pa.Table]) -> Sweep:
-    """Makes the answer to a sweep of its result and `parts`, the rows that came before."""
+    """Makes the answer to a sweep from its result and from `parts`, the rows that came before."""
     taken = result.stored_rows
     return Sweep(
         table=pa.concat_tables(parts),

@@ -1,4 +1,4 @@
-"""Asking a service: the one file of the client that touches gRPC. What is asked, and how long, is the contract's."""
+"""Asking a service: the one file of the client that touches gRPC. The contract says what, and with which deadline."""
 
 import ipaddress
 import json
