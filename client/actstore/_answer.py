@@ -1,4 +1,4 @@
-"""Arrow tables with three ways out of them and two ways to look at them."""
+"""The base of all answers: Arrow tables that can be converted, printed and shown in a notebook."""
 
 import math
 from collections.abc import Iterator, Mapping

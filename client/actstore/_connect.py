@@ -43,7 +43,7 @@ def connect(
         s3: Keys of an `s3://` bucket. None: ACTSTORE_S3_ENDPOINT, ACTSTORE_S3_ACCESS_KEY, ACTSTORE_S3_SECRET_KEY,
             ACTSTORE_S3_REGION and ACTSTORE_S3_SECURE.
         tls: True encrypts the connection to a service. False sends everything in the clear, the token too. None:
-            encrypted where `root_certificates` are given; else in the clear, which is refused for a token and another
+            encrypted if `root_certificates` are given; else in the clear, which is refused for a token and another
             machine. The environment's ACTSTORE_TLS (1 or 0) takes the place of None.
         root_certificates: Certificates of the authorities that are trusted, in PEM: a file, or its bytes. None: the
             file that ACTSTORE_ROOT_CERTIFICATES names, or else the authorities that gRPC knows.

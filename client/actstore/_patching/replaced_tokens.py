@@ -92,7 +92,7 @@ class TokenComparison(Answer):
 
 
 def token_table(tokens: pa.Table, heads: pa.Table) -> pa.Table:
-    """Puts what heads do with tokens beside these. `tokens` and `heads` have their corruption by name."""
+    """Adds to each token what heads do with it. Both tables name the corruption in a column."""
     by_place: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in heads.to_pylist():
         by_place.setdefault(tuple(row[key] for key in PLACE), []).append(row)

@@ -57,7 +57,7 @@ class Sweep(Answer):
         clean_logit_difference: Logit difference of the first pair's clean prompt, unpatched.
         corrupt_logit_difference: Logit difference of the first pair's corrupt prompt, unpatched.
         audit: How far patched runs were from what the whole model makes of the same prompts.
-        pairs: The prompts and answers, as they were asked about.
+        pairs: The prompts and answers of the request.
         source: The `source` of the request: what was put in place of activations.
         sae_error: The `sae_error` of the request: "kept", "dropped" or "patched". Empty without an SAE.
         receivers: Where paths end, in path patching; the cells are then the senders. Empty: no path patching.
@@ -131,7 +131,7 @@ class Sweep(Answer):
         return Answer(table=renamed, provenance=self.provenance, excluded=self.excluded)
 
     def directions(self, threshold: float = LARGE_EFFECT) -> Answer:
-        """Denoise beside noise, for each cell: mean normalized logit differences over pairs, and what they look like.
+        """Compare denoise and noise: for each cell, their mean normalized logit differences over pairs, and `looks`.
 
         "AND": noise breaks it and denoise does not bring it back, as for one of several parts that are all needed.
         "OR": denoise brings it back and noise does not break it, as for one of several parts that are each enough.

@@ -24,7 +24,7 @@ class Activations(Answer):
     pandas. `table` has the raw bits as they are stored.
 
     Attributes:
-        sites: The sites, as they were asked for.
+        sites: The sites of the request.
     """
 
     sites: tuple[str, ...]

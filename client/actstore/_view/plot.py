@@ -49,7 +49,7 @@ def titled(ax: "Axes", what: str, warnings: Iterable[str] = ()) -> "Axes":
 
 
 def log_ticks(ax: "Axes", *, integers: bool) -> None:
-    """Set readable ticks on a log y axis, and where `integers` whole numbers alone on the x axis."""
+    """Set readable ticks on a log y axis, and with `integers` only whole numbers on the x axis."""
     from matplotlib.ticker import LogFormatter, MaxNLocator, NullLocator, ScalarFormatter
 
     if integers:
