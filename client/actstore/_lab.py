@@ -209,11 +209,11 @@ class Lab(Listings, ModelCalls, PatchingCalls):
         """Estimate what `capture` with the same arguments would take. Nothing is stored, and the model is not run.
 
         Args:
-            model: As of `capture`.
-            dataset: As of `capture`.
-            revision: As of `capture`.
-            run: As of `capture`.
-            **options: As of `capture`.
+            model: As in `capture`.
+            dataset: As in `capture`.
+            revision: As in `capture`.
+            run: As in `capture`.
+            **options: As in `capture`.
 
         Returns:
             Tokens, bytes of each product, and seconds.
@@ -233,17 +233,17 @@ class Lab(Listings, ModelCalls, PatchingCalls):
         steps: Iterable[float] | None = None,
         **options: Unpack[CaptureOptions],
     ) -> Captures:
-        """Capture several revisions of a model, alike in all else, a run each. `.wait()` gives `Checkpoints`.
+        """Capture several revisions of a model with the same options, one run for each. `.wait()` gives `Checkpoints`.
 
         The same request again finishes what is missing. If a revision is refused, those before it go on.
 
         Args:
-            model: As of `capture`.
+            model: As in `capture`.
             revisions: Revisions of the model, each once.
-            dataset: As of `capture`.
+            dataset: As in `capture`.
             run: Beginning of the runs' names, `<run>-<revision>`. None: made from model, dataset and options.
             steps: Places of the revisions in training, one each. None: the numbers at the ends of their names.
-            **options: As of `capture`.
+            **options: As in `capture`.
 
         Returns:
             The captures, which go on in the workers.

@@ -32,7 +32,7 @@ def add_capture(verbs: Any) -> None:
     verb = add_verb(verbs, capture, "run a model over text and store what it shows")
     verb.add_argument("model", help="name of the model")
     add_options(verb, ASKED)
-    verb.add_argument("--revisions", nargs="+", help="of several, a run each: with --run, RUN-REVISION")
+    verb.add_argument("--revisions", nargs="+", help="capture each of these; --run names RUN-REVISION")
     verb.add_argument("--positions", help=f"whose vectors are stored: {POSITIONS_HELP} (default: all)")
     verb.add_argument(
         "--estimate", action="store_true", help="print tokens, bytes by product and seconds; store nothing"

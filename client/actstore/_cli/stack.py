@@ -95,7 +95,7 @@ def _greeting(stack: LocalStack) -> str:
 
 
 class _Waiting:
-    """What is waited for, and since when: one line that redraws itself in a terminal, else a line for each."""
+    """Prints what is waited for and how long: one line that redraws itself in a terminal, else a line for each."""
 
     def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
         self._stream, self._clock = stream, clock

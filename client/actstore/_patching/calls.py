@@ -102,7 +102,8 @@ class PatchingCalls:
         answers: Answers,
         **options: Unpack[PatchOptions],
     ) -> SweepEstimate:
-        """What `patch` with the same arguments would take. No cell is run, and what it would refuse is refused.
+        """What `patch` with the same arguments would take. Runs no cell, and raises the errors that `patch` would
+        raise.
 
         Args:
             model: A model's name.

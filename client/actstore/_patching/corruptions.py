@@ -58,7 +58,7 @@ class CorruptionComparison(Answer):
     token_comparison: TokenComparison | None = None
 
     def hidden(self) -> Answer:
-        """The cells that a corruption hides because it replaces the answer: a row each.
+        """The cells that a corruption hides because it replaces the answer, one row for each.
 
         `corruption` hides the cell, with its `effect` there (below half of the threshold). `shown_by` is the other
         corruption that shows it most, with `effect_there` (at least the threshold).

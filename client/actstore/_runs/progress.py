@@ -1,4 +1,4 @@
-"""How far a capture is, as people are told, or the error that it failed with."""
+"""The progress of a capture in words, or the error that it failed with."""
 
 import time
 from collections.abc import Iterator
