@@ -120,15 +120,15 @@ def _along_paths(receivers: Receivers | None) -> dict[str, Any]:
 
 
 def _spans(spans: Any) -> tuple[PatchSpan, ...]:
-    """One part that is meant of both prompts, or one of each."""
+    """Reads `spans`. Each is one part, for both prompts, or a pair with a part for each."""
     if not isinstance(spans, Mapping):
-        message = "spans has, by name, the tokens that play the same part in both prompts"
+        message = "spans must be a dict from names to tokens that play the same part in both prompts"
         raise refused(message, "spans", repr(spans), '{"subject": ("Mary", "John"), "end": range(9, 12)}')
     found = []
     for name, parts in spans.items():
         both = (parts, parts) if isinstance(parts, str | range | slice) else parts
         if not isinstance(both, Sequence) or len(both) != 2:
-            message = f"span {name!r} is a part of the clean prompt and one of the corrupt prompt"
+            message = f"span {name!r} must be a pair: a part of the clean prompt and a part of the corrupt prompt"
             raise refused(
                 message, "spans", repr(parts), '("Mary", "John"), (range(3, 5), range(4, 6)), or one for both'
             )
