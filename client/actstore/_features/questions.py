@@ -328,8 +328,8 @@ class FeatureQuestions:
                 - `zero_embedding`: what goes into the first layer there is zero.
                 - `zero_residual`: what goes into every layer up to the SAE's own is zero there.
                 - `mean_residual`: the same with the mean over the text's tokens, without BOS.
-            pairs: Take away every two tokens, too. What reads "either of two" shows in pairs alone.
-            first: Tokens before this position stay.
+            pairs: Take away every pair of tokens, too. Only pairs show a feature that reads "either of two".
+            first: Tokens before this position are not ablated.
 
         Returns:
             A row for each token or pair, with the change of the activation.
