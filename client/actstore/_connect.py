@@ -1,4 +1,4 @@
-"""From an address to a lab. The one file, beside the command, that reads the environment."""
+"""Opens a lab on an address. The one file, beside the command, that reads the environment."""
 
 import os
 import re

@@ -57,7 +57,7 @@ def pairs_square(
     changes: Mapping[tuple[int, int], float],
     scale: float,
 ) -> "Axes":
-    """Tokens by tokens, each two coloured by the change of both; on the diagonal that of one alone."""
+    """Tokens by tokens: a cell has the color of the pair's change, and on the diagonal of a single token's change."""
     ax = axes(ax, PAGE_INCHES, SQUARE_INCHES)
     values = np.full((len(texts), len(texts)), np.nan)
     for (first, second), change in changes.items():
