@@ -76,7 +76,7 @@ class Lab(Listings, ModelCalls, PatchingCalls):
 
         Args:
             run: A run, or its name. None: the whole store.
-            quick: Leave out what reads every byte.
+            quick: Leave out the checks that read every byte.
             remove_orphans: Remove objects that no record names, which crashes leave behind. Objects of a run
                 that is being captured are kept, because the objects of an attempt under way look like orphans.
 

@@ -80,7 +80,7 @@ class Feature(FeatureQuestions):
 
 @dataclass(frozen=True)
 class Asked:
-    """What a page shows: as in Feature.page."""
+    """The arguments of `Feature.page`."""
 
     k: int
     exclude: tuple[TokenClass, ...]

@@ -28,7 +28,8 @@ _LIFELINE = 0  # standard input
 
 
 class Guarded(subprocess.Popen[bytes]):
-    """A process that runs `command` under a guard. Its pid is the guard's. Its status is the command's, as a shell tells it: 137 for SIGKILL.
+    """A process that runs `command` under a guard. Its pid is the guard's. Its status is the command's, as in a shell:
+    137 for SIGKILL.
 
     SIGTERM and SIGINT are handed on to the command, which is killed if it is still there `grace_seconds` later.
     `keep` are file descriptors that the guard holds open as long as anything of the command is there. `options` are
