@@ -243,5 +243,5 @@ def _next_step(said: str, address: str) -> str:
         if pattern.search(said):
             return step
     if getproxies() and not _is_loopback(address):
-        return "check the address; a proxy of the environment is in between: no_proxy names hosts that it is not for"
+        return "check the address; the environment names a proxy: add the host to no_proxy if it needs none"
     return ""
