@@ -182,8 +182,8 @@ def _program() -> str:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that are free now, each another, and that nobody is likely to take before a server listens there: the
-    system gives outgoing connections those from 32768 on (Linux) or 49152 on, and Ray its workers 10002 to 19999.
+    """Different ports that are free now, and that nobody is likely to take before a server listens there. The system
+    gives outgoing connections the ports from 32768 on (Linux) or 49152 on; Ray gives its workers 10002 to 19999.
     """
     found: list[int] = []
     for port in random.SystemRandom().sample(_QUIET_PORTS, len(_QUIET_PORTS)):
