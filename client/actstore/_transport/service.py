@@ -130,7 +130,7 @@ def _readable(address: str) -> Iterator[None]:
 def _check_token(token: str | None) -> None:
     """It travels in a header."""
     if token and not (token.isascii() and token.isprintable()):
-        message = "the token holds a character that no token has, as the end of the line that it was read from"
+        message = "the token contains a character that cannot be sent in a header, such as a line break"
         raise refused(message, "token", None, "printable ASCII characters")
 
 
