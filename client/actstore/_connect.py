@@ -137,7 +137,7 @@ def _found(token: str | None) -> tuple[str, str | None]:
 
 
 def _is_bucket(address: str) -> bool:
-    """A path has a slash, which `host:port` has not; other schemes than s3 are neither."""
+    """A path has a slash, and `host:port` has none. An address with a scheme other than s3 is neither."""
     if "://" in address:
         return address.startswith("s3://")
     return "/" in address or address in (".", "..")

@@ -1,4 +1,4 @@
-"""All that is known of one feature, to look at together."""
+"""The page of one feature: all that is known of it, on one page."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -272,6 +272,6 @@ def start_capture(backend: Backend, specification: CaptureSpecification) -> Capt
 
 
 def open_run(backend: Backend, name: str) -> Run:
-    """A run that is there, as it is now."""
+    """Opens a stored run, as it is now."""
     found: catalog.GetRunAnswer = backend.ask(catalog.GetRun(name))
     return Run(found.run, backend)
