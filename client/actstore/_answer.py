@@ -1,4 +1,4 @@
-"""Arrow tables with three ways out of them and two ways to look at them."""
+"""The base of all answers: Arrow tables that can be converted, printed and shown in a notebook."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -86,7 +86,7 @@ class Table:
         return f"{len(self):,} rows"
 
     def _definitions(self) -> Mapping[str, str]:
-        """What the numbers of a column are, for a notebook's titles."""
+        """What the numbers of each column are; a notebook shows it over the column."""
         return {}
 
     def _shown_columns(self) -> list[str]:

@@ -92,14 +92,14 @@ def bound(value: object, field: str) -> tuple[float | None, float | None]:
     if value is None:
         return None, None
     if not isinstance(value, tuple | list) or len(value) != 2:
-        message = f"{field} is a pair: the least and the greatest value, either of them None"
+        message = f"{field} must be a pair (the least and the greatest value); either may be None"
         raise refused(message, field, repr(value), "(low, high)")
     low, high = (None if side is None else number(side, field) for side in value)
     return low, high
 
 
 def vector(values: object, field: str) -> tuple[float, ...]:
-    """A direction: finite numbers, of which one is not 0."""
+    """A direction: finite numbers, and at least one is not 0."""
     if not isinstance(values, Iterable) or not several(values):
         raise refused(f"{field} must be numbers", field, repr(values), "d_model numbers")
     found = tuple(number(value, field) for value in values)
@@ -123,7 +123,7 @@ def prompt(value: Any, field: str) -> Prompt:
     plain = value.tolist() if hasattr(value, "tolist") else value
     if not several(plain):
         allowed = "a string, or whole numbers"
-        raise refused(f"{field} is text or token ids, not {type(value).__name__}", field, repr(value), allowed)
+        raise refused(f"{field} must be text or token ids, not {type(value).__name__}", field, repr(value), allowed)
     ids = tuple(token(one, field) for one in plain)
     if not ids:
         raise refused(f"{field} has no token ids", field, "()", "text, or token ids, of at least one token")
@@ -131,7 +131,7 @@ def prompt(value: Any, field: str) -> Prompt:
 
 
 def prompts(values: Any, field: str) -> tuple[Prompt, ...]:
-    """As `alike_prompts`, and a single prompt is one of them."""
+    """Checks prompts like `alike_prompts`; a single prompt counts as a list of one."""
     if isinstance(values, str):
         return (words(values, field),)
     if not several(values):
@@ -144,10 +144,10 @@ def prompts(values: Any, field: str) -> tuple[Prompt, ...]:
 
 
 def alike_prompts(values: Iterable[Any], field: str) -> tuple[Prompt, ...]:
-    """As `prompt` each. All are texts, or all are token ids; a mixture is refused."""
+    """Checks each like `prompt`. All are texts, or all are token ids; a mixture is refused."""
     found = tuple(prompt(each, field) for each in values)
     if len({isinstance(each, str) for each in found}) > 1:
-        raise refused(f"{field} has texts and token ids", field, "both", "either of them")
+        raise refused(f"{field} mixes texts and token ids", field, "both", "only texts, or only token ids")
     return found
 
 
@@ -162,7 +162,7 @@ def answer(value: object, field: str) -> TokenReference:
 
 def tristate(value: bool | None, field: str) -> bool | None:
     if not isinstance(value, bool | None):
-        raise refused(f"{field} is True, False or None", field, repr(value), "True, False, None")
+        raise refused(f"{field} must be True, False or None", field, repr(value), "True, False, None")
     return value
 
 
@@ -181,7 +181,7 @@ def one_of(value: object, field: str, allowed: Sequence[Word]) -> Word:
             return word
     if several(value):
         choices = ", ".join(map(repr, allowed))
-        raise refused(f"{field} is one word, not several: {value!r}", field, repr(value), f"one of {choices}")
+        raise refused(f"{field} must be one word, not several: {value!r}", field, repr(value), f"one of {choices}")
     raise _not_among(value, field, allowed)
 
 
@@ -191,9 +191,10 @@ def _not_among(value: object, field: str, allowed: Sequence[str]) -> ActstoreErr
 
 
 def whole_numbers(values: Iterable[int] | None, field: str, maximum: int = MAXIMUM_COUNT) -> tuple[int, ...]:
-    """Of layers, heads, documents and the like; None: none are named, which stands for all that there are."""
+    """Checks numbers of layers, heads, documents and the like. None: none are named, which stands for all."""
     if not (values is None or several(values)):
-        raise refused(f"{field} are several numbers, not {values!r}", field, repr(values), f"{field}=[{values!r}]")
+        message = f"{field} must be a list of numbers, not {values!r}"
+        raise refused(message, field, repr(values), f"{field}=[{values!r}]")
     return tuple(count(value, field, maximum=maximum) for value in (() if values is None else values))
 
 
@@ -222,12 +223,12 @@ def some_names(values: Iterable[str] | str | None, field: str) -> tuple[str, ...
 
 def switch(value: bool, field: str) -> bool:
     if not isinstance(value, bool):
-        raise refused(f"{field} is True or False", field, repr(value), "True, False")
+        raise refused(f"{field} must be True or False", field, repr(value), "True, False")
     return value
 
 
 def seed(value: int) -> int:
-    """Of what is drawn at random."""
+    """Checks the seed of what is drawn at random."""
     return count(value, "seed", maximum=MAXIMUM_SEED)
 
 

@@ -1,4 +1,4 @@
-"""From an address to a lab. The one file, beside the command, that reads the environment."""
+"""Opens a lab on an address. The one file, beside the command, that reads the environment."""
 
 import os
 import re
@@ -43,7 +43,7 @@ def connect(
         s3: Keys of an `s3://` bucket. None: ACTSTORE_S3_ENDPOINT, ACTSTORE_S3_ACCESS_KEY, ACTSTORE_S3_SECRET_KEY,
             ACTSTORE_S3_REGION and ACTSTORE_S3_SECURE.
         tls: True encrypts the connection to a service. False sends everything in the clear, the token too. None:
-            encrypted where `root_certificates` are given; else in the clear, which is refused for a token and another
+            encrypted if `root_certificates` are given; else in the clear, which is refused for a token and another
             machine. The environment's ACTSTORE_TLS (1 or 0) takes the place of None.
         root_certificates: Certificates of the authorities that are trusted, in PEM: a file, or its bytes. None: the
             file that ACTSTORE_ROOT_CERTIFICATES names, or else the authorities that gRPC knows.
@@ -102,7 +102,7 @@ def _certificates(given: str | os.PathLike[str] | bytes | None) -> bytes | None:
 
 
 def _switched(variable: str) -> bool | None:
-    """What a variable of the environment switches on or off; None where it is not set."""
+    """Whether a variable of the environment is 1 (True) or 0 (False); None if it is not set."""
     value = os.environ.get(variable) or None
     if value not in (None, "0", "1"):
         raise refused(f"{variable} is {value!r}", variable, value, "0 or 1")
@@ -110,7 +110,7 @@ def _switched(variable: str) -> bool | None:
 
 
 def _opened(address: str, s3: S3Access | None) -> Lab:
-    """A bucket, with what only those need who open one."""
+    """A lab on a bucket. Only this function imports what a bucket needs."""
     if s3 is None and address.startswith("s3://"):
         s3 = _s3_access(os.environ)
     with needs(install_extra("bucket")):
@@ -137,7 +137,7 @@ def _found(token: str | None) -> tuple[str, str | None]:
 
 
 def _is_bucket(address: str) -> bool:
-    """A path has a slash, which `host:port` has not; other schemes than s3 are neither."""
+    """A path has a slash, and `host:port` has none. An address with a scheme other than s3 is neither."""
     if "://" in address:
         return address.startswith("s3://")
     return "/" in address or address in (".", "..")

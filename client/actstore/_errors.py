@@ -27,7 +27,7 @@ MISSING_LIBRARY, STACK_FAILED = "MISSING_LIBRARY", "STACK_FAILED"
 
 
 class ActstoreError(Exception):
-    """`reason` is a key of actstore_api.reasons.REASONS; `field`, `value`, `allowed` are None where there are none."""
+    """`reason` is a key of actstore_api.reasons.REASONS; `field`, `value`, `allowed` are None if there are none."""
 
     def __init__(
         self,

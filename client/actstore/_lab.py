@@ -1,4 +1,4 @@
-"""The lab: what is there, and everything that can be asked of it."""
+"""The lab: lists of what is there, and all of its questions."""
 
 from collections.abc import Iterable
 from types import TracebackType
@@ -76,9 +76,9 @@ class Lab(Listings, ModelCalls, PatchingCalls):
 
         Args:
             run: A run, or its name. None: the whole store.
-            quick: Leave out what reads every byte.
-            remove_orphans: Remove objects that no record names, which crashes leave behind. Those of a run that is
-                being captured are kept, since an attempt under way looks the same.
+            quick: Leave out the checks that read every byte.
+            remove_orphans: Remove objects that no record names, which crashes leave behind. Objects of a run
+                that is being captured are kept, because the objects of an attempt under way look like orphans.
 
         Returns:
             What was found, and whether the store is sound.
@@ -97,8 +97,8 @@ class Lab(Listings, ModelCalls, PatchingCalls):
 
         Args:
             run: The run, or its name.
-            force: Remove it even if it is being captured, whose capture then fails, or if other runs are over its rows,
-                which then cannot be read.
+            force: Remove it even if it is being captured (the capture then fails), or if other runs use its rows (these
+                runs then cannot be read).
 
         Returns:
             Number of objects that were removed.
@@ -162,11 +162,11 @@ class Lab(Listings, ModelCalls, PatchingCalls):
                 token ids.
             sink_ratio: A token is flagged as a sink if its norm is more than this many times the median of its
                 sequence. None: 10. 0: no token is flagged.
-            dtype: What the model computes in.
-            storage_dtype: What vectors are stored in. None: as `dtype`.
+            dtype: Element type in which the model computes.
+            storage_dtype: Element type of stored vectors. None: the same as `dtype`.
             widen_on_overflow: Store a site of a shard as float32 if `storage_dtype` cannot hold one of its values. If
                 False, the shard is refused.
-            batching: How sequences are put together to be run. None: the workers' settings.
+            batching: How sequences are grouped into batches. None: the workers' settings.
 
         Returns:
             The capture, which goes on in the workers.
@@ -209,11 +209,11 @@ class Lab(Listings, ModelCalls, PatchingCalls):
         """Estimate what `capture` with the same arguments would take. Nothing is stored, and the model is not run.
 
         Args:
-            model: As of `capture`.
-            dataset: As of `capture`.
-            revision: As of `capture`.
-            run: As of `capture`.
-            **options: As of `capture`.
+            model: As in `capture`.
+            dataset: As in `capture`.
+            revision: As in `capture`.
+            run: As in `capture`.
+            **options: As in `capture`.
 
         Returns:
             Tokens, bytes of each product, and seconds.
@@ -233,17 +233,17 @@ class Lab(Listings, ModelCalls, PatchingCalls):
         steps: Iterable[float] | None = None,
         **options: Unpack[CaptureOptions],
     ) -> Captures:
-        """Capture several revisions of a model, alike in all else, a run each. `.wait()` gives `Checkpoints`.
+        """Capture several revisions of a model with the same options, one run for each. `.wait()` gives `Checkpoints`.
 
         The same request again finishes what is missing. If a revision is refused, those before it go on.
 
         Args:
-            model: As of `capture`.
+            model: As in `capture`.
             revisions: Revisions of the model, each once.
-            dataset: As of `capture`.
+            dataset: As in `capture`.
             run: Beginning of the runs' names, `<run>-<revision>`. None: made from model, dataset and options.
             steps: Places of the revisions in training, one each. None: the numbers at the ends of their names.
-            **options: As of `capture`.
+            **options: As in `capture`.
 
         Returns:
             The captures, which go on in the workers.
@@ -268,7 +268,7 @@ class Lab(Listings, ModelCalls, PatchingCalls):
             BadRequest: There are no runs, or they are of several models.
         """
         if not isinstance(runs, Run | Iterable):
-            raise refused(f"runs are runs or names, not {runs!r}", "runs", repr(runs), "runs, or their names")
+            raise refused(f"runs must be runs or their names, not {runs!r}", "runs", repr(runs), "runs, or their names")
         named = (runs,) if isinstance(runs, Run | str) else tuple(runs)
         opened = [run if isinstance(run, Run) else self.run(run) for run in named]
         return Checkpoints(opened, steps_of(steps), self._backend)
@@ -296,14 +296,14 @@ class Lab(Listings, ModelCalls, PatchingCalls):
             samples: How many random inputs go through each layer: 2 to 65,536.
             seed: Which inputs are drawn: the same seed draws the same. 0 to 2^32 - 1.
             text: Text, or token ids, that is read to compare. None: none is.
-            stored: A run of these weights whose text is read to compare, its name, or `StoredText`, which says more.
-                None: none is.
+            stored: A run of these weights with the text that is read to compare, its name, or a `StoredText` with more
+                choices. None: none is.
             revision: The model's revision. Empty: the one that the name stands for by itself.
-            prepend_bos: Whether a BOS is put before `text`. None: before text where the tokenizer has one, never before
+            prepend_bos: Whether a BOS is put before `text`. None: before text if the tokenizer has one, never before
                 ids.
 
         Returns:
-            A row a matrix, vector or head; what layers write in `sublayers`.
+            One row for each matrix, vector or head. `sublayers` has what layers write.
         """
         question = GetWeightNorms(
             **_checks.of_model(model, revision, prepend_bos),

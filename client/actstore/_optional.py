@@ -10,14 +10,14 @@ from actstore._errors import MISSING_LIBRARY, MissingLibrary
 
 
 def library(name: str, install: str) -> Any:
-    """The module `name`; where it is not installed, MissingLibrary says that `pip install {install}` brings it."""
+    """The module `name`; if it is not installed, MissingLibrary says that `pip install {install}` brings it."""
     with needs(f"pip install {install}"):
         return importlib.import_module(name)
 
 
 @contextmanager
 def needs(next_step: str) -> Iterator[None]:
-    """Raises MissingLibrary with what to do, where a library that the block imports is not installed."""
+    """Raises MissingLibrary with what to do, if a library that the block imports is not installed."""
     try:
         yield
     except MissingLibrary:
@@ -34,7 +34,7 @@ def install_extra(extra: str) -> str:
 
 
 def check_installed(library: str, extra: str, spec: Callable[[str], object] = find_spec) -> None:
-    """Raises MissingLibrary where a library is not installed that one of actstore's own extras brings."""
+    """Raises MissingLibrary if a library of one of actstore's own extras is not installed."""
     if spec(library) is None:
         message = f"this needs the library {library}, which is not installed here"
         raise MissingLibrary(message, reason=MISSING_LIBRARY, next_step=install_extra(extra))

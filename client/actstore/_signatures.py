@@ -8,12 +8,12 @@ Call = TypeVar("Call", bound=Callable[..., Any])
 
 
 def spelled_out(options: Callable[..., Any]) -> Callable[[Call], Call]:
-    """Make a call that takes `**options: Unpack[...]` show them one by one, as the function shows them that gets them.
+    """Make a call with `**options: Unpack[...]` show each option in its signature, as the function `options` does.
 
     Type checkers read the TypedDict of the options. `help`, and a notebook's tooltip and completion, read this.
 
     Args:
-        options: The function whose keywords they are. It has the defaults.
+        options: The function that takes these options as keywords, with their defaults.
     """
     keywords = signature(options).parameters
 

@@ -77,7 +77,7 @@ def stretch(values: object, field: str) -> Range | None:
     if values is None:
         return None
     if not isinstance(values, range | slice):
-        message = f"{field} is a range or a slice, such as range(10)"
+        message = f"{field} must be a range or a slice, such as range(10)"
         raise refused(message, field, repr(values), "range or slice")
     if values.step not in (None, 1):
         raise refused(f"{field} {values} has a step other than 1", field, repr(values), "step 1")
@@ -91,7 +91,7 @@ def stretch(values: object, field: str) -> Range | None:
 
 @dataclass(frozen=True)
 class StoredRows:
-    """Stored activations of a run, of which a sweep puts the mean, or rows drawn at random, into its prompts' runs.
+    """Stored activations of a run, which a sweep patches in: their mean, or rows drawn at random.
 
     Args:
         run: The run, or its name. It is of the model's weights and stores the sites that are patched.
@@ -143,7 +143,7 @@ def stored_rows(given: StoredRows | NamedRun | str | None) -> StoredSource | Non
 
 
 def stored_text(given: StoredText | NamedRun | str | None) -> StoredSample | None:
-    """Checks text that is given as it is, or as the run alone."""
+    """Checks `stored`: a StoredText, or a run or its name."""
     if given is None:
         return None
     if isinstance(given, StoredText):
@@ -152,8 +152,8 @@ def stored_text(given: StoredText | NamedRun | str | None) -> StoredSample | Non
 
 
 def run_name(run: object, field: str, allowed: str = "a run, or its name") -> str:
-    """The name of a run, which may stand for itself."""
+    """The name of a run that is given as a run or by its name."""
     name = run if isinstance(run, str) else getattr(run, "name", None)
     if not isinstance(name, str) or not name:
-        raise refused(f"{field} is no run: {run!r}", field, repr(run), allowed)
+        raise refused(f"{field} must be a run or its name, not {run!r}", field, repr(run), allowed)
     return _checks.text(name, field)

@@ -31,7 +31,7 @@ SHARED_FIELDS = {
     "run": "Name of a run in the store.",
     "sae": "Name of the SAE.",
     "feature": "Index of the feature in its SAE, from 0.",
-    "prepend_bos": "Whether a BOS goes in front. Absent: a text gets one where the tokenizer has one, token ids none.",
+    "prepend_bos": "Whether a BOS goes in front. Absent: a text gets one if the tokenizer has one, token ids none.",
     "seed": "Seed of the random numbers; the same seed gives the same answer.",
     "n_layers": "Number of layers.",
     "n_heads": "Attention heads of a layer.",

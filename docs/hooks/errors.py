@@ -12,7 +12,7 @@ Every error has a reason: a stable code that a program can compare (`error.reaso
 its cause and what to do about it. The service sends the reason as `google.rpc.ErrorInfo` with the domain `actstore`;
 the client raises the class named above each table. All classes derive from `actstore.ActstoreError`.
 
-An error also carries `field`, `value` and `allowed`, where one argument is at fault, and `next_step`, the remedy.
+An error also carries `field`, `value` and `allowed`, if one argument is at fault, and `next_step`, the remedy.
 
 """
 

@@ -46,7 +46,7 @@ _TEXTS = {
     "ACTSTORE_TLS": (
         "bool",
         "none",
-        "Whether the client encrypts its connection to a service (1) or not (0), where `connect(tls=)` does not say. "
+        "Whether the client encrypts its connection to a service (1) or not (0), if `connect` gets no `tls`. "
         "Without either, a token is sent to this machine only.",
     ),
     "ACTSTORE_ROOT_CERTIFICATES": (

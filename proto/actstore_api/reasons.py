@@ -166,7 +166,7 @@ REASONS: Mapping[str, Reason] = {
     "MODEL_NOT_FOUND": Reason(
         NOT_FOUND,
         Kind.NOT_FOUND,
-        "No model of this name is in the workers' model folders, or on the hub where the workers may use it.",
+        "No model of this name is in the workers' model folders, or on the hub, if the workers may use it.",
         "check the name; `lab.models()` lists the known models",
     ),
     "SAE_NOT_FOUND": Reason(

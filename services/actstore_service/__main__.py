@@ -1,7 +1,7 @@
 """`python -m actstore_service`: reads the environment, serves until SIGTERM or SIGINT, prints one JSON line when ready.
 
 ACTSTORE_STORE is required: a folder or s3://bucket/prefix, the latter with ACTSTORE_S3_ENDPOINT, _ACCESS_KEY,
-_SECRET_KEY (or _CREDENTIALS_FILE, which is read again when it changes) and, where they differ from us-east-1 and 1,
+_SECRET_KEY (or _CREDENTIALS_FILE, which is read again when it changes) and, if they differ from us-east-1 and 1,
 _REGION and _SECURE. See Settings for ACTSTORE_LISTEN, ACTSTORE_METRICS_LISTEN, ACTSTORE_TOKEN, ACTSTORE_GATEWAY,
 ACTSTORE_GATEWAY_TOKEN and ACTSTORE_HELD_ROW_BYTES. An empty variable is absent.
 """

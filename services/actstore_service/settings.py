@@ -50,7 +50,7 @@ class Settings:
     gateway: str | None = None
     """The workers' address. None: captures and live questions are refused with WORKERS_UNAVAILABLE."""
     gateway_token: str | None = field(default=None, repr=False)
-    """Token that the service presents to the workers. Required where there is a gateway; the same on both sides."""
+    """Token that the service presents to the workers. Required if there is a gateway; the same on both sides."""
     held_row_bytes: int = 256 * MEBIBYTE
     """Bytes of decoded activation rows that are cached in memory."""
     limits: Limits = Limits()

@@ -1,4 +1,4 @@
-"""From an address to a lab for asyncio."""
+"""Opens a lab for asyncio on an address."""
 
 from collections.abc import Callable
 from functools import wraps

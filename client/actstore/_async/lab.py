@@ -13,7 +13,7 @@ class AsyncLab(Twin[Lab]):
     """A connection for asyncio, as `Lab`: `async with actstore.connect_async() as lab: run = await lab.run(name)`.
 
     Every method has the arguments and the docstring of `Lab`'s. What asks the service or the bucket is awaited; runs,
-    captures and features that come back are awaited in the same way. Where the awaiting task is cancelled, the service
+    captures and features that come back are awaited in the same way. If the awaiting task is cancelled, the service
     is told to stop.
     """
 

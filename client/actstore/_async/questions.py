@@ -50,7 +50,7 @@ class Questions:
         self.closed = False
 
     async def ask(self, work: Callable[[], R], lasting: bool) -> R:
-        """Runs `work` in a thread. Where the awaiting task is cancelled, the calls of `work` are, too.
+        """Runs `work` in a thread. If the awaiting task is cancelled, the calls of `work` are cancelled, too.
 
         Args:
             work: A call of a method that blocks.

@@ -28,7 +28,7 @@ class AsyncCapture(Twin[Capture]):
 
 
 class AsyncRun(Twin[Run]):
-    """One run, as `Run`; questions are awaited: `await run.norms()`. `run.features(sae)` asks nothing, and is not."""
+    """One run, as `Run`; questions are awaited: `await run.norms()`. `run.features(sae)` is not."""
 
     name = Shown[str](Run.name)
     specification = Shown[CaptureSpecification](Run.specification)

@@ -32,7 +32,7 @@ def add_capture(verbs: Any) -> None:
     verb = add_verb(verbs, capture, "run a model over text and store what it shows")
     verb.add_argument("model", help="name of the model")
     add_options(verb, ASKED)
-    verb.add_argument("--revisions", nargs="+", help="of several, a run each: with --run, RUN-REVISION")
+    verb.add_argument("--revisions", nargs="+", help="capture each of these; --run names RUN-REVISION")
     verb.add_argument("--positions", help=f"whose vectors are stored: {POSITIONS_HELP} (default: all)")
     verb.add_argument(
         "--estimate", action="store_true", help="print tokens, bytes by product and seconds; store nothing"
@@ -72,7 +72,7 @@ def _capture_revisions(options: argparse.Namespace, lab: Lab, asked: dict[str, A
 
 
 def _positions(options: argparse.Namespace) -> Positions | None:
-    """Of --positions: last, every:4, random:0.1 or random:0.1:SEED, active:SAE:FEATURE."""
+    """Reads --positions: last, every:4, random:0.1 or random:0.1:SEED, active:SAE:FEATURE."""
     kind, *rest = (options.positions or "all").split(":")
     try:
         match kind, rest:
@@ -95,7 +95,7 @@ def add_encode(verbs: Any) -> None:
     verb = add_verb(verbs, encode, "run SAEs over a run's stored vectors, without its model, as a new run")
     verb.add_argument("run", help="name of the run")
     verb.add_argument("saes", nargs="+", metavar="sae", help="names of the SAEs")
-    verb.add_argument("--run", dest="new_run", metavar="NAME", help="name of the new run (default: made as of capture)")
+    verb.add_argument("--run", dest="new_run", metavar="NAME", help="name of the new run (default: made as in capture)")
     _add_following(verb)
 
 

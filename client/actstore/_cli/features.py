@@ -42,7 +42,8 @@ def add_features(verbs: Any) -> None:
     verb.add_argument("run", help="name of the run")
     verb.add_argument("sae", help="name of the SAE")
     chosen = verb.add_mutually_exclusive_group()
-    chosen.add_argument("--text", help="most active first, relative to density; runs a model; of the bounds, --density")
+    text = "most active first, relative to density; runs a model; --density is the only bound"
+    chosen.add_argument("--text", help=text)
     chosen.add_argument("--token", help="an id, or a text of one token, which runs a model; takes no bounds")
     for name in STATISTICS:
         option = f"--{name.replace('_', '-')}"
@@ -83,7 +84,8 @@ def features(options: argparse.Namespace) -> None:
 def _no_bounds(bounds: dict[str, Any]) -> None:
     for name, value in bounds.items():
         allowed = "with --text: --density; with --token: none"
-        raise refused(f"features of a text or token are not searched by {name}", name, value, allowed)
+        message = f"with --text or --token, features cannot be searched by {name}"
+        raise refused(message, name, value, allowed)
 
 
 def add_check_sae(verbs: Any) -> None:

@@ -1,4 +1,4 @@
-"""The verbs that list what is there."""
+"""The verbs that list models, SAEs, datasets and runs."""
 
 import argparse
 from typing import Any

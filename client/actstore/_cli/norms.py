@@ -1,4 +1,4 @@
-"""`actstore norms`: of one run, of several side by side, and how they grow."""
+"""`actstore norms`: the norms of one run or of several side by side, and how they grow."""
 
 import argparse
 from collections.abc import Iterable
@@ -23,16 +23,16 @@ def add_norms(verbs: Any) -> None:
     verb.add_argument("run", help="name of the run")
     verb.add_argument("more", nargs="*", metavar="run", help="growth of several, each by itself; with --by, norms")
     verb.add_argument("--sites", nargs="+", help="site kinds or sites (default: all of the run)")
-    fit = "fit the growth of a site kind; of several runs also of one site, as resid_post.3, over their training"
+    fit = "fit the growth of a site kind; for several runs also of one site, as resid_post.3, over training"
     verb.add_argument("--fit", nargs="?", const="resid_post", metavar="SITE", help=fit)
     layers = "layers of the fit, side by side: 1 2 3, or FIRST:END without END, as 1:4 (default: all)"
     verb.add_argument("--layers", type=_range, nargs="+", metavar="LAYER", help=layers)
-    by = "what rows are of (default: layer); of several runs, side by side, and are layer and checkpoint separable"
+    by = "what a row is for (default: layer); for several runs, side by side, with separability"
     verb.add_argument("--by", choices=(*get_args(NormGrouping), TOKEN, CHECKPOINT), help=by)
     only = "with --by token: FIRST:END without END, FIRST:, or one alone"
     verb.add_argument("--sequences", type=_sequences, metavar="FIRST:END", help=only)
     verb.add_argument(
-        "--steps", type=float, nargs="+", help="of training, one a run (default: of the revisions' names)"
+        "--steps", type=float, nargs="+", help="training step of each run (default: from the revisions' names)"
     )
     verb.add_argument("--quantity", choices=get_args(NormQuantity), default="l2", help="default: l2")
     verb.add_argument("--exact", action="store_true", help="quantiles of every token's own norm, not of sketches")
@@ -55,7 +55,7 @@ def _check(options: argparse.Namespace) -> None:
     if (options.by == TOKEN) != (options.sequences is not None) or (several and options.by == TOKEN):
         given = f"of {1 + len(options.more)} runs" if several else options.by or "layer"
         allowed = "--by token --sequences 0:4, of one run"
-        raise refused("norms by token are of some sequences of one run", "sequences", given, allowed)
+        raise refused("norms by token need one run and --sequences", "sequences", given, allowed)
     if options.steps and not several and options.by != CHECKPOINT:
         allowed = "runs of other revisions beside it, or --by checkpoint"
         raise refused("a profile of one run has no steps of training", "steps", options.steps, allowed)
@@ -106,9 +106,10 @@ def _growth_of_several(options: argparse.Namespace, lab: Lab) -> None:
     """A single site is followed over training, and a kind of site over the layers of each run."""
     if options.sites:
         allowed = "--fit with a site kind or a site; with --by, norms of several runs at --sites"
-        raise refused("growth of several runs is of one kind or site", "sites", options.sites, allowed)
+        raise refused("growth of several runs takes --fit in place of --sites", "sites", options.sites, allowed)
     if options.exact:
-        raise refused("growth is of means, which are exact", "exact", "given", "with --by, norms of several runs")
+        message = "growth is fitted to means, which are always exact"
+        raise refused(message, "exact", "given", "with --by, norms of several runs")
     answers = _fits(options, lab, options.fit or "resid_post", asked_of(options, ("exclude", "quantity")))
     save(options, partial(plot_growth, answers))
     say(options, {"growth": [answer.to_dict() for answer in answers]}, "\n\n".join(map(repr, answers)))
@@ -119,12 +120,13 @@ def _fits(options: argparse.Namespace, lab: Lab, site: str, over: dict[str, Any]
     kind, dot, layer = site.rpartition(".")
     if dot:
         if layers is not None:
-            raise refused("growth over training is of one site", "layers", layers, "none, and a site: resid_post.3")
+            raise refused("growth over training needs one site", "layers", layers, "none, and a site: resid_post.3")
         if not layer.isdecimal():
-            raise refused(f"{site!r} is no site", "fit", site, "resid_post, or a site of it as resid_post.3")
+            raise refused(f"{site!r} is not a site", "fit", site, "resid_post, or a site of it as resid_post.3")
         return lab.checkpoints(runs, options.steps).fit_growth("checkpoint", kind, layers=[int(layer)], **over)
     if options.steps:
-        raise refused("the steps of growth over layers are the layers", "steps", options.steps, "a site: resid_post.3")
+        message = "--steps is for growth over training, which needs one site"
+        raise refused(message, "steps", options.steps, "--fit with a site: resid_post.3")
     return [lab.run(run).fit_growth(site, layers=layers, **over) for run in runs]
 
 

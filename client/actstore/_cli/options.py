@@ -49,7 +49,7 @@ def add_options(verb: argparse.ArgumentParser, asked: Mapping[str, Mapping[str, 
 
 
 def options_of(record: type[Any]) -> dict[str, dict[str, Any]]:
-    """The fields of a record that are options as they are, each made as argparse is told by its type and `help`."""
+    """Options from the fields of a record that have a `help`; a field's type decides how argparse reads it."""
     types = get_type_hints(record)
     said = (field for field in fields(record) if "help" in field.metadata)
     return {field.name: {**_MADE[types[field.name]], "help": field.metadata["help"]} for field in said}

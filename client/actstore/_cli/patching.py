@@ -87,7 +87,10 @@ def patch(options: argparse.Namespace) -> None:
 
 
 def _value(options: argparse.Namespace, made: Callable[..., Any], asked: Mapping[str, Any]) -> Any:
-    """One value of its options; None where its first one, which makes it, was not given. Errors: BadRequest."""
+    """Makes one value from several options. The first option is required for it: None if that was not given.
+
+    Errors: BadRequest if other options were given without the first.
+    """
     first, *more = asked_of(options, asked).items()
     said = {name: value for name, value in more if value is not None}
     if first[1] is not None:

@@ -95,7 +95,7 @@ def _greeting(stack: LocalStack) -> str:
 
 
 class _Waiting:
-    """What is waited for, and since when: one line that redraws itself in a terminal, else a line for each."""
+    """Prints what is waited for and how long: one line that redraws itself in a terminal, else a line for each."""
 
     def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
         self._stream, self._clock = stream, clock
@@ -163,7 +163,7 @@ def _known(processes: StackProcesses | None) -> dict[str, Any]:
 
 
 def _wrong(stack: StackFile) -> str:
-    """Empty where service and workers answer."""
+    """Empty if service and workers answer."""
     try:
         with closing(GrpcBackend(stack.address, stack.token, tls=None)) as service:
             service.check_workers()
@@ -212,5 +212,5 @@ def _end(folder: StackFolder, processes: StackProcesses | None) -> None:
 
 
 def _folder() -> StackFolder:
-    """Of this folder or of one above; where neither has one, this one's."""
+    """The state folder in this folder or in one above it; if there is none, the one to create here."""
     return stack_folder() or StackFolder(Path.cwd() / STATE_FOLDER)

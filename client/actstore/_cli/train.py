@@ -48,7 +48,7 @@ def train_sae(arguments: Sequence[str]) -> int:
 
 
 def _encode(address: str | None, trained: Sequence[dict[str, Any]], *, as_json: bool) -> None:
-    """The run that they were trained on, with all of them at once: its rows are read once."""
+    """Encodes the run that the SAEs were trained on with all of them at once, so that its rows are read once."""
     names = [one["name"] for one in trained if "failed" not in one]
     if not names:
         return
@@ -72,7 +72,7 @@ def _environment(store: str | None, *, asked_for_help: bool) -> dict[str, str]:
     found = store or os.environ.get("ACTSTORE_STORE") or stack_store()
     if not found and not asked_for_help:
         allowed = "--store ./folder or s3://bucket/prefix, ACTSTORE_STORE, or a stack that runs here"
-        raise refused("which store has the run?", "store", "", allowed)
+        raise refused("no store is named, and no stack runs here", "store", "", allowed)
     return {**os.environ, "ACTSTORE_STORE": found or ""}
 
 

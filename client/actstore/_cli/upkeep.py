@@ -34,7 +34,7 @@ def add_upkeep(verbs: Any) -> None:
 
 
 def _bucket_of(options: argparse.Namespace) -> Lab:
-    """As connect() without an address, but the store of a stack that runs here in the place of its service."""
+    """Connects like `connect()` without an address, but to the store of a stack that runs here, not to its service."""
     return connect(options.address or os.environ.get("ACTSTORE_ADDRESS") or stack_store())
 
 

@@ -41,8 +41,8 @@ class SaeOfRun:
         return {"sae": self.sae, "model": self.model}
 
     def read(self, text: Text) -> dict[str, Any]:
-        """Those of one about a text, which gets a BOS where the run's sequences have one, or about token ids, which are
-        to have it themselves.
+        """The fields of a question about a text or token ids. A text gets a BOS if the run's sequences have one; token
+        ids must already have it.
         """
         prompt = _checks.prompt(text, "text")
         return {**self.live(), "text": prompt, "prepend_bos": self.prepend_bos if isinstance(prompt, str) else None}

@@ -7,7 +7,7 @@ from actstore._features.live import EncodedText
 
 
 def fires_on(encoded: EncodedText) -> pa.Table:
-    """Sums up an encoded text: a row a feature, in order of index, over the tokens that are neither BOS nor special."""
+    """Sums up an encoded text: one row for each feature, by index, over tokens that are neither BOS nor special."""
     tokens = encoded.tokens
     plain = ~np.asarray(tokens["special"].to_pylist(), bool)
     positions, texts = tokens["position"].to_numpy()[plain], np.array(tokens["text"].to_pylist(), object)[plain]

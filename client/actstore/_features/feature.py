@@ -80,7 +80,7 @@ class Feature(FeatureQuestions):
 
 @dataclass(frozen=True)
 class Asked:
-    """What a page shows: as of Feature.page."""
+    """The arguments of `Feature.page`."""
 
     k: int
     exclude: tuple[TokenClass, ...]
@@ -91,8 +91,8 @@ class Asked:
 
 
 def feature_page(feature: FeatureQuestions, asked: Asked) -> FeaturePage:
-    """Asks for the parts of a page, stored ones first: what is wrong with those is an error of the page, and what is
-    wrong with live ones a note on it.
+    """Asks for the parts of a page, stored ones first. If a stored part fails, the page fails; if a live part fails,
+    the page has a note instead.
     """
     exclude, where = asked.exclude, asked.where
     stored: dict[str, Any] = {
@@ -171,12 +171,12 @@ def _tokens_of(feature: FeatureQuestions, sequence: int) -> list[int]:
 
 
 def _ablate_text(feature: FeatureQuestions, tokens: list[int], position: int) -> TextAblation:
-    """From the sequence's beginning, which is what the stored activation was of."""
+    """The ablation of a stored sequence's tokens, read from its beginning as when the activation was stored."""
     first = max(0, position - ABLATED_BEFORE)
     return feature.ablate_text(tokens[: position + 1], position=position, first=first)
 
 
 def _ablate_direction(feature: FeatureQuestions, tokens: list[int], position: int) -> DirectionAblation:
-    """Likewise; what is far from the strongest token is left out of the answer."""
+    """The feature's ablation on a stored sequence. Tokens far from the strongest one are left out of the answer."""
     found = feature.ablate_direction(tokens[: position + 1 + ABLATED_AFTER])
     return replace(found, table=found.table.slice(max(0, position - ABLATED_BEFORE)))

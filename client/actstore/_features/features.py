@@ -106,15 +106,14 @@ class SaeFeatures:
 
         Args:
             density: Bounds of the share of tokens on which the feature is above 0.
-            active_tokens: Bounds of the number of these tokens.
+            active_tokens: Bounds of the number of tokens on which the feature is above 0.
             maximum: Bounds of the largest activation.
             mean_when_active: Bounds of the mean activation over active tokens.
-            token_r2: Bounds of the share of variance that the token alone explains, as of `Feature.token_r2`.
+            token_r2: Bounds of the share of variance that the token alone explains, as in `Feature.token_r2`.
             order: The statistic to sort by.
             ascending: Smallest first; else largest first.
             k: Number of features at most.
-            with_token_r2: Have a column token_r2 though no bound and no order asks for it. It takes a look at every
-                activation.
+            with_token_r2: Add the column token_r2 even if no bound or order needs it. This reads every activation.
             exclude: Token classes that do not count. None: `bos`. Empty: all count.
 
         Returns:
@@ -146,7 +145,7 @@ class SaeFeatures:
             exclude: Token classes that do not count. None: `bos`. Empty: all count.
 
         Returns:
-            Columns as of `search`, densest first.
+            Columns as in `search`, densest first.
         """
         chosen = () if features is None else self._indices(features)
         question = FindFeatures(
@@ -204,7 +203,7 @@ class SaeFeatures:
             exclude: Token classes that do not count. None: `bos`. Empty: all count.
 
         Returns:
-            Columns as of `active`.
+            Columns as in `active`.
         """
         if isinstance(token, str):
             token = id_of(self._backend, self._source.model, token)
@@ -231,7 +230,7 @@ class SaeFeatures:
             exclude: Token classes of the run that do not count for density. None: `bos`. Empty: all count.
 
         Returns:
-            Columns as of `active`, over the text's tokens without BOS and special ones; and position and text of the
+            Columns as in `active`, over the text's tokens without BOS and special ones; and position and text of the
             token on which the feature is strongest.
         """
         order = _checks.one_of(order, "order", get_args(ActiveFeatureOrder))
@@ -290,8 +289,8 @@ class SaeFeatures:
 
         Args:
             features: Indices, or one index; at most 256.
-            method: `top`: the strongest, as of `Feature.top`. `quantile`: from bins of equally many activations, as of
-                `Feature.quantiles`. `range`, `rank`, `activating` or `positions`: as of `Feature.uniform`.
+            method: `top`: the strongest, as in `Feature.top`. `quantile`: from bins of equally many activations, as of
+                `Feature.quantiles`. `range`, `rank`, `activating` or `positions`: as in `Feature.uniform`.
             k: Number of examples of a feature at most; with `quantile`, from each bin.
             bins: With `quantile`, the number of bins.
             threshold: With `activating`, the activation above which examples are drawn.
@@ -330,13 +329,13 @@ class SaeFeatures:
 
         Args:
             features: Indices, or one index; at most 256.
-            k: Number of tokens at each end.
+            k: How many tokens to return with the highest logits, and how many with the lowest.
             side: `decoder`: what features write. `encoder`: what they read.
-            fold_norm: Multiply directions with the final norm's gain, as of `Feature.logit_lens`.
+            fold_norm: Multiply directions with the final norm's gain, as in `Feature.logit_lens`.
             longest_unembedding: Leave out tokens whose unembedding vector is longer. None: no token is left out.
 
         Returns:
-            Tokens at both ends of each feature, with their logits.
+            For each feature, the k tokens with the highest and the k with the lowest logits.
         """
         chosen = self._indices(features)
         return ask_lens(self._backend, self._source, chosen, k, side, fold_norm, longest_unembedding)
@@ -357,7 +356,7 @@ class SaeFeatures:
     def check(self, n_tokens: int = CheckSae.tokens, *, warn: bool = True) -> SaeCheck:
         """Check whether the SAE is right for the run's model. Needs a service.
 
-        What looks wrong (another site, scale or model) is in `.warnings`.
+        `.warnings` lists what looks wrong, such as another site, scale or model.
 
         Args:
             n_tokens: About how many of the run's stored tokens to look at: whole sequences, spread over the run.
@@ -381,7 +380,7 @@ class SaeFeatures:
         return _indices(features, self._source.d_sae)
 
     def _none_fires(self, fires: pa.Table, encoded: EncodedText, exclude: Excluded) -> FeatureTable:
-        """Of no feature there is nothing to look up in the run."""
+        """The table if no feature fires: it is empty, and nothing is looked up in the run."""
         return FeatureTable(
             table=with_lift(fires, pa.table({"density": pa.array([], pa.float64())})),
             sae=self.sae,
@@ -400,7 +399,7 @@ class SaeFeatures:
 
 
 def _bounds(given: Sequence[Bound]) -> Iterator[StatisticBound]:
-    """Of each statistic, in the order of the contract, for which a pair is given."""
+    """The bounds of each statistic for which a pair is given, in the order of the contract."""
     for statistic, pair in zip(get_args(FeatureStatistic), given, strict=True):
         if pair is not None:
             low, high = _checks.bound(pair, statistic)

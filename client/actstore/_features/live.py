@@ -60,7 +60,7 @@ class EncodedText(Answer):
         return {"tokens": self.tokens.to_pylist(), **super().to_dict()}
 
     def _by_token(self) -> list[dict[str, Any]]:
-        """A row a token: its text, how many features fire on it, and the strongest ones as `feature (activation)`."""
+        """One row for each token: text, number of features that fire, and the strongest (`feature (activation)`)."""
         firing: dict[int, list[tuple[float, int]]] = {}
         for row in self:
             firing.setdefault(row["position"], []).append((row["activation"], row["feature"]))
@@ -179,7 +179,7 @@ class TextAblation(Answer):
     """How a feature's activation changes if tokens of a text are taken away: a row for each token or pair of tokens.
 
     Columns: first and second (positions; second is null for a single token), first_text, second_text, activation (of
-    the feature at the text's last token then) and change (that less the activation on the whole text).
+    the feature at the text's last token, after the ablation) and change (activation less that on the whole text).
 
     Attributes:
         sae: Name of the SAE.
@@ -188,7 +188,7 @@ class TextAblation(Answer):
         tokens: The text as it is: position, token (its id), text, special and activation.
         position: Where the feature is looked at; the text ends there.
         activation: The feature's activation there on the whole text.
-        first: Tokens before this position stayed.
+        first: Tokens from this position on were ablated, one at a time. Earlier tokens stayed.
     """
 
     sae: str
@@ -211,7 +211,7 @@ class TextAblation(Answer):
         two", single ablations change nothing and the pair does: its interaction is well below 0.
 
         Returns:
-            Columns as of the answer, and interaction.
+            Columns as in `table`, and interaction.
         """
         singles = {row["first"]: row["change"] for row in self if row["second"] is None}
         table = self.table.filter(pc.is_valid(self.table["second"]))
@@ -245,7 +245,7 @@ class TextAblation(Answer):
         return {**own, "activation": self.activation, "tokens": plain_rows(self.tokens), **super().to_dict()}
 
     def _by_pair(self) -> dict[tuple[int, int], float]:
-        """Changes of two tokens, and of one twice, by where they stand in what is seen."""
+        """Changes by (first, second), as indices of shown tokens; a single token is a pair with itself."""
         place = {row["position"]: number for number, row in enumerate(self._seen())}
         found = {}
         for row in self:
@@ -346,7 +346,7 @@ class DirectionAblation(Answer):
         return markup.heading(self._title()) + self._strip_html() + "".join(map(markup.note, self._notes()))
 
     def _strip_html(self) -> str:
-        """The text from its second token on: each is tinted by what becomes of its own log-probability."""
+        """The text from its second token on: each is tinted by the change of its own log-probability."""
         rows = list(self)
         titles = [
             f"{_text.visible(row['next_text'])} | log-probability {row['log_probability']:.4g}, without the feature "
@@ -399,7 +399,7 @@ class SaeCheck(Answer):
 
     @property
     def numbers(self) -> dict[str, float]:
-        """The values by their quantities."""
+        """The value of each quantity, by the quantity's name."""
         return {row["quantity"]: row["value"] for row in self}
 
     def to_dict(self) -> dict[str, Any]:

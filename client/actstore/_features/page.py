@@ -1,4 +1,4 @@
-"""All that is known of one feature, to look at together."""
+"""The page of one feature: all that is known of it, on one page."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,11 +20,11 @@ TINTS = "blue: falls; orange: rises; the title of a token says its numbers"
 
 @dataclass(frozen=True, repr=False)
 class FeaturePage:
-    """All that is known of one feature, to look at together.
+    """All that is known of one feature, on one page.
 
     Attributes:
         statistics: How often it fires, and how strongly.
-        token_r2: How much of its activation the token alone explains.
+        token_r2: Share of the feature's variance that the token alone explains.
         top: Its strongest examples.
         uniform: Examples that are spread over the range of its activation.
         quantiles: Random examples from bins of equally many activations.

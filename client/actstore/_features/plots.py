@@ -35,7 +35,7 @@ def histogram(ax: "Axes | None", bins: Mapping[str, list[Any]]) -> "Axes":
 
 
 def lens_bars(ax: "Axes | None", texts: Sequence[str], logits: Sequence[float]) -> "Axes":
-    """A bar a token, the first on top: what is raised in one colour, what is lowered in another."""
+    """One bar for each token, the first on top: what is raised in one colour, what is lowered in another."""
     ax = axes(ax, 6, 4)
     ax.barh(range(len(logits)), logits, color=[RAISED if logit > 0 else LOWERED for logit in logits])
     ax.set_yticks(range(len(texts)), _labels(texts), family="monospace", fontsize=7)
@@ -57,7 +57,7 @@ def pairs_square(
     changes: Mapping[tuple[int, int], float],
     scale: float,
 ) -> "Axes":
-    """Tokens by tokens, each two coloured by the change of both; on the diagonal that of one alone."""
+    """Tokens by tokens: a cell has the color of the pair's change, and on the diagonal of a single token's change."""
     ax = axes(ax, PAGE_INCHES, SQUARE_INCHES)
     values = np.full((len(texts), len(texts)), np.nan)
     for (first, second), change in changes.items():

@@ -1,4 +1,4 @@
-"""What can be asked of one feature, a question at a time."""
+"""The questions about one feature."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
@@ -117,12 +117,12 @@ class FeatureQuestions:
             The examples.
 
         Raises:
-            BadRequest: A threshold is given, and examples are not over `activating`.
+            BadRequest: A threshold is given, and `over` is not `activating`.
         """
         method = _checks.one_of(over, "over", get_args(ExampleSpread))
         threshold = _checks.number(threshold, "threshold", least=0.0)
         if threshold and method != "activating":
-            message = f"a threshold says where it is active enough; examples over {method} take none"
+            message = f"a threshold is for examples over activating, and these are over {method}"
             raise refused(message, "threshold", threshold, 'over="activating"')
         window = window_of(tokens_before, tokens_after)
         chosen = {"k": _checks.count(k, "k"), "threshold": threshold, "seed": _checks.seed(seed)}
@@ -292,7 +292,7 @@ class FeatureQuestions:
         Needs a service.
 
         Args:
-            k: Number of tokens at each end.
+            k: How many tokens to return with the highest logits, and how many with the lowest.
             side: `decoder`: what the feature writes. `encoder`: what it reads.
             fold_norm: Multiply the direction with the final norm's gain, and center it if that norm does. The norm's
                 division is left out either way, since it depends on the text.
@@ -300,7 +300,7 @@ class FeatureQuestions:
                 pages of Cunningham et al. (2023) left out those above 20. None: no token is left out.
 
         Returns:
-            Tokens at both ends, with their logits.
+            The k tokens with the highest and the k with the lowest logits.
         """
         return ask_lens(self._backend, self._source, (self.index,), k, side, fold_norm, longest_unembedding)
 
@@ -328,8 +328,8 @@ class FeatureQuestions:
                 - `zero_embedding`: what goes into the first layer there is zero.
                 - `zero_residual`: what goes into every layer up to the SAE's own is zero there.
                 - `mean_residual`: the same with the mean over the text's tokens, without BOS.
-            pairs: Take away every two tokens, too. What reads "either of two" shows in pairs alone.
-            first: Tokens before this position stay.
+            pairs: Take away every pair of tokens, too. Only pairs show a feature that reads "either of two".
+            first: Tokens before this position are not ablated.
 
         Returns:
             A row for each token or pair, with the change of the activation.
@@ -362,7 +362,7 @@ class FeatureQuestions:
         again. Needs a service.
 
         Args:
-            text: A text or token ids, as of `ablate_text`.
+            text: A text or token ids, as in `ablate_text`.
 
         Returns:
             A row for each token but the last, with the change of the true next token's log-probability.

@@ -1,4 +1,4 @@
-"""What a model answers live of a text: its tokens, where it attends, and what its layers would predict."""
+"""A model's live answers about a text: its tokens, its attention, and what its layers would predict."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ SHOWN_TOP = 10
 
 @dataclass(frozen=True, repr=False)
 class TextTokens(Answer):
-    """What a model reads of a text: a row a token, with position, token (its id), text, special (BOS, too)."""
+    """The tokens that a model reads: one row each, with position, token (its id), text, special (BOS, too)."""
 
     @property
     def ids(self) -> list[int]:
@@ -49,7 +49,7 @@ class TextTokens(Answer):
 
 @dataclass(frozen=True, repr=False)
 class Attention(Answer):
-    """Where heads attend in a text: a row a head, with layer, head and what is measured of its attention.
+    """Where heads attend in a text: one row for each head, with layer, head and what is measured of its attention.
 
     entropy (nats) and distance (tokens) are means over queries. The others are shares of all the head's attention:
     previous_token, first_token, current_token, duplicate_token (earlier occurrences of the query's own token) and
@@ -132,15 +132,16 @@ class Attention(Answer):
 
 @dataclass(frozen=True, repr=False)
 class InductionScores(Answer):
-    """Which heads do induction on random tokens that come twice: a row a head, with layer, head and its scores.
+    """Which heads do induction on random tokens that come twice: one row for each head, with layer, head and its
+    scores.
 
-    Scores are mean weights of the second time's queries: induction (on the token after the first occurrence of their
-    own), duplicate_token (on that occurrence), previous_token.
+    A score is the mean weight of the second occurrence's queries: on the token after the first occurrence (induction),
+    on the first occurrence (duplicate_token), or on the token before the query (previous_token).
 
     Attributes:
         repeated: How many tokens came twice.
         loss_first: The model's mean cross-entropy of these tokens but the first, in nats, the first time.
-        loss_second: The same the second time: much less, where the model does induction.
+        loss_second: The same for the second time: much less, if the model does induction.
     """
 
     repeated: int
@@ -183,7 +184,7 @@ class InductionScores(Answer):
 
 @dataclass(frozen=True, repr=False)
 class TextLens(Answer):
-    """What each layer would predict at each position of a text: a row a layer and position.
+    """What each layer would predict at each position of a text: one row for each layer and position.
 
     Columns are layer, position, target (the true next token, or the one that was named), target_text, target_rank
     (from 1), target_log_probability (natural), entropy and kl (nats, of the model's output from the layer's).
@@ -275,7 +276,7 @@ class TextLens(Answer):
         return ["position", "text", *map(str, self.layers)]
 
     def _by_token(self) -> list[dict[str, Any]]:
-        """A row a token, a column a layer: the likeliest next token."""
+        """One row for each token, one column for each layer: the likeliest next token."""
         found = self.grid("text")
         return [
             {

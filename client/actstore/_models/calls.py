@@ -1,4 +1,4 @@
-"""What a lab can be asked of a model and a text given now; all of it live."""
+"""A lab's questions about a model and a text, which the model answers live."""
 
 from collections.abc import Iterable
 from typing import Any, Literal, get_args
@@ -39,7 +39,7 @@ LensSite = Literal["resid_pre", "resid_mid", "resid_post"]
 class ModelCalls:
     """The calls of a lab about a model and a text given now.
 
-    A text is a string or token ids. A string gets a BOS where the tokenizer has one and the string has none of its own;
+    A text is a string or token ids. A string gets a BOS if the tokenizer has one and the string has none of its own;
     token ids are read as they are. `prepend_bos` True and False say otherwise.
 
     None stands for all layers, heads or sites that there are. An empty collection asks about nothing, and is refused.
@@ -48,7 +48,7 @@ class ModelCalls:
     _backend: Backend
 
     def tokens(self, model: str, text: Text, *, revision: str = "", prepend_bos: bool | None = None) -> TextTokens:
-        r"""What the model reads of a text: a row a token, with its id, its text and whether it is special.
+        r"""What the model reads of a text: one row for each token, with its id, its text and whether it is special.
 
         A token's text has its leading space. Bytes that are no character show as `\xe2\x80`; a character whose bytes
         several tokens have is shown at the last one.
@@ -57,7 +57,7 @@ class ModelCalls:
             model: A model's name, of `lab.models()`.
             text: Text; or token ids, to see what they stand for.
             revision: The model's revision. Empty: the one that the name stands for by itself.
-            prepend_bos: Whether a BOS is put first. None: before text where the tokenizer has one, never before ids.
+            prepend_bos: Whether a BOS is put first. None: before text if the tokenizer has one, never before ids.
 
         Returns:
             The tokens. Their `ids` stand for the text in every other call.
@@ -81,7 +81,7 @@ class ModelCalls:
 
         Let a[q, k] be the weight of query q on key k, of n tokens. entropy is the mean over q of -sum a ln a, in nats.
         distance is the mean over q of sum a |q - k|, in tokens. The other measures are shares of all the head's
-        attention, sums of a over n, as of TransformerLens's head detector: previous_token (k = q - 1), first_token
+        attention, sums of a over n, as in TransformerLens's head detector: previous_token (k = q - 1), first_token
         (k = 0), current_token (k = q), duplicate_token (k < q is the same token) and induction (k follows such a
         duplicate).
 
@@ -92,10 +92,10 @@ class ModelCalls:
             heads: Numbers of heads, at least one. None: all.
             patterns: Whether every weight is sent, too.
             revision: The model's revision. Empty: the one that the name stands for by itself.
-            prepend_bos: Whether a BOS is put first. None: before text where the tokenizer has one, never before ids.
+            prepend_bos: Whether a BOS is put first. None: before text if the tokenizer has one, never before ids.
 
         Returns:
-            A row a head.
+            One row for each head.
         """
         question = GetAttention(
             **_checks.of_model(model, revision, prepend_bos),
@@ -132,15 +132,15 @@ class ModelCalls:
         Args:
             model: A model's name, of `lab.models()`.
             n_tokens: How many different tokens come twice. None: 48, or as many as fit.
-            n_texts: Over how many such texts scores are means.
+            n_texts: Number of random texts that the scores are means over.
             seed: Which tokens are drawn: the same seed draws the same. 0 to 2^32 - 1.
             layers: Numbers of layers, at least one. None: all.
             heads: Numbers of heads, at least one. None: all.
             revision: The model's revision. Empty: the one that the name stands for by itself.
-            prepend_bos: Whether a BOS is put first. None: before text where the tokenizer has one, never before ids.
+            prepend_bos: Whether a BOS is put first. None: before text if the tokenizer has one, never before ids.
 
         Returns:
-            A row a head, and the model's loss the first and the second time.
+            One row for each head, and the model's loss the first and the second time.
         """
         question = GetInductionScores(
             **_checks.of_model(model, revision, prepend_bos),
@@ -186,10 +186,10 @@ class ModelCalls:
             target: A token that is looked for at every position: text of one token, or its id. None: each position's
                 true next token.
             revision: The model's revision. Empty: the one that the name stands for by itself.
-            prepend_bos: Whether a BOS is put first. None: before text where the tokenizer has one, never before ids.
+            prepend_bos: Whether a BOS is put first. None: before text if the tokenizer has one, never before ids.
 
         Returns:
-            A row a layer and position; the likeliest tokens in `tops`.
+            One row for each layer and position. `tops` has the likeliest tokens.
         """
         question = GetTextLens(
             **_checks.of_model(model, revision, prepend_bos),
@@ -236,23 +236,23 @@ class ModelCalls:
             model: A model's name, of `lab.models()`.
             prompt: The text that goes on, or its token ids. Its BOS and other special tokens are never steered.
             direction: A vector of d_model numbers, not all 0.
-            site: Of a direction: a place in the residual stream, such as "resid_post.3".
+            site: Where `direction` acts: a place in the residual stream, such as "resid_post.3".
             sae: An SAE's name, in place of a direction.
             feature: Index of a feature of the SAE.
             strength: How far, in `unit`. Required, except for the mode "project_out", which has none.
             unit: "mean_norm": the mean L2 norm at the site over the prompt's tokens. "absolute": the unit of the site's
                 own vectors.
-            mode: "add": so much is added. "set": what is there becomes so much: the projection onto the direction, or
-                what the feature writes. "project_out": the projection onto the direction is taken away.
+            mode: "add": `strength` is added along the direction. "set": the projection onto the direction, or what
+                the feature writes, becomes `strength`. "project_out": the projection onto the direction is taken away.
             positions: Which tokens are steered: "prompt", "generated" or "all".
             max_new_tokens: How many tokens are written at most.
             temperature: 0 takes the likeliest token each time; above, tokens are drawn.
             seed: Which tokens are drawn: the same seed draws the same text. 0 to 2^32 - 1.
             revision: The model's revision. Empty: the one that the name stands for by itself.
-            prepend_bos: Whether a BOS is put first. None: before text where the tokenizer has one, never before ids.
+            prepend_bos: Whether a BOS is put first. None: before text if the tokenizer has one, never before ids.
 
         Returns:
-            A row a token of either text.
+            One row for each token of each of the two texts.
         """
         question = SteerText(
             **_checks.of_model(model, revision, prepend_bos),
@@ -293,20 +293,20 @@ class ModelCalls:
             model: A model's name, of `lab.models()`.
             texts: One text or several, as text or as token ids.
             ablation: What takes a part's place. "zero": zeros. "mean": the mean over the texts' tokens, or over those
-                of `stored`. "resample": what is there in another of the texts.
+                of `stored`. "resample": the same part's activation in another text.
             sites: Kinds, for each layer and head of them, or single parts: "mlp_out.2", "z.3" (all its heads at once),
                 "z.3.5". None: attn_out, mlp_out, z.
-            layers: Numbers of layers, of kinds, at least one. None: all.
-            heads: Numbers of heads, of kinds that have heads, at least one. None: all.
-            stored: Of the mean: a run whose text it is over, its name, or `StoredText`, which says more.
-            seed: Of "resample": which text gives to which, and at which position. 0 to 2^32 - 1.
-            same_position: Of "resample", and of equally long texts: each position is given its own. False: a random
-                one that is not special.
+            layers: Numbers of layers for the kinds in `sites`, at least one. None: all.
+            heads: Numbers of heads for kinds that have heads, at least one. None: all.
+            stored: For "mean": the run with the text to average over, its name, or a `StoredText` with more choices.
+            seed: For "resample": decides which text gives to which, and at which position. 0 to 2^32 - 1.
+            same_position: For "resample", with texts of equal length: each position gets the activation of the same
+                position in the other text. False: that of a random position that is not special.
             revision: The model's revision. Empty: the one that the name stands for by itself.
-            prepend_bos: Whether a BOS is put first. None: before text where the tokenizer has one, never before ids.
+            prepend_bos: Whether a BOS is put first. None: before text if the tokenizer has one, never before ids.
 
         Returns:
-            A row a part, with the loss without it.
+            One row for each part, with the loss of the model without that part.
         """
         question = AblateSites(
             **_checks.of_model(model, revision, prepend_bos),

@@ -1,4 +1,4 @@
-"""What becomes of a model that is changed: the text that it writes when it is steered, its loss without each part."""
+"""Answers about a changed model: the text that it writes when it is steered, and its loss without each part."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,7 +27,8 @@ SHOWN_TOP = 10
 
 @dataclass(frozen=True, repr=False)
 class SteeredText(Answer):
-    """A text that a model wrote while it was steered, and the one that it wrote by itself: a row a generated token.
+    """A text that a model wrote while it was steered, and the one that it wrote by itself: one row for each generated
+    token.
 
     Columns are generated (steered, unsteered: which model wrote it), position, token, text, its natural log-probability
     under each model (steered, unsteered), and kl (nats, of the steered prediction from the unsteered one).
@@ -111,7 +112,7 @@ class SteeredText(Answer):
 
 @dataclass(frozen=True, repr=False)
 class SiteAblation(Answer):
-    """What a model loses without each of its parts: a row a part, taken away alone.
+    """What a model loses without each of its parts: one row for each part, taken away alone.
 
     Columns are site, kind, layer, head, loss (mean cross-entropy in nats) and change, the loss less that of the whole
     model: above 0, the part helps to predict these texts.
@@ -119,7 +120,7 @@ class SiteAblation(Answer):
     Attributes:
         ablation: What took the parts' place: zero, mean or resample.
         loss: The whole model's loss.
-        counted: Over how many tokens losses are means.
+        counted: Number of tokens that the losses are means over.
         by_text: The whole model's loss by text: text (its number), tokens, loss.
     """
 

@@ -66,7 +66,7 @@ def lens(
 
 
 def steering(ax: "Axes | None", texts: "Mapping[str, Sequence[Row]]") -> "Axes":
-    """A line a text, by who wrote it: how far the steered prediction is from the unsteered one at each position."""
+    """How far the steered prediction is from the unsteered one at each position, one line for each text."""
     ax = axes(ax, 8, 3.5)
     for (by, rows), color in zip(texts.items(), COLOURS, strict=False):
         ax.plot([row["position"] for row in rows], [row["kl"] for row in rows], "o-", color=color, label=f"{by} text")

@@ -46,7 +46,7 @@ class NormAnswer(Answer):
 
 
 def origin(found: Any) -> dict[str, Any]:
-    """What any answer about norms says of where its numbers come from."""
+    """The note of an answer about norms on where its numbers come from."""
     position_0 = {POSITION_0} if found.excluded_position_0 else set()
     return {
         "excluded": tuple(sorted({*found.excluded, *position_0})),

@@ -111,7 +111,7 @@ def separability_question(
 def steps_of(values: Iterable[float] | None) -> tuple[float, ...]:
     """Checks places in training. None: the numbers at the ends of the revisions' names."""
     if not isinstance(values, Iterable | None):
-        raise refused(f"steps are several numbers, not {values!r}", "steps", repr(values), f"steps=[{values!r}]")
+        raise refused(f"steps must be a list of numbers, not {values!r}", "steps", repr(values), f"steps=[{values!r}]")
     return _checks.some(tuple(_checks.number(step, "steps") for step in values or ()), values, "steps")
 
 
@@ -119,7 +119,7 @@ def _quantiles(quantiles: Any) -> tuple[float, ...]:
     if quantiles is None:
         return GetNormProfile.quantiles
     if isinstance(quantiles, str) or not isinstance(quantiles, Iterable):
-        message = f"quantiles are several numbers, not {quantiles!r}"
+        message = f"quantiles must be a list of numbers, not {quantiles!r}"
         raise refused(message, "quantiles", repr(quantiles), "numbers between 0 and 1, or none")
     return tuple(_checks.number(quantile, "quantiles") for quantile in quantiles)
 

@@ -117,7 +117,7 @@ class Growth(NormAnswer):
 
     @property
     def label(self) -> str:
-        """What was fitted and how fast it grows, in one line."""
+        """One line that says what was fitted and how fast it grows."""
         where = f"layers {self.layers[0]} to {self.layers[-1]}" if self.axis == "layer" else f"{len(self)} checkpoints"
         what = self.site if self.quantity == "l2" else f"{self.quantity} of {self.site}"
         return f"{what}: x{factor(self.rate)} {UNITS[self.axis]} (R² {self.r_squared:.3f}, {where})"
@@ -256,7 +256,10 @@ def plot_growth(answers: "Growth | Iterable[Growth]", ax: "Axes | None" = None, 
     if not several or len({answer.axis for answer in several}) > 1:
         axes = ", ".join(sorted({answer.axis for answer in several})) or "none"
         raise refused(
-            "growth on one plot is along one axis", "answers", axes, "answers that are all of layer or checkpoint"
+            "one plot can show growth along one axis only",
+            "answers",
+            axes,
+            "answers that are all of layer or checkpoint",
         )
     curves = [answer._curve() for answer in several]
     return line_plots.ratios(ax, curves) if _checks.switch(ratios, "ratios") else line_plots.growth(ax, curves)

@@ -20,12 +20,12 @@ LABELLED_TOKENS_MAX, TICKS_MAX = 80, 24
 
 
 def by_position(ax: "Axes | None", table: pa.Table, quantity: str) -> "Axes":
-    """Means of one site kind, a row a layer and a column a position; blank where no token counts."""
+    """Means of one site kind, one row for each layer and one column for each position; blank where no token counts."""
     from matplotlib.ticker import MaxNLocator
 
     kinds = sorted(set(table["site"].to_pylist()))
     if len(kinds) != 1:
-        raise refused("a heat map is of one site kind", "sites", kinds, "run.norms('resid_post', by='position')")
+        raise refused("a heat map can show one site kind", "sites", kinds, "run.norms('resid_post', by='position')")
     layers, positions = (np.array(table[name].to_pylist()) for name in ("layer", "position"))
     means = np.full((layers.max() + 1, positions.max() + 1), np.nan)
     means[layers, positions] = table["mean"].to_pylist()
@@ -38,7 +38,7 @@ def by_position(ax: "Axes | None", table: pa.Table, quantity: str) -> "Axes":
 
 
 def by_checkpoint(ax: "Axes | None", rows: pa.Table, quantity: str) -> "Axes":
-    """Means of one site kind, a row a layer and a column a checkpoint."""
+    """Means of one site kind, one row for each layer and one column for each checkpoint."""
     cells, steps, layers = _over_training(rows, "mean")
     ax = axes(ax, 7, 3.8)
     _heat(ax, cells, f"mean {quantity}", norm=_log_where_positive(cells))
@@ -46,7 +46,7 @@ def by_checkpoint(ax: "Axes | None", rows: pa.Table, quantity: str) -> "Axes":
 
 
 def interaction(ax: "Axes | None", rows: pa.Table) -> "Axes":
-    """Factors over a product, a row a layer and a column a checkpoint; a factor and its inverse are as far from 1."""
+    """Factors over a product, by layer (rows) and checkpoint (columns); a factor and its inverse are as far from 1."""
     from matplotlib.colors import LogNorm
 
     cells, steps, layers = _over_training(rows, "factor")
@@ -91,7 +91,7 @@ def _log_where_positive(values: "Values") -> Any:
 def by_token(
     ax: "Axes | None", values: "Values", layers: Sequence[str], quantity: str, sequences: "npt.NDArray[np.integer]"
 ) -> "Axes":
-    """`values` [token, layer], a column a token; of one layer, a line. `sequences` says which one each token is of."""
+    """`values` [token, layer], a column for each token; one layer is a line. `sequences` has each token's sequence."""
     ax, starts = axes(ax, 10, 4), _starts(sequences)
     if len(layers) == 1:
         _token_line(ax, values[:, 0], starts)
@@ -121,7 +121,7 @@ def _token_line(ax: "Axes", values: "Values", starts: list[int]) -> None:
 
 
 def name_tokens(ax: "Axes", tokens: pa.Table) -> None:
-    """Label tokens by their texts; where they are many by their positions, or by the sequences that begin there."""
+    """Label tokens by their texts; if they are many, by their positions, or by the sequences that begin there."""
     sequences, starts = tokens["sequence"].to_pylist(), _starts(tokens["sequence"].to_numpy())
     first, last = sequences[0], sequences[-1]
     if len(tokens) <= LABELLED_TOKENS_MAX:

@@ -32,7 +32,7 @@ STEP_LABELS = {"layer": "layer", "checkpoint": "step of training"}
 
 @dataclass(frozen=True)
 class Curve:
-    """A fit of growth as it is drawn: `points` as of `Growth`, along `axis` (layer, checkpoint).
+    """A fit of growth as it is drawn: `points` as in `Growth`, along `axis` (layer, checkpoint).
 
     `model` is whose norms these are, and `label` what was fitted and how fast it grows; `computed_with` says how the
     norms were computed, so that runs that differ in it can be told apart.
@@ -192,7 +192,7 @@ def _finished(ax: "Axes", curves: Sequence[Curve], what: str) -> "Axes":
 
 
 def _warnings(curves: Sequence[Curve]) -> list[str]:
-    """Of each, and what they differ by beside model and revision, which the legend has."""
+    """The warnings of each curve, and one if curves differ in more than model and revision, which the legend has."""
     found = dict.fromkeys(text for curve in curves for text in curve.warnings)
     for name in curves[0].computed_with:
         values = dict.fromkeys(curve.computed_with[name] for curve in curves)
@@ -212,12 +212,12 @@ def simulated(ax: "Axes | None", steps: Sequence[float], layers: Sequence[int], 
 
 
 def weights(ax: "Axes | None", rows: "Sequence[Row]", column: str, component: str) -> "Axes":
-    """Norms of a component by layer: a point a head where it has them, and a line of their root sum of squares."""
+    """Norms of a component by layer: a point for each head, if any, and a line of their root sum of squares."""
     ax = axes(ax)
     squares: dict[int, float] = {}
     for row in rows:
         if row["layer"] is None or row[column] is None:
-            raise refused(f"{component} has no {column} by layer", "component", component, "one of a layer, that reads")
+            raise refused(f"{component} has no {column} by layer", "component", component, "a component with it")
         squares[row["layer"]] = squares.get(row["layer"], 0.0) + row[column] ** 2
     has_heads = rows[0]["head"] is not None
     if has_heads:
@@ -228,7 +228,7 @@ def weights(ax: "Axes | None", rows: "Sequence[Row]", column: str, component: st
 
 
 def sublayers(ax: "Axes | None", rows: "Sequence[Row]") -> "Axes":
-    """What a sublayer writes by layer, for each input: sampled points, and the formula as a line where there is one."""
+    """What a sublayer writes by layer, for each input: sampled points, and the formula as a line if there is one."""
     ax = axes(ax)
     for name, colour in zip(dict.fromkeys(row["input"] for row in rows), COLOURS, strict=False):
         of_input = [row for row in rows if row["input"] == name]

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class NormProfile(NormAnswer):
     """Norms over the tokens of a run: a row for each site, or for each of its groups, as `by` says.
 
-    Columns: site (its kind), layer, the group (token_class, position or document) where rows are by one, tokens
+    Columns: site (its kind), layer, the group (token_class, position or document) if rows are by one, tokens
     (that count), non_finite (tokens whose norm is infinite or NaN, excluded ones too; the other columns leave them
     out), mean, standard_deviation, geometric_mean, minimum, maximum, `q0.5` and the like (a column for each quantile),
     and rank_error (by how much the rank of a quantile, or the share of a bin, may be off; 0: exact, else the error of
@@ -60,7 +60,7 @@ class NormProfile(NormAnswer):
 
         Args:
             ax: Axes to draw on. None: those of a new figure.
-            site: The site kind that has a band between its outer quantiles. None: `resid_post`.
+            site: The site kind to draw with a band between its lowest and highest quantile. None: `resid_post`.
             growth: A fit to draw over the means, as `run.fit_growth()` gives it. None: none.
 
         Returns:
@@ -89,7 +89,7 @@ class NormProfile(NormAnswer):
             The axes.
 
         Raises:
-            BadRequest: No histogram was asked for, or it has no such site.
+            BadRequest: The profile was made without `histogram`, or the histogram has no such site.
         """
         if self.histogram is None:
             raise refused("this profile has no histogram", "histogram", "None", "run.norms(..., histogram=50)")
@@ -180,7 +180,7 @@ def ask_profile(backend: Backend, question: GetNormProfile, by: NormGrouping) ->
 
 
 def ask_checkpoints(backend: Backend, question: GetNormProfile, by: NormGrouping) -> CheckpointNorms:
-    """Asks for the profiles of several runs, with a place in training even where there is only one."""
+    """Asks for the profiles of several runs, with a place in training even if there is only one."""
     asked = replace(question, by="checkpoint") if by == "layer" else question
     found = ask_profile(backend, asked, by)
     own = {item.name: getattr(found, item.name) for item in fields(found)}
@@ -188,7 +188,7 @@ def ask_checkpoints(backend: Backend, question: GetNormProfile, by: NormGrouping
 
 
 def _of_kind(table: pa.Table, kind: str, refusal: str) -> pa.Table:
-    """The rows of a site kind, of which there have to be some."""
+    """The rows of a site kind; an error if there are none."""
     rows = table.filter(pc.equal(table["site"], kind))
     if not len(rows):
         raise refused(f"{refusal} {kind!r}", "site", kind, sorted(set(table["site"].to_pylist())))

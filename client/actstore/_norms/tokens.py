@@ -25,7 +25,7 @@ class TokenNorms(NormAnswer):
     """Norms of single tokens: a row for each token that counts, and a column for each site.
 
     Columns: sequence, position, document, token (its id), text, token_class (text, bos, special or sink), and under
-    each site's name the quantity there (float32; infinite or NaN where the activation was). Rows are in order of
+    each site's name the quantity there (float32; infinite or NaN if the activation was). Rows are in order of
     sequence, then position. Sequences that were asked for and have no row are not committed, not in the run, or have
     no token that counts.
 

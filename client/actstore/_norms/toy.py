@@ -129,9 +129,9 @@ def simulate_depth(
         n_layers: Number of layers, 2 to 256.
         n_steps: Number of steps of training, up to 1,000,000. At most 50 are recorded, evenly spaced, the last among
             them.
-        learning_rate: Of gradient descent.
+        learning_rate: Learning rate of gradient descent.
         target: Product that the weights are trained towards.
-        width: Of deep_linear, rows and columns of each matrix, up to 256.
+        width: Rows and columns of each matrix of deep_linear, up to 256.
         initial: Weights of the first and of the last layer at the start.
         seed: Draws the matrices of deep_linear.
 
@@ -243,7 +243,7 @@ def _fit(steps: Sequence[float], values: Sequence[float]) -> tuple[dict[str, Any
 
 
 def _simulated(kind: str) -> Provenance:
-    """Of no model's weights, and of no run; numpy computes in float64."""
+    """The provenance of a simulation, which has no weights and no run; numpy computes in float64."""
     nothing: Any = ""
     names = ("weights_sha256", "tokenizer_sha256", "dtype", "attention_implementation", "device", "code_version")
     return Provenance(model=kind, **dict.fromkeys(names, nothing))
@@ -266,6 +266,6 @@ def _within(value: int, field: str, least: int, most: int) -> int:
 
 def _pair(values: object) -> tuple[float, float]:
     if not isinstance(values, tuple | list) or len(values) != 2:
-        message = "initial is a pair: the first layer's weight and the last one's"
+        message = "initial must be a pair: the first layer's weight and the last one's"
         raise refused(message, "initial", repr(values), "(0.1, 0.5)")
     return values[0], values[1]

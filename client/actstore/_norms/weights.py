@@ -37,7 +37,8 @@ class WeightNorms(Answer):
     Attributes:
         sublayers: What attention and MLP write: layer, sublayer (attn, mlp), input (gaussian, normalized, text, run),
             expected (root mean square by formula; null if there is none), sampled, standard_error, and of MLPs
-            active_expected and active_sampled, the share of active units. Every attention head attends to one token.
+            active_expected and active_sampled, the share of active units. The formula assumes that every
+            attention head attends to one token.
             The formula for an MLP behind a norm takes its input for Gaussian, which is right to the order of
             1 / d_model.
     """

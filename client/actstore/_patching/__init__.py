@@ -1,1 +1,1 @@
-"""Activation patching: what is asked of a sweep, what it found, and what its corrupt prompts hide."""
+"""Activation patching: requests for sweeps, their results, and what corrupt prompts hide."""

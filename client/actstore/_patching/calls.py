@@ -1,4 +1,4 @@
-"""What a lab can be asked of replaced activations, and of the tokens that two prompts do not share; all of it live."""
+"""A lab's live questions about patching, and about the tokens in which two prompts differ."""
 
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -50,44 +50,44 @@ class PatchingCalls:
 
         Args:
             model: A model's name, of `lab.models()`.
-            clean: The prompt whose answer is looked for, or several: text, or token ids, which are read as they are.
+            clean: The clean prompt, or several: text, or token ids, which are read as they are.
             corrupt: A prompt for each clean one, with as many tokens unless there are `spans`.
             answers: The one-token answers to the clean and to the corrupt prompt, as texts, most with a leading space,
                 or as token ids: (" Mary", " John"). One pair for all prompts, or a list with a pair for each.
             sites: Kinds of sites: resid_pre, attn_out, resid_mid, mlp_out, resid_post, embedding, and by head q, k, v,
-                pattern, z. None: resid_pre, attn_out, mlp_out, z; or none of them, where `joint` or `sae` is given.
+                pattern, z. None: resid_pre, attn_out, mlp_out, z; or none of them, if `joint` or `sae` is given.
             layers: Numbers of layers, from 0. None: all.
-            heads: Numbers of heads, of sites that have heads. None: all.
-            positions: "each": a cell a token. "all": one cell, all tokens at once. "last": the last token. Or numbers
-                of tokens, from 0 with BOS counted: a cell each.
+            heads: Numbers of heads, for sites that have heads. None: all.
+            positions: "each": one cell for each token. "all": one cell, all tokens at once. "last": the last token. Or
+                numbers of tokens, from 0 with BOS counted: a cell each.
             window_layers: How many layers side by side are replaced as one cell.
             spans: In place of positions, by name: tokens that play the same part in prompts of any lengths, as
                 text or token numbers: {"who": ("Mary", "Jo Ann"), "end": (range(9, 12), range(8, 11))}.
             joint: Cells that are replaced together, by name: {"movers": [("z.3.0", 12), ("z.3.6", 12)]}, each
                 (site.layer or site.layer.head, position). They come beside the cells of `sites`.
             directions: "denoise" (clean activation into the corrupt run), "noise" (the reverse). None: both.
-            source: What is put there. "prompt": the other prompt's activation. "zero": zeros. "mean": the mean of rows
-                of the run `stored`. "resample": such rows, drawn at random, one for each position.
-            stored: Of "mean" and "resample" alone: the run, its name, or `StoredRows`, which says more.
-            sae: An SAE's name, or `PatchedSae`, which says more: its features are patched one by one and together, and
-                so is the part of the activation that it does not explain.
-            receivers: Path patching: where paths end, as "q.9.6", "k.9", "mlp_in.3" or "logits", or `Receivers`, which
-                says more. None: the cells themselves are patched.
-            screen: Estimate all cells by a gradient, and compute so many of each direction; or `Screen`, which says
-                more. None: compute all.
+            source: What replaces the activation. "prompt": the other prompt's activation. "zero": zeros. "mean": the
+                mean of rows of the run `stored`. "resample": such rows, drawn at random, one for each position.
+            stored: Only for "mean" and "resample": the run, its name, or a `StoredRows` with more choices.
+            sae: An SAE's name, or a `PatchedSae` with more choices. Its features are patched one by one and together,
+                and so is the part of the activation that it does not explain.
+            receivers: Path patching: where paths end, as "q.9.6", "k.9", "mlp_in.3" or "logits", or a
+                `Receivers` with more choices. None: the cells themselves are patched.
+            screen: A number: estimate all cells by a gradient, and compute this many in each direction. Or a `Screen`
+                with more choices. None: compute all.
             revision: The model's revision. Empty: the one that the name stands for by itself.
-            prepend_bos: Whether a BOS is put first. None: before text where the tokenizer has one, never before ids.
-            fresh: Compute it, even where the answer to the same request was kept.
+            prepend_bos: Whether a BOS is put first. None: before text if the tokenizer has one, never before ids.
+            fresh: Compute it, even if the answer to the same request was kept.
             on_cells: Called with rows as they are finished.
             progress: Draw a bar on stderr.
 
         An empty collection asks about nothing, and is refused; None is the default.
 
         Returns:
-            A row a cell. Ctrl-C ends the sweep.
+            One row for each cell. Ctrl-C ends the sweep.
         """
         if on_cells is not None and not callable(on_cells):
-            raise refused("on_cells is called with rows", "on_cells", repr(on_cells), "a function of one argument")
+            raise refused("on_cells must be a function", "on_cells", repr(on_cells), "a function of one argument")
         question = sweep(model, clean, corrupt, answers, **options)
         bar = Bar(sys.stderr, f"patch {model}", enabled=_checks.switch(progress, "progress"))
         return self._swept(question, bar, on_cells or (lambda _: None))
@@ -102,7 +102,8 @@ class PatchingCalls:
         answers: Answers,
         **options: Unpack[PatchOptions],
     ) -> SweepEstimate:
-        """What `patch` with the same arguments would take. No cell is run, and what it would refuse is refused.
+        """What `patch` with the same arguments would take. Runs no cell, and raises the errors that `patch` would
+        raise.
 
         Args:
             model: A model's name.
@@ -117,14 +118,14 @@ class PatchingCalls:
             spans: Tokens that play the same part in both prompts, by name, in place of positions.
             joint: Cells that are replaced together, by name.
             directions: "denoise" or "noise". None: both.
-            source: What is put there: "prompt", "zero", "mean" or "resample".
-            stored: Of "mean" and "resample": the run whose rows are taken.
+            source: What replaces the activation: "prompt", "zero", "mean" or "resample".
+            stored: For "mean" and "resample": the run with the rows.
             sae: The SAE whose features are patched.
             receivers: Path patching: where paths end.
             screen: How many cells of each direction are computed. None: all.
             revision: The model's revision.
             prepend_bos: Whether a BOS is put first.
-            fresh: Whether a kept answer counts for nothing.
+            fresh: Whether a kept answer is ignored.
 
         Returns:
             Cells, token-layers, bytes of the answer, and seconds of computing.
@@ -134,7 +135,7 @@ class PatchingCalls:
         return found.estimate
 
     def _swept(self, question: RunSweep, bar: Bar, on_cells: Callable[[SweptCells], object]) -> Sweep:
-        """Rows come part by part, and at the end what is said of all of them."""
+        """The service sends rows part by part, and at the end the fields that concern all rows."""
         parts: list[pa.Table] = []
         try:
             for answer in self._backend.listen(question):
@@ -176,10 +177,10 @@ class PatchingCalls:
             draws: How many ordinary tokens are drawn. None: 128, or as many as there are.
             seed: Which tokens are drawn: the same seed draws the same. 0 to 2^32 - 1.
             revision: The model's revision. Empty: the one that the name stands for by itself.
-            prepend_bos: Whether a BOS is put first. None: before text where the tokenizer has one, never before ids.
+            prepend_bos: Whether a BOS is put first. None: before text if the tokenizer has one, never before ids.
 
         Returns:
-            A row a corruption, position and prompt, and a verdict in words for each corruption.
+            One row for each corruption, position and prompt, and a verdict in words for each corruption.
         """
         if not isinstance(corrupt, Mapping) or not corrupt:
             allowed = "a dict of texts by name"

@@ -30,7 +30,8 @@ Effects = dict[tuple[Any, ...], float]
 
 @dataclass(frozen=True, repr=False)
 class CorruptionComparison(Answer):
-    """How the effects of components differ between corruptions: a row a direction and cell, the widest spread first.
+    """How the effects of components differ between corruptions: one row for each direction and cell, the widest spread
+    first.
 
     There is a column for each corruption, with its effect: the mean over pairs of the normalized logit difference, 0 at
     the base run and 1 at the source run. least, greatest and spread = greatest - least are over the corruptions.
@@ -43,10 +44,11 @@ class CorruptionComparison(Answer):
     Attributes:
         names: The corruptions.
         threshold: The least effect that counts as shown.
-        gaps: By corruption, the mean absolute change of the logit difference that it makes. Effects are shares of it.
+        gaps: For each corruption, the mean absolute change that it makes to the logit difference. Effects are shares of
+            this change.
         replacing: The corruptions that replace the answer, by the first pair's tokens: the clean answer is one of the
             clean prompt's and none of the corrupt prompt's.
-        token_comparison: What was given of `lab.compare_tokens`.
+        token_comparison: The result of `lab.compare_tokens` that was given, if any.
     """
 
     names: tuple[str, ...]
@@ -56,7 +58,7 @@ class CorruptionComparison(Answer):
     token_comparison: TokenComparison | None = None
 
     def hidden(self) -> Answer:
-        """The cells that a corruption hides because it replaces the answer: a row each.
+        """The cells that a corruption hides because it replaces the answer, one row for each.
 
         `corruption` hides the cell, with its `effect` there (below half of the threshold). `shown_by` is the other
         corruption that shows it most, with `effect_there` (at least the threshold).
@@ -72,14 +74,14 @@ class CorruptionComparison(Answer):
     def weak(self) -> tuple[str, ...]:
         """The corruptions that move the logit difference by less than a tenth of what another does.
 
-        Their effects are shares of very little, and count against none of the others.
+        Their effects are shares of a very small change, so no other corruption is said to hide what they show.
         """
         largest = max(self.gaps.values())
         return tuple(name for name, gap in self.gaps.items() if gap < WEAK_CORRUPTION * largest)
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What may mislead: cells that a corruption hides, weak corruptions, odd tokens. A sentence each."""
+        """What may mislead, one sentence each: cells that a corruption hides, weak corruptions, odd tokens."""
         return (*self._warnings_of_hiding(), *self._warnings_of_weakness(), *self._warnings_of_tokens())
 
     def to_dict(self) -> dict[str, Any]:
@@ -122,7 +124,7 @@ class CorruptionComparison(Answer):
             )
 
     def _warnings_of_tokens(self) -> Iterator[str]:
-        """Of heads that a corruption shows, and that treat one of its tokens unlike others."""
+        """Warnings of heads that a corruption shows, and that treat one of its tokens unlike others."""
         for name in self.names if self.token_comparison else ():
             reacting = self.token_comparison.reacting(name) if self.token_comparison else {}
             for (layer, head), text in sorted(reacting.items()):
@@ -158,7 +160,7 @@ def compare_corruptions(
             replaced token unlike others, and that its corruption shows, are then warned of.
 
     Returns:
-        A row a direction and cell, the widest spread first.
+        One row for each direction and cell, the widest spread first.
 
     Raises:
         BadRequest: For fewer than two sweeps, for sweeps of other models, clean prompts or cells than the first, and
@@ -184,21 +186,22 @@ def compare_corruptions(
 
 def _check_names(sweeps: Mapping[str, object]) -> None:
     if not isinstance(sweeps, Mapping) or len(sweeps) < CORRUPTIONS_MIN:
-        message = "corruptions are compared with each other: give several sweeps by their names"
+        message = "comparing corruptions needs several sweeps, by the names of their corruptions"
         raise refused(message, "sweeps", repr(type(sweeps).__name__), f"a dict of {CORRUPTIONS_MIN} or more")
     for name, sweep in sweeps.items():
         if not isinstance(sweep, Sweep):
-            raise refused(f"{name!r} is no sweep", "sweeps", repr(type(sweep).__name__), "what `lab.patch` answers")
+            raise refused(f"{name!r} is not a sweep", "sweeps", repr(type(sweep).__name__), "results of `lab.patch`")
         if _checks.words(name, "sweeps") in {*CELL, *SUMMARY}:
             raise refused(f"{name!r} is a column of the answer", "sweeps", name, "another name for the corruption")
 
 
 def _check_tokens(sweeps: Mapping[str, Sweep], comparison: object) -> None:
     if not isinstance(comparison, TokenComparison | None):
-        allowed = "what `lab.compare_tokens` answers"
-        raise refused("the tokens are no comparison", "token_comparison", repr(type(comparison).__name__), allowed)
+        allowed = "a result of `lab.compare_tokens`"
+        message = "token_comparison must be a TokenComparison"
+        raise refused(message, "token_comparison", repr(type(comparison).__name__), allowed)
     if comparison is not None and set(comparison.names) != set(sweeps):
-        message = "the tokens are of other corruptions than the sweeps"
+        message = "token_comparison and the sweeps have different corruptions"
         raise refused(message, "token_comparison", sorted(comparison.names), f"a comparison of {', '.join(sweeps)}")
 
 
@@ -221,7 +224,7 @@ def _check_same(sweeps: Mapping[str, Sweep]) -> None:
             ("cells or directions", set(_effects(first)), set(_effects(sweep))),
         ):
             if one != other:
-                message = f"the sweep {name!r} has other {what} than the first"
+                message = f"the sweep {name!r} has other {what} than the first sweep"
                 raise refused(message, "sweeps", name, f"sweeps with the same {what}")
 
 

@@ -25,8 +25,8 @@ PANEL_INCHES_MIN, PANEL_INCHES_MAX, CELL_INCHES = 2.0, 12.0, 0.38
 
 @dataclass(frozen=True)
 class Panel:
-    """One heat map. `values` is [layer, across]; across is heads of a site that has them, else positions, of which one
-    None stands for all of them.
+    """One heat map. `values` is [layer, across]: across are the heads if the site has heads, else the positions. A
+    position None stands for all positions.
     """
 
     direction: str
@@ -99,7 +99,7 @@ def heat_maps(cells: pa.Table, prompts: Mapping[str, list[str]], z_position: int
 
 
 def _grid(found: list[Panel]) -> "tuple[Figure, Any]":
-    """A figure with a row a direction and a column a site, each as wide as its positions or heads need."""
+    """A figure with a row for each direction and a column for each site, as wide as its positions or heads need."""
     directions = {panel.direction for panel in found}
     columns = found[: len({panel.site for panel in found})]
     widths = [min(max(PANEL_INCHES_MIN, CELL_INCHES * len(panel.across)), PANEL_INCHES_MAX) for panel in columns]

@@ -10,13 +10,13 @@ from actstore import _checks
 from actstore._answer import Answer, plain_rows
 from actstore._view import glossary
 
-# A token stands out whose embedding's norm, or cosine to the mean embedding, is so many standard deviations of the
+# A token stands out if its embedding's norm, or cosine to the mean embedding, is this many standard deviations of the
 # ordinary tokens from their mean...
 ODD_EMBEDDING_Z = 3.0
-# ... or that an early head gives so much more or less of its attention than it gives random tokens in the same place,
-# or that sends so much more of its own attention elsewhere than they do...
+# ... or if an early head gives it this much more or less of its attention than it gives random tokens in its place, or
+# if it sends this much more of its own attention elsewhere than they do...
 ODD_ATTENTION = 0.25
-# ... which must be so many standard deviations over these tokens, too.
+# ... and the difference is this many standard deviations over these tokens, too.
 ODD_ATTENTION_Z = 3.0
 PLACE = ("corruption", "position", "prompt")
 
@@ -29,8 +29,7 @@ class TokenComparison(Answer):
     are corruption, position, prompt (clean, corrupt), token, text; of the token's row of the embedding: norm, norm_z,
     norm_below (share of the ordinary tokens with smaller norms), cosine_to_mean, cosine_z, cosine_to_clean; and `head`,
     the early head whose attention to the position, by later queries, changes most from the clean to the corrupt run,
-    with that `shift`; None where the position is the last. `odd` says by what the token stands out, and is empty where
-    it does not.
+    with that `shift`; None at the last position. `odd` says by what the token stands out, and is empty if it does not.
 
     Why: Heimersheim & Janiak, "A circuit for Python docstrings in a 4-layer attention-only transformer", replaced one
     token by another that an early head treats in its own way, and patching showed that instead of the task.
@@ -93,7 +92,7 @@ class TokenComparison(Answer):
 
 
 def token_table(tokens: pa.Table, heads: pa.Table) -> pa.Table:
-    """Puts what heads do with tokens beside these. `tokens` and `heads` have their corruption by name."""
+    """Adds to each token what heads do with it. Both tables name the corruption in a column."""
     by_place: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in heads.to_pylist():
         by_place.setdefault(tuple(row[key] for key in PLACE), []).append(row)
@@ -119,7 +118,7 @@ def _odd_embedding(row: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _odd_attention(rows: list[dict[str, Any]]) -> Iterator[str]:
-    """Of the head that departs most from what is usual."""
+    """A sentence on the head that departs most from what is usual."""
     found = [(size, text) for row in rows for size, text in _departures(row)]
     if found:
         more = f", and {len(found) - 1:,} more" if len(found) > 1 else ""

@@ -1,4 +1,4 @@
-"""What a caller asks of a sweep, checked as far as the client can."""
+"""The request for a sweep, checked as far as the client can."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypedDict, get_args
@@ -30,7 +30,7 @@ Joint = Mapping[str, Iterable[tuple[str, int]]]
 
 
 class PatchOptions(TypedDict, total=False):
-    """What a sweep may be told beside its prompts; `patch` says what each means."""
+    """Options of a sweep beside its prompts; `patch` says what each means."""
 
     sites: Iterable[str] | str | None
     layers: Iterable[int] | None
@@ -98,7 +98,7 @@ def sweep(
 
 
 def _sites(sites: Iterable[str] | str | None, *, alone: bool) -> tuple[str, ...]:
-    """Beside joint cells or an SAE's features there may be no sites at all."""
+    """The names of `sites`. They may be empty, except if they `alone` say what is patched."""
     return _checks.some_names(sites, "sites") if alone else _checks.names(sites, "sites")
 
 
@@ -120,15 +120,15 @@ def _along_paths(receivers: Receivers | None) -> dict[str, Any]:
 
 
 def _spans(spans: Any) -> tuple[PatchSpan, ...]:
-    """One part that is meant of both prompts, or one of each."""
+    """Reads `spans`. Each is one part, for both prompts, or a pair with a part for each."""
     if not isinstance(spans, Mapping):
-        message = "spans has, by name, the tokens that play the same part in both prompts"
+        message = "spans must be a dict from names to tokens that play the same part in both prompts"
         raise refused(message, "spans", repr(spans), '{"subject": ("Mary", "John"), "end": range(9, 12)}')
     found = []
     for name, parts in spans.items():
         both = (parts, parts) if isinstance(parts, str | range | slice) else parts
         if not isinstance(both, Sequence) or len(both) != 2:
-            message = f"span {name!r} is a part of the clean prompt and one of the corrupt prompt"
+            message = f"span {name!r} must be a pair: a part of the clean prompt and a part of the corrupt prompt"
             raise refused(
                 message, "spans", repr(parts), '("Mary", "John"), (range(3, 5), range(4, 6)), or one for both'
             )
@@ -149,7 +149,7 @@ def _pairs(clean: Any, corrupt: Any, answers: Any) -> tuple[PromptPair, ...]:
     """One pair, or lists of them; of answers, one pair for all or one each."""
     cleans, corrupts = _checks.prompts(clean, "clean"), _checks.prompts(corrupt, "corrupt")
     if len(cleans) != len(corrupts):
-        message = f"{len(cleans)} clean prompts and {len(corrupts)} corrupt ones are no pairs"
+        message = f"{len(cleans)} clean prompts and {len(corrupts)} corrupt ones do not form pairs"
         raise refused(message, "corrupt", str(len(corrupts)), f"{len(cleans)} of them")
     several = isinstance(answers, Sequence) and bool(answers) and isinstance(answers[0], Iterable)
     pairs = answers if several and not isinstance(answers[0], str) else [answers] * len(cleans)
@@ -164,7 +164,7 @@ def _pairs(clean: Any, corrupt: Any, answers: Any) -> tuple[PromptPair, ...]:
 
 def _answers(pair: Any) -> tuple[TokenReference, TokenReference]:
     if isinstance(pair, str | bytes) or not isinstance(pair, Sequence) or len(pair) != 2:
-        message = "answers is a pair: the answer to the clean prompt and the answer to the corrupt one"
+        message = "answers must be a pair: the answer to the clean prompt and the answer to the corrupt one"
         raise refused(message, "answers", repr(pair), '(" clean", " corrupt"), or their token ids')
     return _checks.answer(pair[0], "answers"), _checks.answer(pair[1], "answers")
 
@@ -175,26 +175,26 @@ def _positions(positions: Any) -> tuple[PatchPositions, tuple[int, ...]]:
         return _checks.one_of(positions, "positions", get_args(PatchPositions)), ()
     if not _checks.several(positions):
         allowed = f"{', '.join(get_args(PatchPositions))}, or numbers"
-        raise refused("positions are a word or numbers", "positions", repr(positions), allowed)
+        raise refused("positions must be a word or a list of numbers", "positions", repr(positions), allowed)
     found = tuple(_checks.count(position, "positions") for position in positions)
     return "each", _checks.some(found, positions, "positions")
 
 
 def _joint_cells(joint: Any) -> tuple[JointCells, ...]:
-    """Of a mapping from names to (site, position) of cells that are replaced together."""
+    """Reads `joint`, a mapping from names to (site, position) of cells that are replaced together."""
     if not isinstance(joint, Mapping):
-        message = "joint has, by name, the cells that are replaced together"
+        message = "joint must be a dict from names to the cells that are replaced together"
         raise refused(message, "joint", repr(joint), '{"name": [("z.3.0", 12), ("mlp_out.1", 4)]}')
     return tuple(JointCells(_checks.words(name, "joint"), _cells(cells)) for name, cells in joint.items())
 
 
 def _cells(cells: Any) -> tuple[CellReference, ...]:
     if not _checks.several(cells):
-        raise refused("joint cells are several cells", "joint", repr(cells), '[("z.3.0", 12), ("mlp_out.1", 4)]')
+        raise refused("joint cells must be a list of cells", "joint", repr(cells), '[("z.3.0", 12), ("mlp_out.1", 4)]')
     return _checks.some(tuple(map(_cell, cells)), cells, "joint")
 
 
 def _cell(cell: Any) -> CellReference:
     if isinstance(cell, str) or not isinstance(cell, Sequence) or len(cell) != 2:
-        raise refused("a cell is a site and a position", "joint", repr(cell), '("z.3.0", 12)')
+        raise refused("a joint cell must be a pair of a site and a position", "joint", repr(cell), '("z.3.0", 12)')
     return CellReference(_checks.text(cell[0], "joint"), _checks.count(cell[1], "joint"))

@@ -1,4 +1,4 @@
-"""What changed when activations were replaced: a row a cell."""
+"""What changed when activations were replaced: one row for each cell."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -35,12 +35,12 @@ PLACE = ("site", "layer", "position", "head", "feature", "name", "token")
 
 @dataclass(frozen=True, repr=False)
 class SweptCells(Table):
-    """Some cells of a sweep that is still running: rows as of `Sweep`, in their order."""
+    """Some cells of a sweep that is still running: rows like those of `Sweep`, in the same order."""
 
 
 @dataclass(frozen=True, repr=False)
 class Sweep(Answer):
-    """What replaced activations did to a model's answer: a row a cell, a column a metric.
+    """What replaced activations did to a model's answer: one row for each cell, one column for each metric.
 
     denoise puts the clean activation into the corrupt run, noise the corrupt one into the clean run. A row has pair,
     direction, site, layer, position, head and token of its cell. All metrics are at the last position:
@@ -48,23 +48,23 @@ class Sweep(Answer):
     rank (from 0) of the clean answer; kl = D(source run || patched run) in nats. `normalized` is the logit difference
     on a scale where the unpatched base run is 0 and the source run 1; normalized_log_probability and so on likewise.
 
-    `unchanged` rows lie before the prompts' first difference: both runs are one there, so nothing can change. Of a
-    screen every cell has an `estimate` of `normalized`, and cells that were not computed have no metrics. Of an SAE
-    there is a row for each `feature`, one named "together" and one named "error"; of spans, `name` says which.
+    `unchanged` rows lie before the prompts' first difference: both runs are one there, so nothing can change. With
+    `screen` every cell has an `estimate` of `normalized`, and cells that were not computed have no metrics. With `sae`
+    there is a row for each `feature`, one named "together" and one named "error". With `spans`, `name` is the span's.
 
     Attributes:
         prompt_tokens: The texts of the first pair's tokens: position, clean, corrupt.
-        clean_logit_difference: Of the first pair's clean prompt, unpatched.
-        corrupt_logit_difference: Of the first pair's corrupt prompt, unpatched.
+        clean_logit_difference: Logit difference of the first pair's clean prompt, unpatched.
+        corrupt_logit_difference: Logit difference of the first pair's corrupt prompt, unpatched.
         audit: How far patched runs were from what the whole model makes of the same prompts.
-        pairs: The prompts and answers, as they were asked about.
-        source: What was put in place of activations, as it was asked for.
-        sae_error: What became of the SAE's error, as it was asked for. Empty without an SAE.
-        receivers: Of path patching, where paths end; cells then are what is sent. Empty: there are none.
-        path_mlps: Of path patching, what MLPs on the way did. Empty without receivers.
+        pairs: The prompts and answers of the request.
+        source: The `source` of the request: what was put in place of activations.
+        sae_error: The `sae_error` of the request: "kept", "dropped" or "patched". Empty without an SAE.
+        receivers: Where paths end, in path patching; the cells are then the senders. Empty: no path patching.
+        path_mlps: What MLPs on the paths did, in path patching. Empty without receivers.
         baseline_table: The rows of `baselines`.
         direct_table: The rows of `direct`.
-        stored_rows: What was taken from a stored run. None: nothing was.
+        stored_rows: The rows that were read from a stored run. None: no run was read.
         answer_texts: The first pair's answers, as texts.
     """
 
@@ -89,7 +89,7 @@ class Sweep(Answer):
 
     @property
     def baselines(self) -> Answer:
-        """The unpatched runs: a row a pair and prompt, a column a metric."""
+        """The unpatched runs: one row for each pair and prompt, one column for each metric."""
         return Answer(table=self.baseline_table, provenance=self.provenance, excluded=self.excluded)
 
     @property
@@ -120,7 +120,7 @@ class Sweep(Answer):
         return Answer(table=chosen, provenance=self.provenance, excluded=self.excluded)
 
     def mean(self) -> Answer:
-        """The mean over pairs: a row a direction and cell; of `normalized` also the least and the greatest."""
+        """The mean over pairs: one row for each direction and cell; of `normalized` also the least and the greatest."""
         place = ["direction", *(name for name in PLACE if name in self.table.column_names)]
         metrics = [name for name in self.table.column_names if name not in {*place, "pair", "unchanged"}]
         extremes = [("normalized", "min"), ("normalized", "max")]
@@ -131,14 +131,14 @@ class Sweep(Answer):
         return Answer(table=renamed, provenance=self.provenance, excluded=self.excluded)
 
     def directions(self, threshold: float = LARGE_EFFECT) -> Answer:
-        """Denoise beside noise, for each cell: mean normalized logit differences over pairs, and what they look like.
+        """Compare denoise and noise: for each cell, their mean normalized logit differences over pairs, and `looks`.
 
         "AND": noise breaks it and denoise does not bring it back, as for one of several parts that are all needed.
-        "OR": denoise brings it back and noise does not break it, as for one of several of which each is enough.
+        "OR": denoise brings it back and noise does not break it, as for one of several parts that are each enough.
         "both": it does either. "neither": no effect is as large as `threshold`. An effect counts as none below half of
         `threshold`; in between a cell is "unclear". (Heimersheim & Nanda 2024, "How to use and interpret activation
-        patching", section 2.) Joint cells are rows like the others: two halves of an AND are "both" together. Of a
-        screen, a cell that was not computed in both directions looks like nothing: None.
+        patching", section 2.) Joint cells are rows like the others: two halves of an AND are "both" together. With
+        `screen`, a cell that was not computed in both directions has None.
 
         Args:
             threshold: The least effect, as a share of the whole, that counts as one.
@@ -149,7 +149,7 @@ class Sweep(Answer):
         _checks.number(threshold, "threshold", least=0.0)
         asked = set(self.table["direction"].to_pylist())
         if asked != set(get_args(PatchDirection)):
-            message = "denoise beside noise needs a sweep in both directions"
+            message = "comparing denoise and noise needs a sweep in both directions"
             raise refused(message, "directions", ", ".join(sorted(asked)), "both: leave `directions` out")
         rows: dict[tuple[Any, ...], dict[str, Any]] = {}
         for row in self.mean():
@@ -163,15 +163,15 @@ class Sweep(Answer):
         return Answer(table=table, provenance=self.provenance, excluded=self.excluded)
 
     def plot(self, z_position: int | None = None) -> "Figure":
-        """Draw heat maps of `normalized`: a row a direction, a column a site.
+        """Draw heat maps of `normalized`: one row for each direction, one column for each site.
 
-        Layer 0 is on top, the base run's tokens are across; of sites with heads, these. All panels share limits
-        symmetric about 0, and red is positive (RdBu_r). Labels of positions where the prompts differ are bold. Of
-        several pairs the mean is drawn; joint cells, spans, embeddings and features are not.
+        Layer 0 is on top, and the base run's tokens are across, or the heads for sites that have heads. All panels
+        share limits symmetric about 0, and red is positive (RdBu_r). Labels of positions where the prompts differ are
+        bold. Several pairs are drawn as their mean. Joint cells, spans, embeddings and features are not drawn.
 
         Args:
-            z_position: The position at which each head is shown. None: where it moves the answer furthest, by absolute
-                value.
+            z_position: The position at which each head is shown. None: the one at which the head moves the answer most,
+                by absolute value.
         """
         position = None if z_position is None else _checks.count(z_position, "z_position")
         several = "pair" in self.table.column_names and len(pc.unique(self.table["pair"])) > 1
@@ -279,7 +279,7 @@ def _looks(denoise: float, noise: float, threshold: float) -> str:
 
 
 def sweep_of(result: SweepResult, question: RunSweep, parts: Sequence[pa.Table]) -> Sweep:
-    """Makes the answer to a sweep of its result and `parts`, the rows that came before."""
+    """Makes the answer to a sweep from its result and from `parts`, the rows that came before."""
     taken = result.stored_rows
     return Sweep(
         table=pa.concat_tables(parts),

@@ -1,4 +1,4 @@
-"""What a sweep is told in one value: an SAE whose features are patched, and the receivers of path patching."""
+"""Arguments of a sweep that hold several choices: the patched SAE, and the receivers of path patching."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

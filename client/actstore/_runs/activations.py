@@ -18,13 +18,13 @@ _ELEMENT_TYPES = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2"}  # bflo
 class Activations(Answer):
     """Stored vectors of one site or of several: a row for each token.
 
-    Columns: sequence, position, document, token, flags, and `activation`, a vector of d_model float32s. Of several
-    sites each has a column of its own, under its name. bfloat16 and float16 are widened to float32, which changes no
-    value. Vectors are fixed-size lists in Arrow, `pl.Array(pl.Float32, d_model)` in polars, and arrays in pandas.
-    `table` has the raw bits as they are stored.
+    Columns: sequence, position, document, token, flags, and `activation`, a vector of d_model float32s. With
+    several sites, each has a column of its own, under its name. bfloat16 and float16 are widened to float32, which
+    changes no value. Vectors are fixed-size lists in Arrow, `pl.Array(pl.Float32, d_model)` in polars, and arrays in
+    pandas. `table` has the raw bits as they are stored.
 
     Attributes:
-        sites: The sites, as they were asked for.
+        sites: The sites of the request.
     """
 
     sites: tuple[str, ...]

@@ -27,8 +27,8 @@ from actstore_api.records.norm import FitGrowth, GetSeparability, GrowthAxis, No
 class Checkpoints:
     """Several runs of one model over the same text, side by side; each question reads what is committed when asked.
 
-    Iterating yields the runs. Every answer has layer and checkpoint side by side, or is of one place on the other axis:
-    growth over depth and growth over training are different things, and a mean over training is neither.
+    Iterating yields the runs. No answer is a mean over checkpoints, because growth over depth and growth over training
+    are different things. An answer has rows for each layer and checkpoint, or it is about one checkpoint or one layer.
 
     Attributes:
         runs: The runs.
@@ -67,12 +67,12 @@ class Checkpoints:
 
         Args:
             sites: Site kinds (`resid_post`) or single sites (`resid_post.3`). None: all whose norms are stored.
-            by: What a row is of, as of `Run.norms`.
-            quantity: What is measured of each token's activation, as of `Run.norms`.
-            exclude: Tokens that do not count, as of `Run.norms`. None: `bos`. Empty: every token counts.
-            quantiles: Quantiles, each from 0 to 1, as of `Run.norms`. None: five. Empty: none.
-            histogram: Bins or edges, as of `Run.norms`. None: no histogram.
-            exact: Compute quantiles and histograms from every token's norm, as of `Run.norms`.
+            by: What a row is of, as in `Run.norms`.
+            quantity: What is measured of each token's activation, as in `Run.norms`.
+            exclude: Tokens that do not count, as in `Run.norms`. None: `bos`. Empty: every token counts.
+            quantiles: Quantiles, each from 0 to 1, as in `Run.norms`. None: five. Empty: none.
+            histogram: Bins or edges, as in `Run.norms`. None: no histogram.
+            exact: Compute quantiles and histograms from every token's norm, as in `Run.norms`.
 
         Returns:
             Each run's rows, with columns revision and step in front.
@@ -102,8 +102,8 @@ class Checkpoints:
                 layer; it takes three runs or more.
             site: A site kind, such as `resid_post`.
             layers: The layers to fit, as [3] or range(1, 4); over depth side by side and at least three. None: all.
-            quantity: A measure of size, as of `Run.fit_growth`.
-            exclude: Tokens that do not count, as of `Run.norms`. None: `bos`. Empty: every token counts.
+            quantity: A measure of size, as in `Run.fit_growth`.
+            exclude: Tokens that do not count, as in `Run.norms`. None: `bos`. Empty: every token counts.
             resamples: Bootstrap resamples of sequences for the intervals, at most 10,000. 0: no intervals.
             seed: Draws the resamples.
 
@@ -133,8 +133,8 @@ class Checkpoints:
         Args:
             site: A site kind, such as `resid_post`.
             layers: The layers, side by side and at least two, as range(1, 4). None: all.
-            quantity: A measure of size, as of `Run.fit_growth`.
-            exclude: Tokens that do not count, as of `Run.norms`. None: `bos`. Empty: every token counts.
+            quantity: A measure of size, as in `Run.fit_growth`.
+            exclude: Tokens that do not count, as in `Run.norms`. None: `bos`. Empty: every token counts.
 
         Returns:
             The shares that layer and checkpoint explain, and a verdict.
@@ -143,7 +143,7 @@ class Checkpoints:
         return ask_separability(self._backend, asked)
 
     def _single_sites(self, kind: str, layers: Iterable[int] | None) -> list[str]:
-        """Those of the layers; of a kind without any, what the answerer will refuse in its own words."""
+        """The kind's sites at these layers. If none is stored, names that the answerer will refuse in its own words."""
         stored = {site for site in self.runs[0].norm_sites if site.rpartition(".")[0] == kind}
         there = sorted(int(site.rpartition(".")[2]) for site in stored)
         listed = _checks.some_numbers(layers, "layers") or tuple(there)
@@ -175,14 +175,15 @@ def _check_models(runs: Sequence[Run]) -> None:
 def check_revisions(revisions: Sequence[str], steps: Sequence[float]) -> None:
     """Before anything is started."""
     if not revisions or len(set(revisions)) < len(revisions):
-        raise refused("revisions are one or more, each once", "revisions", revisions or "none", "names of revisions")
+        message = "revisions must name one or more revisions, each once"
+        raise refused(message, "revisions", revisions or "none", "names of revisions")
     if steps and len(steps) != len(revisions):
         message = f"{len(steps)} steps for {len(revisions)} revisions"
         raise refused(message, "steps", f"{len(steps)} of them", f"{len(revisions)}, or none")
 
 
 def run_of_revision(run: str | None, revision: str) -> str:
-    """Of characters that a name may have; the answerer's own default where no name is given."""
+    """A name for the run of a revision, of characters that a name may have; without `run`, the answerer's default."""
     if not _checks.text(run or "", "run"):
         return ""
     return f"{run}-{re.sub('[^A-Za-z0-9._]+', '-', revision) or 'main'}"
@@ -209,10 +210,10 @@ class Captures:
         return f"Captures of runs {', '.join(self.runs)}: .wait() for them, .progress() to look, .cancel()"
 
     def progress(self) -> Iterator[CaptureProgress]:
-        """Yield how far the captures are, one after the other, each to its end; `run` says of which one.
+        """Yield how far the captures are, one after the other, each to its end; `run` names the capture's run.
 
         Raises:
-            ActstoreError: A capture failed; the error is its own.
+            ActstoreError: A capture failed. The error has the reason that the capture gave.
         """
         for capture in self.captures:
             yield from capture.progress()
@@ -225,14 +226,14 @@ class Captures:
 
         Args:
             progress: Draw a bar on stderr for each, if that is a terminal.
-            check_saes: Check each SAE on some of the stored text, as of `Capture.wait`.
+            check_saes: Check each SAE on some of the stored text, as in `Capture.wait`.
 
         Returns:
             The finished runs.
 
         Raises:
             Cancelled: A capture was cancelled.
-            ActstoreError: A capture failed; the error is its own.
+            ActstoreError: A capture failed. The error has the reason that the capture gave.
         """
         runs, failed = [], []
         for capture in self.captures:

@@ -1,4 +1,4 @@
-"""What is there: runs in the store, and what a capture can name."""
+"""Lists of the runs in the store, and of what a capture can name."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, fields
@@ -44,7 +44,7 @@ class Listings:
         """List the sparse autoencoders that a capture can name.
 
         Returns:
-            Columns: name, loaded and available, as of `models`; then what a capture found: sha256, architecture, site,
+            Columns: name, loaded and available, as in `models`; then what a capture found: sha256, architecture, site,
             d_in, d_sae and model.
         """
         sources, note = self._sources()
@@ -74,7 +74,7 @@ class Listings:
         return _listing("datasets", [{"name": name} for name in sources.datasets], {"name": str}, _of_listed(sources))
 
     def _sources(self) -> tuple[ListSourcesAnswer | None, str]:
-        """What the workers find, or None where nobody can be asked; and a note for whoever reads the list."""
+        """What the workers find, or None if nobody can be asked; and a note for whoever reads the list."""
         try:
             sources: ListSourcesAnswer = self._backend.ask(ListSources())
         except ActstoreError as error:
@@ -132,6 +132,6 @@ def _listing(kind: str, rows: list[dict[str, Any]], columns: Mapping[str, type],
 
 
 def _of_listed(sources: ListSourcesAnswer) -> str:
-    more = ["there are more, of which the first are listed"] if sources.truncated else []
+    more = ["there are more; only the first are listed"] if sources.truncated else []
     more += ["names of the Hugging Face hub are allowed, and not listed"] if sources.hub_allowed else []
     return "; ".join(more)

@@ -1,4 +1,4 @@
-"""What a run can be asked of the norms of its activations."""
+"""A run's questions about the norms of its activations."""
 
 from collections.abc import Iterable
 
@@ -76,8 +76,8 @@ class NormCalls:
             sequences: Numbers of the sequences, from 0, as range(4). The answer has at most 250,000 values (tokens
                 times sites).
             sites: Site kinds (`resid_post`) or single sites (`resid_post.3`). None: all whose norms are stored.
-            quantity: What is measured of each token's activation, as of `norms`.
-            exclude: Tokens that get no row, as of `norms`. None: `bos`. Empty: every token has one.
+            quantity: What is measured of each token's activation, as in `norms`.
+            exclude: Tokens that get no row, as in `norms`. None: `bos`. Empty: every token has one.
 
         Returns:
             A row for each token, and a column for each site.
@@ -102,7 +102,7 @@ class NormCalls:
             layers: The layers, side by side and at least three, as range(1, 4) for layers 1, 2 and 3. None: all.
             quantity: A measure of size: `l2`; `rms`, at the same rate, which compares models of several widths;
                 `standard_deviation` and `centred_l2`, without the mean over d_model.
-            exclude: Tokens that do not count, as of `norms`. None: `bos`. Empty: every token counts.
+            exclude: Tokens that do not count, as in `norms`. None: `bos`. Empty: every token counts.
             resamples: Bootstrap resamples of sequences for the intervals, at most 10,000. 0: no intervals.
             seed: Draws the resamples.
 

@@ -1,4 +1,4 @@
-"""How far a capture is, as people are told, or the error that it failed with."""
+"""The progress of a capture in words, or the error that it failed with."""
 
 import time
 from collections.abc import Iterator
@@ -29,17 +29,17 @@ def watch(backend: Backend, run: str) -> Iterator[CaptureProgress]:
 
 
 def unless_failed(news: CaptureProgress) -> CaptureProgress:
-    """The same, or where the capture failed its own error, with the cause of each shard that did."""
+    """`news`, unless the capture failed: then raises its error, with the cause of each failed shard."""
     if news.state != "failed":
         return news
-    failed = news.failure or Failure("INTERNAL", f"the capture of run {news.run} failed, and nobody said why")
+    failed = news.failure or Failure("INTERNAL", f"the capture of run {news.run} failed, and the workers gave no cause")
     causes = "".join(f"\n  shard {found.shard}: {found.failure.message}" for found in news.failed_shards)
     text = f"{failed.message}; all other shards are committed{causes}" if causes else failed.message
     raise error_of(Failure(known_reason(failed.reason), text, failed.details))
 
 
 def shards_in_words(news: CaptureProgress) -> str:
-    """Committed ones of all, and what is not as it should be."""
+    """How many of all shards are committed, and what failed, paused or was left out."""
     if not news.shards_total:
         return news.state
     failed = f", {len(news.failed_shards)} failed" if news.failed_shards else ""

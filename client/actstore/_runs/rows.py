@@ -1,4 +1,4 @@
-"""What a run can be asked of its stored rows: vectors, tokens, and files for other programs."""
+"""A run's questions about its stored rows: vectors, tokens, and files for other programs."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -79,9 +79,9 @@ class RowCalls:
         """Return the tokens of the run.
 
         Args:
-            sequences: Numbers of sequences, as of `activations`.
-            positions: Positions in a sequence, as of `activations`.
-            documents: Numbers of documents, as of `activations`.
+            sequences: Numbers of sequences, as in `activations`.
+            positions: Positions in a sequence, as in `activations`.
+            documents: Numbers of documents, as in `activations`.
             tokens: Token ids. None: all. An empty collection is refused.
             exclude: Token classes to leave out (`bos`, `special`, `sink`). Empty: none. None: `bos`.
 

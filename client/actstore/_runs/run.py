@@ -128,9 +128,10 @@ class Run(NormCalls, RowCalls):
     def encode(self, saes: Iterable[str] | str, *, run: str | None = None) -> "Capture":
         """Start a run that encodes this one's stored vectors with more SAEs, without running the model.
 
-        The new run has all that this one has, not copied, and these SAEs' features: the same, bit for bit, as if they
-        had been captured with it, if vectors are stored in the model's own dtype. This run must be complete, and store
-        the sites that the SAEs read, at all positions. It cannot be removed while the new run exists.
+        The new run has these SAEs' features, and all that this run has, which is not copied. If vectors are stored in
+        the model's own dtype, the features equal those of a capture with the SAEs, bit for bit. This run must be
+        complete, and store the sites that the SAEs read, at all positions. It cannot be removed while the new run
+        exists.
 
         Args:
             saes: Names of SAEs.
@@ -195,7 +196,7 @@ class Capture:
         """Yield how far the capture is, at each commit and at least every few seconds, until it ends.
 
         Raises:
-            ActstoreError: The capture failed; the error is its own.
+            ActstoreError: The capture failed. The error has the reason that the capture gave.
         """
         for news in watch(self._backend, self.run):
             self.dataset_files = news.dataset_files
@@ -214,7 +215,7 @@ class Capture:
 
         Raises:
             Cancelled: The capture was cancelled.
-            ActstoreError: The capture failed; the error is its own.
+            ActstoreError: The capture failed. The error has the reason that the capture gave.
         """
         checked = _checks.switch(check_saes, "check_saes")
         run = self._finished(_checks.switch(progress, "progress"))
@@ -254,7 +255,7 @@ class Capture:
 
 
 def sae_findings(run: Run) -> Iterator[str]:
-    """What looks wrong with the SAEs of a run, a message an SAE; its features are stored either way."""
+    """Messages about SAEs of a run that look wrong, one for each SAE; its features are stored either way."""
     for attachment in run.saes:
         try:
             found = run.features(attachment.name).check(warn=False).warnings
@@ -271,6 +272,6 @@ def start_capture(backend: Backend, specification: CaptureSpecification) -> Capt
 
 
 def open_run(backend: Backend, name: str) -> Run:
-    """A run that is there, as it is now."""
+    """Opens a stored run, as it is now."""
     found: catalog.GetRunAnswer = backend.ask(catalog.GetRun(name))
     return Run(found.run, backend)

@@ -1,4 +1,4 @@
-"""What a caller asks of a capture, checked as far as the client can."""
+"""The request for a capture, checked as far as the client can."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -105,7 +105,7 @@ def _dataset(given: object, limit: Mapping[str, Any]) -> DatasetReference:
 
 
 def _batching(given: object) -> dict[str, Any]:
-    """Its fields, which stand in a specification by themselves."""
+    """The fields of a `Batching`; a specification has each as a field of its own."""
     if given is None:
         return {}
     if not isinstance(given, Batching):
@@ -121,7 +121,7 @@ def _checked(options: Mapping[str, Any], kind: type[Any]) -> dict[str, Any]:
 
 
 def dataset_name(specification: CaptureSpecification) -> str:
-    """Empty where the rows of another run are encoded."""
+    """The dataset's name; empty if the run encodes the rows of another run."""
     return specification.dataset.name if specification.dataset else ""
 
 
@@ -152,7 +152,7 @@ def _positions(value: object, field: str) -> Positions:
 
 def _row_filters(values: object, field: str) -> tuple[RowFilter, ...]:
     if isinstance(values, str) or not isinstance(values, Iterable):
-        raise refused(f"{field} are several, not {values!r}", field, repr(values), "a list of filters")
+        raise refused(f"{field} must be a list, not {values!r}", field, repr(values), "a list of filters")
     return tuple(_row_filter(value, field) for value in values)
 
 

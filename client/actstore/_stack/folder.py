@@ -25,7 +25,7 @@ _POLL_SECONDS = 0.05
 
 @dataclass(frozen=True)
 class StackFile:
-    """Where a stack answers. `store` and `metrics` are empty in a file that does not say."""
+    """The addresses of a stack. `store` and `metrics` are empty if the file lacks them."""
 
     address: str
     token: str = field(repr=False)
@@ -35,7 +35,8 @@ class StackFile:
 
 @dataclass(frozen=True)
 class StackProcesses:
-    """`owner` started the stack, at `since` (seconds since 1970). `processes`: guards by the name of what they guard.
+    """`owner` started the stack, at `since` (seconds since 1970). `processes`: ids of the guards, by the name of
+    the process that each guards.
     `command`: the owner is the command `actstore up`, and nothing else of the user's.
     """
 
@@ -64,9 +65,9 @@ class StackFolder:
 
     @contextmanager
     def claimed(self, patience_seconds: float) -> Iterator[int]:
-        """The lock's file descriptor, for guards to keep.
+        """Takes the folder's lock and yields its file descriptor, which guards keep open.
 
-        A stack whose owner was killed still ends: it is waited for. Errors: StackFailed where one runs.
+        If the owner of an earlier stack was killed, waits until that stack has ended. Errors: StackFailed if one runs.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         lock = os.open(self._lock_file, os.O_RDWR | os.O_CREAT, 0o600)
@@ -82,11 +83,11 @@ class StackFolder:
             os.close(lock)
 
     def write_processes(self, processes: StackProcesses) -> None:
-        """In the lock's file, whose inode has the lock."""
+        """Write them to the lock file itself; replacing the file would lose the lock."""
         self._lock_file.write_text(json.dumps(asdict(processes)))
 
     def processes(self) -> StackProcesses | None:
-        """Those of the stack that last had this folder; None where the file does not say."""
+        """The processes of the stack that last had this folder; None if the file does not record them."""
         try:
             _check_owner(self._lock_file)
             return StackProcesses(**json.loads(self._lock_file.read_text()))
@@ -113,8 +114,8 @@ class StackFolder:
         scratch.replace(self._file)
 
     def read(self) -> StackFile:
-        """Denied where somebody else wrote it: whoever chose the address would be sent what is asked, and could answer
-        it. Unavailable where it is not whole, FileNotFoundError where it is not there.
+        """Denied if somebody else wrote it: whoever chose the address would be sent what is asked, and could answer
+        it. Unavailable if it is not whole, FileNotFoundError if it is not there.
         """
         _check_owner(self._file)
         try:
@@ -133,7 +134,7 @@ class StackFolder:
             ) from None
 
     def forget(self, token: str | None = None) -> None:
-        """Remove `stack.json`; with a token, only where it is that stack's."""
+        """Remove `stack.json`; with a token, only if the file is of the stack with that token."""
         with suppress(FileNotFoundError, ActstoreError):
             if token is None or self.read().token == token:
                 self._file.unlink()

@@ -1,9 +1,9 @@
 """Processes that end with the one that started them, however that one ends, and leave none of their own behind.
 
-`Guarded` starts this file by its path, as a small process between the two: the guard. The guard has one end of a pipe
-whose other end only its starter has, so it notices every end of the starter, also by SIGKILL. It adopts what the
-command started and left (on Linux), and ends only once nothing of that is left. Should the guard itself be killed, the
-command is sent SIGTERM (on Linux).
+`Guarded` starts this file by its path, as a small process, the guard, between the starter and the command. The guard
+has one end of a pipe whose other end only its starter has, so it notices every end of the starter, also by SIGKILL. It
+adopts what the command started and left (on Linux), and ends only once nothing of that is left. Should the guard itself
+be killed, the command is sent SIGTERM (on Linux).
 """
 
 import ctypes
@@ -28,9 +28,10 @@ _LIFELINE = 0  # standard input
 
 
 class Guarded(subprocess.Popen[bytes]):
-    """`command` under a guard, whose pid this has. Its status is the command's, as a shell tells it: 137 for SIGKILL.
+    """A process that runs `command` under a guard. Its pid is the guard's. Its status is the command's, as in a shell:
+    137 for SIGKILL.
 
-    SIGTERM and SIGINT are handed on to the command, which is killed where it is still there `grace_seconds` later.
+    SIGTERM and SIGINT are handed on to the command, which is killed if it is still there `grace_seconds` later.
     `keep` are file descriptors that the guard holds open as long as anything of the command is there. `options` are
     Popen's.
     """
@@ -120,7 +121,7 @@ def _end_leftovers(group: int) -> None:
 
 
 def _reap(but: int = 0) -> bool:
-    """Of children that have ended, all but one. False: there are no others, as always where nothing is adopted."""
+    """Reaps the children that have ended, except `but`. False: no child is left, or the system has no waitid."""
     while hasattr(os, "waitid"):  # which macOS has not
         try:
             ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
@@ -133,7 +134,7 @@ def _reap(but: int = 0) -> bool:
 
 
 def _children() -> Iterator[int]:
-    """From /proc, where there is one."""
+    """The ids of this process's children, from /proc if the system has it."""
     for status in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):  # it has ended
             after_name = status.read_text().rpartition(")")[2].split()
@@ -142,7 +143,7 @@ def _children() -> Iterator[int]:
 
 
 def _prctl(option: int, value: int) -> None:
-    """Does nothing where the system has no prctl: there a guard ends the command's process group alone."""
+    """Does nothing if the system has no prctl: then a guard ends the command's process group alone."""
     prctl = getattr(ctypes.CDLL(None), "prctl", None)
     if prctl is not None:
         prctl(option, value, 0, 0, 0)

@@ -34,7 +34,7 @@ class SeaweedFS:
     """A server on free loopback ports that keeps everything below `folder`; `with SeaweedFS(folder) as weed: ...`.
 
     `access_key` may do everything; `reader_access_key` only reads and lists. Keys are new with each start. It ends with
-    this process, however that ends; `keep` as of `Guarded`.
+    this process, however that ends; `keep` as in `Guarded`.
     """
 
     def __init__(self, folder: Path, bucket: str = "actstore", keep: Sequence[int] = ()) -> None:
@@ -130,7 +130,7 @@ class SeaweedFS:
         raise StackFailed(f"SeaweedFS did not come up; the end of {self._log}:\n{tail}")
 
     def _write_identities(self) -> None:
-        """What S3 requests are checked against; readable by its owner alone."""
+        """The file with the S3 keys that requests are checked against; only its owner can read it."""
         everything = ["Admin", "Read", "Write", "List", "Tagging"]
         identities = [
             _identity(self.access_key, self.secret_key, everything),
@@ -182,8 +182,8 @@ def _program() -> str:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that are free now, each another, and that nobody is likely to take before a server listens there: the
-    system gives outgoing connections those from 32768 on (Linux) or 49152 on, and Ray its workers 10002 to 19999.
+    """Different ports that are free now, and that nobody is likely to take before a server listens there. The system
+    gives outgoing connections the ports from 32768 on (Linux) or 49152 on; Ray gives its workers 10002 to 19999.
     """
     found: list[int] = []
     for port in random.SystemRandom().sample(_QUIET_PORTS, len(_QUIET_PORTS)):

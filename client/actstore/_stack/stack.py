@@ -259,11 +259,11 @@ class LocalStack:
 
 
 def _joined(folders: Iterable[str | os.PathLike[str]]) -> str:
-    """The processes run in this folder too, but a stack outlives a change of folder."""
+    """The folders as one setting. Paths are absolute, because a stack outlives a change of the working directory."""
     named = [str(_absolute(folder)) for folder in folders]
     for folder in named:
         if os.pathsep in folder:
-            message = f"{folder} cannot be told to the workers, for {os.pathsep!r} separates folders there"
+            message = f"{folder} has {os.pathsep!r} in its path, which separates folders in the workers' settings"
             raise refused(message, "folder", folder, f"a folder without {os.pathsep!r} in its path, or a link to it")
     return os.pathsep.join(named)
 

@@ -41,7 +41,7 @@ class Backend(ABC):
 
     @abstractmethod
     def ask(self, question: object) -> Any:
-        """The answer to a question that has one: of `X` an `XAnswer`."""
+        """The answer to a question that has one answer: a question of class `X` gets an `XAnswer`."""
 
     @abstractmethod
     def rows(self, question: object) -> Rows:
@@ -69,6 +69,6 @@ class Backend(ABC):
 
 
 def needs_bucket(call: str, address: str) -> ActstoreError:
-    """What reads or removes a store's own objects is for those who have the store's keys."""
+    """The error for calls that read or remove a store's own objects, which need the store's keys."""
     allowed = "./folder, or s3://bucket/prefix with its keys"
-    return refused(f"{call} is done on the bucket itself, and {address} is a service", "address", address, allowed)
+    return refused(f"{call} needs a lab on the bucket itself, and {address} is a service", "address", address, allowed)

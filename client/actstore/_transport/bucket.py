@@ -31,7 +31,7 @@ class BucketBackend(Backend):
 
     @property
     def _bucket(self) -> Bucket:
-        """Looked at when it is first asked: of a mistyped folder every answer would be empty."""
+        """Checked at the first question, because every answer about a mistyped folder would be empty."""
         if not self._checked:
             check_store(self._opened)
             self._checked = True

@@ -1,4 +1,4 @@
-"""Asking a service: the one file of the client that touches gRPC. What is asked, and how long, is the contract's."""
+"""Asking a service: the one file of the client that touches gRPC. The contract says what, and with which deadline."""
 
 import ipaddress
 import json
@@ -84,8 +84,8 @@ class GrpcBackend(Backend):
         return self._answer(verb, answer)
 
     def _sent(self, send: grpc.UnaryUnaryMultiCallable, request: bytes, seconds: float | None) -> bytes:
-        """The answer to a request. A call that another thread can cancel costs gRPC a thread more, and twice the time
-        of a small question, so only questions that somebody can cancel are asked so.
+        """The answer to a request. gRPC needs another thread for a call that can be cancelled, which doubles the time
+        of a small question. Therefore only questions that somebody can cancel are sent in this way.
         """
         answer: bytes
         if QUESTION.get() is None:
@@ -130,7 +130,7 @@ def _readable(address: str) -> Iterator[None]:
 def _check_token(token: str | None) -> None:
     """It travels in a header."""
     if token and not (token.isascii() and token.isprintable()):
-        message = "the token holds a character that no token has, as the end of the line that it was read from"
+        message = "the token contains a character that cannot be sent in a header, such as a line break"
         raise refused(message, "token", None, "printable ASCII characters")
 
 
@@ -141,7 +141,7 @@ def _channel(address: str, token: str | None, tls: bool | None, how: Connection)
 
 
 def is_encrypted(address: str, token: str | None, tls: bool | None, how: Connection) -> bool:
-    """Whether to use TLS: where it is asked for, or root certificates are given.
+    """Whether to use TLS: yes if `tls` says so, or if root certificates are given.
 
     Errors: Denied for a token that would travel in the clear to another machine, BadRequest for certificates without
     TLS.
@@ -156,14 +156,14 @@ def is_encrypted(address: str, token: str | None, tls: bool | None, how: Connect
             reason="UNAUTHENTICATED",
             field="tls",
             value="None",
-            allowed="True, or False where the network itself is trusted",
+            allowed="True, or False if the network itself is trusted",
             next_step="pass tls=True for a service behind TLS, or tls=False to send the token in the clear",
         )
     return encrypted
 
 
 def options(address: str, how: Connection) -> list[tuple[str, int | str]]:
-    """What gRPC is told of a channel."""
+    """The options of a gRPC channel."""
     reconnect = int(1000 * how.timeout.reconnect_seconds)
     return [
         # A proxy that the environment names is never for this machine itself.
@@ -179,8 +179,8 @@ def options(address: str, how: Connection) -> list[tuple[str, int | str]]:
 
 
 def _retried(retries: Retries) -> list[dict[str, Any]]:
-    """Of verbs that are repeatable; of all others their caller decides. gRPC retries by itself, and a stream only until
-    its first message.
+    """The retry policy of the verbs that are repeatable; the callers of all others decide for themselves. gRPC retries
+    by itself, and a stream only until its first message.
     """
     if retries.attempts == 1:
         return []
@@ -243,5 +243,5 @@ def _next_step(said: str, address: str) -> str:
         if pattern.search(said):
             return step
     if getproxies() and not _is_loopback(address):
-        return "check the address; a proxy of the environment is in between: no_proxy names hosts that it is not for"
+        return "check the address; the environment names a proxy: add the host to no_proxy if it needs none"
     return ""

@@ -8,7 +8,7 @@ BAR_CHARACTERS = 24
 
 
 class Bar:
-    """One line that redraws itself; silent where the stream is no terminal."""
+    """One line that redraws itself; silent if the stream is no terminal."""
 
     def __init__(
         self, stream: TextIO, title: str, *, enabled: bool = True, clock: Callable[[], float] = time.monotonic

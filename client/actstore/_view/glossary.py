@@ -48,7 +48,7 @@ ATTENTION: Mapping[str, str] = {
     "entropy": "mean over queries of the entropy of their attention, nats",
     "distance": "mean over queries of the weighted distance to their keys, tokens",
     "previous_token": "share of the head's attention on the token before the query",
-    "first_token": "share on the first token, which is BOS where the text has one",
+    "first_token": "share on the first token, which is BOS if the text has one",
     "current_token": "share on the query itself",
     "duplicate_token": "share on earlier occurrences of the query's own token",
     "induction": "share on the tokens after earlier occurrences of the query's own token",

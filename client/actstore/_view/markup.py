@@ -14,7 +14,7 @@ _ABOVE, _BELOW, _STRONG = "230,159,0", "86,180,233", 0.5
 def grid(
     columns: Sequence[str], rows: Iterable[Mapping[str, object]], definitions: Mapping[str, str] | None = None
 ) -> str:
-    """`definitions` say what a column's numbers are: its cells' titles."""
+    """A table in HTML. `definitions` says what a column's numbers are; a browser shows it over the column's cells."""
     titles = {name: _title(f"{name}: {says}") for name, says in (definitions or {}).items()}
     head = "".join(f"<th{titles.get(name, '')}>{escape(name)}</th>" for name in columns)
     body = "".join(
@@ -82,7 +82,7 @@ def note(text: str) -> str:
 
 
 def tokens(texts: Sequence[str], activations: Sequence[float], positions: Sequence[int], scale: float) -> str:
-    """One span a token, its background as strong as its activation over `scale`; the numbers are its title."""
+    """One span for each token, its background as strong as activation / `scale`, with the numbers as its title."""
     spans = [
         _token(text, activation, position, scale)
         for text, activation, position in zip(texts, activations, positions, strict=True)

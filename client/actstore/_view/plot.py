@@ -34,7 +34,7 @@ def pyplot() -> Any:
 
 
 def axes(ax: "Axes | None", width: float = 7, height: float = 4.5) -> "Axes":
-    """`ax`; where it is None, the axes of a new figure of `width` by `height` inches."""
+    """`ax`; if it is None, the axes of a new figure of `width` by `height` inches."""
     if ax is not None:
         return ax
     made: Axes = pyplot().subplots(figsize=(width, height), layout="constrained")[1]
@@ -49,7 +49,7 @@ def titled(ax: "Axes", what: str, warnings: Iterable[str] = ()) -> "Axes":
 
 
 def log_ticks(ax: "Axes", *, integers: bool) -> None:
-    """Set readable ticks on a log y axis, and where `integers` whole numbers alone on the x axis."""
+    """Set readable ticks on a log y axis, and with `integers` only whole numbers on the x axis."""
     from matplotlib.ticker import LogFormatter, MaxNLocator, NullLocator, ScalarFormatter
 
     if integers:

@@ -29,7 +29,7 @@ def number(value: object) -> str:
 
 
 def source(row: Mapping[str, Any]) -> str:
-    """Where an example's document comes from: a file and a row of it, or what a column said; empty where not known."""
+    """Where an example's document comes from: a file and a row of it, or the value of a column; empty if not known."""
     text = one_line(row.get("source") or "")
     if len(text) > SOURCE_CHARACTERS:
         text = f"{text[: SOURCE_CHARACTERS - 1]}…"

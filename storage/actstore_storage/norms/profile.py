@@ -158,7 +158,7 @@ def _by_token(snapshot: Snapshot, question: ProfileQuestion) -> pa.Table:
         raise BadRequest(
             f"no committed shard of run {run} holds these sequences: {held}"
             if sequences
-            else f"run {run} has {total} sequences, and none of these",
+            else f"run {run} has only {total} sequences, so none of these exist",
             field="sequences",
             value=_span(question.sequences),
             allowed=f"committed sequences among 0 to {total - 1}",

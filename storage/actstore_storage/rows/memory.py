@@ -125,7 +125,7 @@ def _row_starts(data: memoryview, rows: int, row_bytes: int, *, verify: bool) ->
         at = page.end
     found = np.concatenate(starts)
     if len(found) != rows:
-        raise ValueError(f"{len(found)} rows, but the footer says {rows}")
+        raise ValueError(f"the pages have {len(found)} rows, but the footer says {rows}")
     return found
 
 

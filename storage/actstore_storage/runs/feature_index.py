@@ -70,7 +70,7 @@ class FeatureIndex:
         if sparse.row[0] < 0 or sparse.row[-1] >= rows or (np.diff(sparse.row) < 0).any():
             raise ValueError(f"rows of nonzero features must ascend, from 0 to {rows - 1}")
         if sparse.feature.min() < 0 or sparse.feature.max() >= self.d_sae:
-            raise ValueError(f"features are 0 to {self.d_sae - 1}")
+            raise ValueError(f"features must be 0 to {self.d_sae - 1}")
 
 
 @dataclass(frozen=True)

@@ -157,7 +157,7 @@ def test_features_by_token_and_by_text(service: Service, store: Path) -> None:
     assert [row["feature"] for row in found["rows"]] == [FIRING]
     refused = actstore(*of_text, "--maximum", "1", "-", address=service.address)
     assert refused.returncode == 1
-    assert "not searched by maximum" in refused.stderr
+    assert "cannot be searched by maximum" in refused.stderr
 
 
 def test_check_sae(service: Service) -> None:

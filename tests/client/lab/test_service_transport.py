@@ -253,7 +253,7 @@ def test_a_lab_that_is_closed(lab: actstore.Lab) -> None:
 
 @pytest.mark.parametrize("token", ["hidden\n", "hid\tden", "hïdden"])
 def test_a_token_that_no_header_can_hold(token: str) -> None:
-    with pytest.raises(BadRequest, match="the token holds a character") as caught:
+    with pytest.raises(BadRequest, match="the token contains a character") as caught:
         actstore.connect("127.0.0.1:1", token=token)
     assert "dden" not in repr(caught.value)
 

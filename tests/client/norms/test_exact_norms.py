@@ -212,4 +212,4 @@ def test_the_command_asks_for_it(folder: Path, capsys: pytest.CaptureFixture[str
     assert '"rank_error": 0.0' in shown
     assert f"{RANK_ERROR:.3g}" in shown.partition("{")[0]
     assert main(["norms", "run", "run", "--exact", "--address", str(folder)]) == 1
-    assert "growth is of means, which are exact" in capsys.readouterr().err
+    assert "growth is fitted to means, which are always exact" in capsys.readouterr().err

@@ -234,7 +234,7 @@ def test_the_command_draws_and_refuses(folder: Path, tmp_path: Path, capsys: pyt
     assert drawn.read_bytes().startswith(b"\x89PNG")
     capsys.readouterr()
     assert main(["norms", "planted", "--by", "token", *place]) == 1
-    assert "norms by token are of some sequences of one run" in capsys.readouterr().err
+    assert "norms by token need one run and --sequences" in capsys.readouterr().err
     for more in (["planted", "--by", "token"], ["planted"]):
         assert main(["norms", "planted", *more, "--sequences", "0:2", *place]) == 1
         refused = capsys.readouterr().err

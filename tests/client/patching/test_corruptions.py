@@ -151,7 +151,7 @@ def test_what_is_no_sweep_and_no_comparison_is_refused() -> None:
 
 def test_tokens_of_other_corruptions_are_refused() -> None:
     sweeps = {"pointer": planted({"0": 0.9}), "another": planted({"0": 0.9})}
-    with pytest.raises(BadRequest, match="other corruptions"):
+    with pytest.raises(BadRequest, match="different corruptions"):
         compare_corruptions(sweeps, token_comparison=compared(0.2))
 
 

@@ -182,9 +182,9 @@ def test_spans_arrive_as_text_and_as_tokens(remote: Lab, workers: StandInWorkers
 @pytest.mark.parametrize(
     ("how", "field", "message"),
     [
-        ({"spans": ["Mary"]}, "spans", "spans has, by name"),
-        ({"spans": {"who": 3}}, "spans", "a part of the clean prompt and one of the corrupt prompt"),
-        ({"spans": {"who": ("Mary", 3)}}, "spans", "is a range or a slice"),
+        ({"spans": ["Mary"]}, "spans", "spans must be a dict from names"),
+        ({"spans": {"who": 3}}, "spans", "a part of the clean prompt and a part of the corrupt prompt"),
+        ({"spans": {"who": ("Mary", 3)}}, "spans", "must be a range or a slice"),
         ({"spans": {"who": ("Mary", slice(3, None))}}, "spans", "has no end"),
         ({"spans": {"": "Mary"}}, "spans", "spans is empty"),
         ({"source": "median"}, "source", "median"),

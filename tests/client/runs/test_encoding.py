@@ -92,7 +92,7 @@ def test_train_and_encode_from_a_shell(tmp_path: Path, workers: StandInWorkers) 
 
 def test_training_needs_a_store_and_its_libraries(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("ACTSTORE_STORE", raising=False)
-    with pytest.raises(BadRequest, match="which store"):
+    with pytest.raises(BadRequest, match="no store is named"):
         _training.train_sae(["planted", SITE, "--width", "16"])
     with pytest.raises(MissingLibrary, match="sae_lens"):
         _training.check_installed(lambda name: None if name == "sae_lens" else name)

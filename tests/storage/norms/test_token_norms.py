@@ -209,7 +209,7 @@ def test_refuses(case: str, snapshot: Snapshot) -> None:
     [
         ("no sequences", "norms by token need a range of sequences", "a range of sequences, such as range(4)"),
         ("sequences of another group", "norms by position are always over all sequences", "none, or by='token'"),
-        ("past the end", "run run has 20 sequences, and none of these", "committed sequences among 0 to 19"),
+        ("past the end", "run run has only 20 sequences, so none of these exist", "committed sequences among 0 to 19"),
     ],
 )
 def test_what_is_refused_says_what_to_ask_instead(case: str, words: str, allowed: str, snapshot: Snapshot) -> None:

@@ -91,7 +91,7 @@ def _sizes(config: Mapping[str, Any], is_transcoder: bool, name: str) -> tuple[i
         d_in, d_sae = int(config["d_in"]), int(config["d_sae"])
         d_out = int(config["d_out"]) if is_transcoder else d_in
         if min(d_in, d_sae, d_out) < 1:
-            raise ValueError("sizes must be at least 1")
+            raise ValueError("a size is below 1")
     except (ValueError, KeyError, TypeError) as error:
         raise unsupported(name, "cfg.json", None, f"its sizes must be at least 1: {error!r}", "d_in, d_sae") from error
     return d_in, d_sae, d_out
