@@ -132,8 +132,9 @@ class Attention(Answer):
 
 @dataclass(frozen=True, repr=False)
 class InductionScores(Answer):
-    """Which heads do induction on random tokens that come twice: one row for each head, with layer, head and its
-    scores.
+    """Which heads do induction on random tokens that come twice.
+
+    It has one row for each head, with layer, head and its scores.
 
     A score is the mean weight of the second occurrence's queries: on the token after the first occurrence (induction),
     on the first occurrence (duplicate_token), or on the token before the query (previous_token).

@@ -27,8 +27,9 @@ SHOWN_TOP = 10
 
 @dataclass(frozen=True, repr=False)
 class SteeredText(Answer):
-    """A text that a model wrote while it was steered, and the one that it wrote by itself: one row for each generated
-    token.
+    """A text that a model wrote while it was steered, and the one that it wrote by itself.
+
+    It has one row for each generated token.
 
     Columns are generated (steered, unsteered: which model wrote it), position, token, text, its natural log-probability
     under each model (steered, unsteered), and kl (nats, of the steered prediction from the unsteered one).

@@ -102,8 +102,9 @@ class PatchingCalls:
         answers: Answers,
         **options: Unpack[PatchOptions],
     ) -> SweepEstimate:
-        """What `patch` with the same arguments would take. Runs no cell, and raises the errors that `patch` would
-        raise.
+        """What `patch` with the same arguments would take.
+
+        It runs no cell, and raises the errors that `patch` would raise.
 
         Args:
             model: A model's name.

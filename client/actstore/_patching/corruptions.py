@@ -30,8 +30,9 @@ Effects = dict[tuple[Any, ...], float]
 
 @dataclass(frozen=True, repr=False)
 class CorruptionComparison(Answer):
-    """How the effects of components differ between corruptions: one row for each direction and cell, the widest spread
-    first.
+    """How the effects of components differ between corruptions.
+
+    It has one row for each direction and cell, the widest spread first.
 
     There is a column for each corruption, with its effect: the mean over pairs of the normalized logit difference, 0 at
     the base run and 1 at the source run. least, greatest and spread = greatest - least are over the corruptions.
