@@ -101,7 +101,7 @@ def read_token_texts(bucket: Bucket, key: str, tokenizer_sha256: str) -> TokenTe
     """Reads texts from the bucket. Errors: KeyError if they do not exist; CorruptObject."""
     data = bucket.get(key)
     try:
-        table = pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
+        table = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True).read()
         columns = table.to_pydict()
         parts = {token: part for token, part in enumerate(columns.get("bytes", ())) if part is not None}
         texts = TokenTexts(tuple(columns["text"]), parts)

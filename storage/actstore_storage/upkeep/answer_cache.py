@@ -38,7 +38,7 @@ def read_kept(bucket: Bucket, sha256: str) -> KeptAnswer | None:
         data = _whole(bucket, item)
         if data is None:
             return None
-        tables[name] = pq.read_table(pa.BufferReader(data))
+        tables[name] = pq.ParquetFile(pa.BufferReader(data)).read()
     return KeptAnswer(manifest["record"], tables)
 
 
