@@ -1,6 +1,7 @@
 """The lab: lists of what is there, and all of its questions."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from types import TracebackType
 from typing import Self, Unpack
 
@@ -21,7 +22,7 @@ from actstore._transport.base import Backend
 from actstore._where import NamedRun, StoredText, run_name, stored_text
 from actstore_api.records.capture import CaptureEstimate, EstimateCapture, EstimateCaptureAnswer, Positions
 from actstore_api.records.model import GetWeightNorms
-from actstore_api.records.terms import Dtype
+from actstore_api.records.terms import Dtype, ModelReference
 
 
 class Lab(Listings, ModelCalls, PatchingCalls):
@@ -251,9 +252,8 @@ class Lab(Listings, ModelCalls, PatchingCalls):
         wanted = _checks.names(revisions, "revisions")
         places = steps_of(steps)
         check_revisions(wanted, places)
-        asked = [
-            specification(model, dataset, revision=one, run=run_of_revision(run, one), **options) for one in wanted
-        ]
+        alike = specification(model, dataset, **options)
+        asked = [replace(alike, run=run_of_revision(run, one), model=ModelReference(model, one)) for one in wanted]
         captures = [start_capture(self._backend, one) for one in asked]
         return Captures(captures, places, self._backend)
 

@@ -48,6 +48,22 @@ class SaeOfRun:
         return {**self.live(), "text": prompt, "prepend_bos": self.prepend_bos if isinstance(prompt, str) else None}
 
 
+class OfSae:
+    """What is asked of an SAE of a run: it says which."""
+
+    _source: SaeOfRun
+
+    @property
+    def run(self) -> str:
+        """Name of the run."""
+        return self._source.run
+
+    @property
+    def sae(self) -> str:
+        """Name of the SAE."""
+        return self._source.sae
+
+
 def window_of(tokens_before: int, tokens_after: int) -> dict[str, Any]:
     """Makes the fields of a question for examples that say how much of the text is shown."""
     return {

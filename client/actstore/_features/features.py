@@ -10,7 +10,7 @@ import pyarrow as pa
 from actstore import _checks
 from actstore._checks import Text
 from actstore._errors import SaeWarning, refused
-from actstore._features.asking import SaeOfRun, ask_examples, ask_lens, feature_table, window_of
+from actstore._features.asking import OfSae, SaeOfRun, ask_examples, ask_lens, feature_table, window_of
 from actstore._features.by_text import fires_on, with_lift
 from actstore._features.feature import Feature
 from actstore._features.live import EncodedText, LogitLens, SaeCheck
@@ -43,7 +43,7 @@ Bound = Sequence[float | None] | None
 
 
 @dataclass(frozen=True)
-class SaeFeatures:
+class SaeFeatures(OfSae):
     """All features of an SAE over a run: to search, to compare, to find by text, token or direction, and to check.
 
     `features[12]` is one of them, iterating yields each, `12 in features` tells whether there is one, and `len` is
@@ -52,16 +52,6 @@ class SaeFeatures:
 
     _source: SaeOfRun
     _backend: Backend = field(repr=False)
-
-    @property
-    def run(self) -> str:
-        """Name of the run."""
-        return self._source.run
-
-    @property
-    def sae(self) -> str:
-        """Name of the SAE."""
-        return self._source.sae
 
     def __len__(self) -> int:
         return self._source.d_sae

@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 from actstore import _checks
 from actstore._checks import Text
 from actstore._errors import refused
-from actstore._features.asking import SaeOfRun, ask_examples, ask_lens, feature_table, window_of
+from actstore._features.asking import OfSae, SaeOfRun, ask_examples, ask_lens, feature_table, window_of
 from actstore._features.live import DirectionAblation, LogitLens, TextAblation
 from actstore._features.stored import Examples, FeatureRows, FeatureStatistics, FeatureTable, TokenR2
 from actstore._transport.base import Backend
@@ -40,22 +40,12 @@ ExampleSpread = Literal["range", "rank", "activating", "positions"]
 
 
 @dataclass(frozen=True)
-class FeatureQuestions:
+class FeatureQuestions(OfSae):
     """The questions that can be asked of the feature `index` of an SAE of a run."""
 
     _source: SaeOfRun
     index: int
     _backend: Backend = field(repr=False)
-
-    @property
-    def run(self) -> str:
-        """Name of the run."""
-        return self._source.run
-
-    @property
-    def sae(self) -> str:
-        """Name of the SAE."""
-        return self._source.sae
 
     def top(
         self,

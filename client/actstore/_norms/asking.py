@@ -112,7 +112,8 @@ def steps_of(values: Iterable[float] | None) -> tuple[float, ...]:
     """Checks places in training. None: the numbers at the ends of the revisions' names."""
     if not isinstance(values, Iterable | None):
         raise refused(f"steps must be a list of numbers, not {values!r}", "steps", repr(values), f"steps=[{values!r}]")
-    return _checks.some(tuple(_checks.number(step, "steps") for step in values or ()), values, "steps")
+    found = tuple(_checks.number(step, "steps") for step in (() if values is None else values))
+    return _checks.some(found, values, "steps")
 
 
 def _quantiles(quantiles: Any) -> tuple[float, ...]:

@@ -1,6 +1,6 @@
 """The request for a capture, checked as far as the client can."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, TypedDict, Unpack, get_args, get_type_hints
 
@@ -36,6 +36,17 @@ class Dataset(DatasetOptions):
     """
 
     row_filters: Iterable[tuple[str, Comparison, object]] = ()
+
+    def __post_init__(self) -> None:
+        # Several captures may read the same dataset, and an iterator would be empty for the second one.
+        object.__setattr__(self, "row_filters", _without_iterators(self.row_filters))
+
+
+def _without_iterators(values: Any) -> Any:
+    """The same, with tuples in place of iterators and lists, at any depth."""
+    if not isinstance(values, Iterator | list | tuple):
+        return values
+    return tuple(map(_without_iterators, values))
 
 
 @dataclass(frozen=True)

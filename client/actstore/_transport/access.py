@@ -52,7 +52,9 @@ class Timeout:
     def __post_init__(self) -> None:
         for name in ("connect_seconds", "reconnect_seconds", "answer_seconds"):
             seconds = getattr(self, name)
-            if seconds is not None and not _checks.number(seconds, name, least=0.0):
+            if name == "answer_seconds" and seconds is None:
+                continue
+            if not _checks.number(seconds, name, least=0.0):
                 raise refused(f"{name} is 0", name, repr(seconds), "more than 0")
 
 

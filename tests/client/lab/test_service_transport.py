@@ -217,6 +217,8 @@ def test_a_caller_chooses_how_long_an_answer_may_take(lab: actstore.Lab, moody: 
         (lambda: actstore.Retries(backoff_multiplier=0), "backoff_multiplier"),
         (lambda: actstore.Timeout(answer_seconds=0), "answer_seconds"),
         (lambda: actstore.Timeout(connect_seconds=float("inf")), "connect_seconds"),
+        (lambda: actstore.Timeout(connect_seconds=None), "connect_seconds"),
+        (lambda: actstore.Timeout(reconnect_seconds=None), "reconnect_seconds"),
         (lambda: actstore.S3Access("host", "key", "secret", secure="no"), "secure"),  # type: ignore[arg-type]
         (lambda: actstore.connect("lab:1", timeout=3), "timeout"),  # type: ignore[arg-type]
         (lambda: actstore.connect("lab:1", retries=3), "retries"),  # type: ignore[arg-type]

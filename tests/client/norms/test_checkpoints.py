@@ -291,6 +291,26 @@ def test_one_request_captures_all_revisions(remote: Lab, workers: StandInWorkers
     assert [news.state for news in unnamed.progress()][-1] == "complete"
 
 
+def test_each_revision_is_asked_for_alike_whatever_kind_of_collection_is_given(
+    remote: Lab, workers: StandInWorkers
+) -> None:
+    """An iterator is empty the second time, and a filter that is lost would let rows in."""
+    pages = actstore.Dataset("text", row_filters=iter([("lang", "in", iter(["en", "de"]))]))
+    for _ in range(2):
+        remote.capture_revisions(
+            "planted-model", iter(["a1", "a2"]), dataset=pages, dense_sites=iter(["resid_post.0"]), saes=iter(["sae"]),
+            norm_sites=iter(["mlp_out"]), steps=np.array([1.0, 2.0]),
+        )  # fmt: skip
+    asked = [request.specification for request in workers.requests]
+    assert [sent.model.revision for sent in asked] == ["a1", "a2", "a1", "a2"]
+    (filtered,) = asked[0].dataset.row_filters
+    assert (filtered.column, filtered.comparison, len(filtered.values)) == ("lang", "in", 2)
+    assert [list(asked[0].dense_sites), list(asked[0].saes), list(asked[0].norm_sites)] == [
+        ["resid_post.0"], ["sae"], ["mlp_out"],
+    ]  # fmt: skip
+    assert all(replace(sent, model=asked[0].model) == asked[0] for sent in asked)
+
+
 def test_a_capture_that_ends_badly_is_told_after_the_others(remote: Lab, workers: StandInWorkers) -> None:
     captures = actstore.Captures([remote.attach("cancelled"), remote.attach("planted")], (), remote._backend)
     with pytest.raises(Cancelled):
