@@ -44,7 +44,8 @@ def connect(
             ACTSTORE_S3_REGION and ACTSTORE_S3_SECURE.
         tls: True encrypts the connection to a service. False sends everything in the clear, the token too. None:
             encrypted if `root_certificates` are given; else in the clear, which is refused for a token and another
-            machine. The environment's ACTSTORE_TLS (1 or 0) takes the place of None.
+            machine. The environment's ACTSTORE_TLS (1 or 0) takes the place of None, except for a stack of this folder,
+            which has no TLS.
         root_certificates: Certificates of the authorities that are trusted, in PEM: a file, or its bytes. None: the
             file that ACTSTORE_ROOT_CERTIFICATES names, or else the authorities that gRPC knows.
         timeout: Time limits.
@@ -59,8 +60,13 @@ def connect(
         Denied: A token that would be sent in the clear.
         Unavailable: No address is given, and no stack is found.
     """
-    if address is None:
-        address, token = _found(token)
+    environment: Mapping[str, str] = os.environ
+    if address is None and not environment.get("ACTSTORE_ADDRESS"):
+        # What the environment says of the lab's service does not hold for a stack here, which has no TLS.
+        environment = {}
+        address, token = _stack_here(token)
+    elif address is None:
+        address = environment["ACTSTORE_ADDRESS"]
     elif not isinstance(address, str):
         address = str(Path(address).expanduser().absolute())
     elif address.startswith("~"):
@@ -69,14 +75,15 @@ def connect(
         return _opened(address, s3)
     from actstore._transport.service import GrpcBackend
 
+    named = None if tls is False else environment.get("ACTSTORE_ROOT_CERTIFICATES")
     how = Connection(
         timeout=_checked_value(timeout, Timeout, "timeout"),
         retries=_checked_value(retries, Retries, "retries"),
         max_message_bytes=_checks.count(max_message_bytes, "max_message_bytes", maximum=MAXIMUM_MESSAGE_BYTES),
-        root_certificates=_certificates(root_certificates or os.environ.get("ACTSTORE_ROOT_CERTIFICATES")),
+        root_certificates=_certificates(root_certificates or named),
     )
-    encrypted = _switched("ACTSTORE_TLS") if tls is None else _checks.switch(tls, "tls")
-    return Lab(GrpcBackend(_checked(address), token or os.environ.get("ACTSTORE_TOKEN"), encrypted, how))
+    encrypted = _switched("ACTSTORE_TLS", environment) if tls is None else _checks.switch(tls, "tls")
+    return Lab(GrpcBackend(_checked(address), token or environment.get("ACTSTORE_TOKEN"), encrypted, how))
 
 
 def _checked_value(value: Value, kind: type[Value], field: str) -> Value:
@@ -101,9 +108,9 @@ def _certificates(given: str | os.PathLike[str] | bytes | None) -> bytes | None:
     return found
 
 
-def _switched(variable: str) -> bool | None:
+def _switched(variable: str, environment: Mapping[str, str]) -> bool | None:
     """Whether a variable of the environment is 1 (True) or 0 (False); None if it is not set."""
-    value = os.environ.get(variable) or None
+    value = environment.get(variable) or None
     if value not in (None, "0", "1"):
         raise refused(f"{variable} is {value!r}", variable, value, "0 or 1")
     return None if value is None else value == "1"
@@ -119,9 +126,8 @@ def _opened(address: str, s3: S3Access | None) -> Lab:
         return Lab(BucketBackend(address, s3))
 
 
-def _found(token: str | None) -> tuple[str, str | None]:
-    if address := os.environ.get("ACTSTORE_ADDRESS"):
-        return address, token
+def _stack_here(token: str | None) -> tuple[str, str | None]:
+    """The address and the token of the stack that runs in this folder or one above. Errors: Unavailable."""
     folder = stack_folder()
     with suppress(FileNotFoundError):
         if folder is not None:
@@ -156,7 +162,7 @@ def _s3_access(environment: Mapping[str, str]) -> S3Access:
     if missing:
         message = f"an s3:// address needs s3=S3Access(...), or {', '.join(missing)} in the environment"
         raise refused(message, "s3", "None", "S3Access(endpoint, access_key, secret_key)", "STORE_CREDENTIALS")
-    secure = _switched("ACTSTORE_S3_SECURE")
+    secure = _switched("ACTSTORE_S3_SECURE", environment)
     return S3Access(
         **{name: environment[variable] for name, variable in names.items()},
         region=environment.get("ACTSTORE_S3_REGION") or "us-east-1",

@@ -105,6 +105,19 @@ def test_the_stack_of_this_folder_or_one_above(tmp_path: Path, monkeypatch: pyte
         assert lab._backend._metadata == (("authorization", "Bearer secret"),)
 
 
+def test_what_the_environment_says_of_the_labs_service_does_not_hold_for_a_stack_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".actstore").mkdir()
+    (tmp_path / ".actstore" / "stack.json").write_text(json.dumps({"address": "127.0.0.1:9", "token": "secret"}))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ACTSTORE_TLS", "1")
+    monkeypatch.setenv("ACTSTORE_ROOT_CERTIFICATES", "/nowhere.pem")
+    monkeypatch.setenv("ACTSTORE_TOKEN", "of the lab")
+    monkeypatch.setattr("grpc.secure_channel", None)
+    assert actstore.connect()._backend._metadata == (("authorization", "Bearer secret"),)
+
+
 @pytest.mark.parametrize("text", ["", '{"address": "127.0.0.1:9", "tok', "[]", '{"address": "127.0.0.1:9"}', "\xff"])
 def test_a_stack_file_that_is_not_whole(text: str, tmp_path: Path) -> None:
     (tmp_path / ".actstore").mkdir()

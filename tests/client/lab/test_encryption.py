@@ -99,6 +99,8 @@ def test_the_environment_names_the_authority(
     monkeypatch.setenv("ACTSTORE_ROOT_CERTIFICATES", str(tmp_path / "authority.pem"))
     with actstore.connect(address, token="hidden") as lab:
         assert len(lab.runs()) == 0
+    with pytest.raises(Unavailable), actstore.connect(address, token="hidden", tls=False) as lab:  # an argument counts
+        lab.runs()
     monkeypatch.setenv("ACTSTORE_TLS", "yes")
     with pytest.raises(BadRequest, match="ACTSTORE_TLS is 'yes'"):
         actstore.connect(address)
