@@ -1,6 +1,7 @@
 """Layers as callers list them, and as the contract has them, from the first to before an end."""
 
 from collections.abc import Iterable
+from itertools import pairwise
 
 from actstore import _checks
 from actstore._errors import refused
@@ -15,13 +16,16 @@ def layer_range(layers: Iterable[int] | None) -> Range | None:
     listed = sorted(set(_checks.some_numbers(layers, "layers")))
     if not listed:
         return None
-    found = Range(listed[0], listed[-1] + 1)
-    gaps = sorted(set(layers_of(found)) - set(listed))
-    if gaps:
-        missing, shown = (", ".join(map(str, each)) for each in (gaps, listed))
-        allowed = f"consecutive layers, as range({found.first}, {found.end})"
+    first, end = listed[0], listed[-1] + 1
+    if gaps := [_between(low, high) for low, high in pairwise(listed) if high > low + 1]:
+        missing, shown = ", ".join(gaps), ", ".join(map(str, listed))
+        allowed = f"consecutive layers, as range({first}, {end})"
         raise refused(f"layers {shown} leave out {missing} in between", "layers", shown, allowed)
-    return found
+    return Range(first, end)
+
+
+def _between(low: int, high: int) -> str:
+    return str(low + 1) if high == low + 2 else f"{low + 1} to {high - 1}"
 
 
 def layers_of(layers: Range) -> tuple[int, ...]:

@@ -194,6 +194,10 @@ REFUSALS = {
     "a gap": (
         lambda lab: lab.run("at-100").fit_growth(layers=(2, 0)), "ARGUMENT_INVALID", "layers", "leave out 1 in between",
     ),
+    "a gap that no memory holds": (
+        lambda lab: lab.run("at-100").fit_growth(layers=(0, 2, 2**32 - 1)),
+        "ARGUMENT_INVALID", "layers", "leave out 1, 3 to 4294967294 in between",
+    ),
     "out of range": (
         lambda lab: lab.run("at-100").fit_growth(layers=range(10)),
         "LAYER_OUT_OF_RANGE", "layers", "has no norms of resid_post.9",
