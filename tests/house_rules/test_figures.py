@@ -76,6 +76,12 @@ def test_the_longest_file_is_found(tmp_path: Path) -> None:
     assert (found.value, found.details) == (FILE_LINES + 1, (f"b.py: {FILE_LINES + 1}",))
 
 
+def test_docstrings_are_no_lines_of_a_file_and_all_else_is(tmp_path: Path) -> None:
+    code = '"""The module."""\nclass A:\n    """Two\n    lines."""\n    text = """not\n    said"""\n'
+    _write(tmp_path, {"a.py": code + 'def f():\n    """One."""\n    # why\n    return 1\n'})
+    assert longest_file(tmp_path, [Path("a.py")]).value == 7
+
+
 def test_seconds_are_those_that_were_written_down(tmp_path: Path) -> None:
     assert seconds("test", 540, tmp_path).value is None
     (tmp_path / "test.json").write_text(json.dumps({"seconds": 541, "processors": 2, "commit": "abc"}))
