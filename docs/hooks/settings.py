@@ -47,13 +47,14 @@ _TEXTS = {
         "bool",
         "none",
         "Whether the client encrypts its connection to a service (1) or not (0), if `connect` gets no `tls`. "
-        "Without either, a token is sent to this machine only.",
+        "Without either, a token is sent to this machine only. It does not count for a stack that runs here: that has "
+        "no TLS.",
     ),
     "ACTSTORE_ROOT_CERTIFICATES": (
         "str",
         "those of gRPC",
         "File with the root certificates, in PEM form, with which the client verifies a service over TLS. For a lab "
-        "with a certificate authority of its own.",
+        "with a certificate authority of its own. It does not count for a stack that runs here.",
     ),
 }
 _HEAD = """# Settings
