@@ -12,10 +12,11 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Mapping
 
 from actstore_service.server import Service
-from actstore_service.settings import Settings
+from actstore_service.settings import Limits, Settings
 from actstore_storage.bucket import Bucket
 from actstore_storage.bucket.access import S3Access
 from actstore_storage.bucket.opening import open_bucket
@@ -25,6 +26,9 @@ from actstore_storage.runs.opening import list_runs
 # From glibc's malloc.h. Rows are sent in messages of megabytes, for which malloc would map new memory each time: a
 # third of a stream's time was spent on the kernel's clearing of pages. With these options memory is reused.
 _MALLOC = {"M_TRIM_THRESHOLD": (-1, 256 * 2**20), "M_MMAP_THRESHOLD": (-3, 32 * 2**20)}
+
+# How soon a second signal, or the end, is noticed.
+SIGNAL_SECONDS = 0.1
 
 
 def main() -> int:
@@ -41,8 +45,22 @@ def main() -> int:
     ready = {"ready": "service", "address": service.address, "metrics": service.metrics_address}
     print(json.dumps(ready), flush=True)
     signal.sigwait(endings)
-    service.stop()
+    _end(service, endings)
     return 0
+
+
+def _end(service: Service, endings: set[signal.Signals]) -> None:
+    """Drains and stops; a second signal cuts this short."""
+    ending = threading.Thread(target=_drain_and_stop, args=(service,), daemon=True)
+    ending.start()
+    while ending.is_alive():
+        if signal.sigtimedwait(endings, SIGNAL_SECONDS) is not None:
+            return
+
+
+def _drain_and_stop(service: Service) -> None:
+    service.drain()
+    service.stop()
 
 
 def _keep_freed_pages() -> None:
@@ -67,6 +85,7 @@ def _settings(given: Mapping[str, str]) -> Settings:
         gateway=given.get("ACTSTORE_GATEWAY"),
         gateway_token=given.get("ACTSTORE_GATEWAY_TOKEN"),
         held_row_bytes=_count(given, "ACTSTORE_HELD_ROW_BYTES", Settings.held_row_bytes),
+        limits=Limits(drain_seconds=_count(given, "ACTSTORE_DRAIN_SECONDS", int(Limits.drain_seconds))),
     )
 
 
@@ -113,4 +132,8 @@ def _required(given: Mapping[str, str], variable: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # At once: Python would wait for threads whose work nobody wants any more.
+    os._exit(status)
