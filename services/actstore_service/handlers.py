@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 from google.protobuf.message import Message
 
+from actstore_api.bounds import check_bounds
 from actstore_api.codec import decode, encode, message_of
 from actstore_api.shape import Unreadable
 from actstore_api.v1 import service_pb2
@@ -84,9 +85,12 @@ def forwarded_services() -> frozenset[str]:
 
 def _question(verb: Verb, request: Message) -> Any:
     try:
+        check_bounds(request)
         return decode(verb.question, request)
     except Unreadable as error:
-        raise BadRequest(str(error), field=error.field, value=error.value, allowed=error.allowed) from None
+        raise BadRequest(
+            str(error), reason=error.reason, field=error.field, value=error.value, allowed=error.allowed
+        ) from None
 
 
 def _serialized(message: Message) -> bytes:
