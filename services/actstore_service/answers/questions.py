@@ -4,6 +4,7 @@ from typing import Any
 
 from google.protobuf.message import DecodeError, Message
 
+from actstore_api.bounds import check_bounds
 from actstore_api.codec import decode, message_of
 from actstore_api.shape import Unreadable
 from actstore_api.verbs import Verb
@@ -47,6 +48,9 @@ def _parsed(verb: Verb, message: bytes) -> Message:
 
 def _decoded(verb: Verb, request: Message) -> Any:
     try:
+        check_bounds(request)
         return decode(verb.question, request)
     except Unreadable as error:
-        raise BadRequest(str(error), field=error.field, value=error.value, allowed=error.allowed) from None
+        raise BadRequest(
+            str(error), reason=error.reason, field=error.field, value=error.value, allowed=error.allowed
+        ) from None
