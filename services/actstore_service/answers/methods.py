@@ -3,14 +3,14 @@
 from collections.abc import Mapping
 
 from actstore_api.v1 import service_pb2
-from actstore_api.verbs import VERBS
+from actstore_api.verbs import VERBS, Verb
 from actstore_service.access import Access
 from actstore_service.answers.forwarded import Forwarded
 from actstore_service.answers.questions import Questions
 from actstore_service.answers.standard import Health, Reflection
 from actstore_service.answers.stored import Stored
 from actstore_service.calls.admission import Admission
-from actstore_service.calls.classes import CallClass, class_of
+from actstore_service.calls.classes import class_of
 from actstore_service.calls.opening import Opening
 from actstore_service.calls.outbox import Outbox
 from actstore_service.calls.pipeline import Method
@@ -38,7 +38,8 @@ class Answers:
         watches = {"RunSweep": lambda updates: counted(updates, metrics.sweeps)}
         self._forwarded = Forwarded(gateway, questions, steps, watches)
         self._health = Health(steps, _serving(gateway))
-        self.methods = self._contract() | _standard(self._health, Reflection(steps, SERVICES), settings.open_health)
+        standard = (*self._health.methods(settings.open_health), Reflection(steps, SERVICES).method())
+        self.methods = self._contract() | {method.path: method for method in standard}
 
     async def stop_serving(self) -> None:
         self._health.stop_serving()
@@ -48,18 +49,11 @@ class Answers:
         self._forwarded.close()
 
     def _contract(self) -> dict[str, Method]:
-        return {
-            verb.path: Method(
-                verb.path, class_of(verb), (self._forwarded if verb.forwarded else self._stored).answers(verb)
-            )
-            for verb in VERBS.values()
-        }
+        return {verb.path: self._method(verb) for verb in VERBS.values()}
 
-
-def _standard(health: Health, reflection: Reflection, open_health: bool) -> dict[str, Method]:
-    answers = {path: (answer, open_health) for path, answer in health.answers().items()}
-    answers |= {path: (answer, False) for path, answer in reflection.answers().items()}
-    return {path: Method(path, CallClass.STANDARD, answer, is_open) for path, (answer, is_open) in answers.items()}
+    def _method(self, verb: Verb) -> Method:
+        side = self._forwarded if verb.forwarded else self._stored
+        return Method(verb.path, class_of(verb), side.answers(verb), verb.streams)
 
 
 def _serving(gateway: Gateway) -> Mapping[str, bool]:

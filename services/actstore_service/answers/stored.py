@@ -30,7 +30,7 @@ class Stored:
             CallClass.STREAMS: Threads("streams", limits.stream_threads),
         }
 
-    def answers(self, verb: Verb) -> Callable[[Call], Awaitable[None]]:
+    def answers(self, verb: Verb) -> Callable[[Call], Awaitable[bytes | None]]:
         way = self._stream if verb.streams else self._single
         return lambda call: way(call, verb)
 
@@ -38,12 +38,12 @@ class Stored:
         for threads in self._threads.values():
             threads.close()
 
-    async def _single(self, call: Call, verb: Verb) -> None:
+    async def _single(self, call: Call, verb: Verb) -> bytes:
         kind = class_of(verb)
         async with self._steps.begun(call, kind) as (message, room):
             await room.enter(call.name)
             found = await self._threads[kind].run(call, lambda: self._answered(call, verb, message), room.leave)
-        await self._steps.outbox.send(call, found)
+        return self._steps.outbox.last(found)
 
     async def _stream(self, call: Call, verb: Verb) -> None:
         async with self._steps.begun(call, CallClass.STREAMS) as (message, room):
