@@ -2,6 +2,7 @@
 do.
 """
 
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -37,15 +38,15 @@ class Stored:
         return grpc.unary_unary_rpc_method_handler(self._answered(verb), read, _serialized)
 
     def _answered(self, verb: Verb) -> Callable[[Message, grpc.ServicerContext], Message]:
-        def answered(request: Message, _: grpc.ServicerContext) -> Message:
-            found: Message = encode(answer(self._store, _question(verb, request)))
+        def answered(request: Message, context: grpc.ServicerContext) -> Message:
+            found: Message = encode(answer(_until_left(self._store, context), _question(verb, request)))
             return found
 
         return answered
 
     def _streamed(self, verb: Verb) -> Callable[[Message, grpc.ServicerContext], Iterator[bytes]]:
-        def streamed(request: Message, _: grpc.ServicerContext) -> Iterator[bytes]:
-            provenance, batches = rows(self._store, _question(verb, request))
+        def streamed(request: Message, context: grpc.ServicerContext) -> Iterator[bytes]:
+            provenance, batches = rows(_until_left(self._store, context), _question(verb, request))
             return row_messages(provenance, batches, self._batch_bytes)
 
         return streamed
@@ -81,6 +82,14 @@ def generic_handlers(stored: Stored, forwarded: Forwarded) -> list[grpc.GenericR
 def forwarded_services() -> frozenset[str]:
     """The services that need workers."""
     return frozenset(verb.service for verb in VERBS.values() if verb.forwarded)
+
+
+def _until_left(store: Store, context: grpc.ServicerContext) -> Store:
+    """The store for one call, from which nothing more is read once the call has ended."""
+    stop = threading.Event()
+    if not context.add_callback(stop.set):
+        stop.set()
+    return store.until(stop)
 
 
 def _question(verb: Verb, request: Message) -> Any:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from actstore_storage.bucket.access import S3Access
 from actstore_worker.capture.limits import CoordinatorLimits, MergeLimits
+from actstore_worker.datasets.limits import DatasetLimits
 from actstore_worker.errors import SettingsError
 from actstore_worker.live.passes.limits import LiveLimits
 from actstore_worker.patching.inputs.limits import PatchingLimits
@@ -65,6 +66,7 @@ class WorkerSettings:
     live: LiveLimits = field(default_factory=LiveLimits)
     coordinator: CoordinatorLimits = field(default_factory=CoordinatorLimits)
     merging: MergeLimits = field(default_factory=MergeLimits)
+    datasets: DatasetLimits = field(default_factory=DatasetLimits)
     ray: RayLimits = field(default_factory=RayLimits)
 
     def __post_init__(self) -> None:
