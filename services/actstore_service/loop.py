@@ -16,7 +16,6 @@ Found = TypeVar("Found")
 @cache
 def the_loop() -> asyncio.AbstractEventLoop:
     """Runs from the first call until the process ends."""
-    import uvloop
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, name="event-loop", daemon=True).start()
     return loop
