@@ -15,7 +15,7 @@ from google.rpc import code_pb2, status_pb2
 from actstore_service.access import Access
 from actstore_service.calls.call import REQUEST_ID, Call, call_of
 from actstore_service.calls.classes import CallClass
-from actstore_service.calls.failures import StatusGiven, ended_by_caller, refuse
+from actstore_service.calls.failures import StatusGiven, abort, ended_by_caller, refusal
 from actstore_service.metrics import UNKNOWN_METHOD, Metrics
 
 
@@ -62,9 +62,11 @@ class Pipeline(grpc.GenericRpcHandler):
                 ended_by_caller(call)
                 raise
             except Exception as error:  # noqa: BLE001  each one is told to the caller
-                await refuse(call, error, self._retry_seconds)
+                status = refusal(call, error, self._retry_seconds)
             finally:
                 call.over.set()
+        # Counted before it is sent: a client that does not read keeps its call open.
+        return await abort(call, status)
 
     async def _answer(self, call: Call, method: Method) -> bytes | None:
         """A caller is known by the headers and its certificate alone: a stranger's message is never read."""
