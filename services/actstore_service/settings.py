@@ -33,7 +33,7 @@ class Limits:
     waiting_calls: int = 128
     """Calls of one class that wait for a thread, for the catalog and for questions each. Further ones are refused with
     BUSY."""
-    open_streams: int = 256
+    open_streams: int = 128
     """Open streams of stored rows. Further ones are refused with BUSY."""
     forwarded_calls: int = 128
     """Open calls to the workers (captures, watches, sweeps, live questions). Further ones are refused with BUSY."""
@@ -41,7 +41,7 @@ class Limits:
     """Open calls of gRPC's own services, health and reflection."""
     principal_calls: int = 160
     """Calls of one class that one caller may have open. Further ones are refused with BUSY."""
-    principal_streams: int = 256
+    principal_streams: int = 128
     """Streams of stored rows that one caller may have open. Further ones are refused with BUSY."""
     retry_seconds: float = 1.0
     """About how long a client that was refused with BUSY is told to wait before it tries again."""
@@ -49,6 +49,9 @@ class Limits:
     """Connections that are open at the same time. Further ones are closed at once."""
     concurrent_streams: int = 256
     """HTTP/2 streams of one connection. Further ones wait in the client."""
+    unaccepted_calls: int = 16_384
+    """Calls that arrived and that the service has not looked at yet. gRPC itself refuses further ones, without a reason
+    and uncounted, so this is to be more than clients send at once."""
     unread_calls: int = 2048
     """Calls whose message has not arrived. If there are more, the one that has kept the service waiting for the longest
     is ended with MESSAGE_LATE."""
