@@ -18,7 +18,6 @@ from actstore_api.v1 import patching_pb2
 from actstore_service.calls.call import Call
 from actstore_service.gateway import Gateway
 
-UNKNOWN_METHOD = "unknown"
 # The kernel label for a sweep from another version of the workers.
 OTHER_KERNEL = "other"
 KERNELS: Mapping[int, str] = {

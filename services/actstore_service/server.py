@@ -36,7 +36,7 @@ class Service:
         self._probes = ProbeServer(settings.metrics_listen, metrics.wsgi(), _alive, self._ready.is_set)
         access = Access(settings.token)
         self._answers = Answers(bucket, settings, access, self._gateway, metrics)
-        pipeline = Pipeline(access, metrics, self._answers.methods, settings.limits.retry_seconds)
+        pipeline = Pipeline(access, metrics.counted, self._answers.methods, settings.limits.retry_seconds)
         self._server = _grpc_server(pipeline, settings.limits)
         try:
             self.address = _bind(self._server, settings.listen)

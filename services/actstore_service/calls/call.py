@@ -14,6 +14,8 @@ from actstore_service.access import Principal
 from actstore_service.calls.classes import CallClass
 
 REQUEST_ID = "x-request-id"
+# Stands for all methods that the service does not have, of which there is no end.
+UNKNOWN_METHOD = "unknown"
 # What a caller may choose as an id: it goes into logs, headers and error messages.
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 

@@ -6,6 +6,7 @@ for asyncio starts a call before it has a message, and leaves parsing to us. Cli
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +14,12 @@ import grpc
 from google.rpc import code_pb2, status_pb2
 
 from actstore_service.access import Access
-from actstore_service.calls.call import REQUEST_ID, Call, call_of
+from actstore_service.calls.call import REQUEST_ID, UNKNOWN_METHOD, Call, call_of
 from actstore_service.calls.classes import CallClass
 from actstore_service.calls.failures import StatusGiven, abort, ended_by_caller, refusal
-from actstore_service.metrics import UNKNOWN_METHOD, Metrics
+
+# Entered when a call begins and left when its code is known.
+Counted = Callable[[Call], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True)
@@ -36,8 +39,8 @@ class Method:
 class Pipeline(grpc.GenericRpcHandler):
     """The handler of all methods."""
 
-    def __init__(self, access: Access, metrics: Metrics, methods: Mapping[str, Method], retry_seconds: float) -> None:
-        self._access, self._metrics, self._retry_seconds = access, metrics, retry_seconds
+    def __init__(self, access: Access, counted: Counted, methods: Mapping[str, Method], retry_seconds: float) -> None:
+        self._access, self._counted, self._retry_seconds = access, counted, retry_seconds
         self._handlers = {path: self._handler(method) for path, method in methods.items()}
         self._unknown = self._handler(Method(UNKNOWN_METHOD, CallClass.STANDARD, _unknown, streams=True))
 
@@ -55,7 +58,7 @@ class Pipeline(grpc.GenericRpcHandler):
 
     async def _handle(self, call: Call, method: Method) -> bytes | None:
         call.context.set_trailing_metadata(((REQUEST_ID, call.request_id),))
-        with self._metrics.counted(call):
+        with self._counted(call):
             try:
                 return await self._answer(call, method)
             except asyncio.CancelledError:

@@ -16,7 +16,7 @@ from tests.service.conftest import Caller, Serve
 from tests.waiting import PATIENCE_SECONDS
 
 MEBIBYTE = 1 << 20
-UNREADABLE = 2000
+UNREADABLE = 1000
 METHODS = [
     VERBS["ListRuns"].path,
     VERBS["ReadActivations"].path,
