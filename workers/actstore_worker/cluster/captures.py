@@ -32,7 +32,7 @@ class RayCoordinator(Coordinator):
         bucket = open_bucket(settings.store, settings.s3)
         catalog = catalog_of(settings, bucket)
         stores = tuple(open_files(address, settings.s3) for address in settings.dataset_stores)
-        places = DatasetPlaces(settings.dataset_folders, stores, settings.allow_hub)
+        places = DatasetPlaces(settings.dataset_folders, stores, settings.allow_hub, settings.datasets)
         plan_settings = PlanSettings(places, device="cuda" if gpus else "cpu")
         resources = {"num_cpus": 1, "num_gpus": settings.ray.worker_gpus if gpus else 0}
         threads = max(1, int(ray.cluster_resources()["CPU"]) // workers)
@@ -44,7 +44,7 @@ class RayCoordinator(Coordinator):
             Preparing(bucket, catalog, plan_settings),
             [self._new_worker() for _ in range(workers)],
             settings.coordinator,
-            Merging(bucket, _RemoteWriter(settings), settings.merging),
+            Merging(bucket, _RemoteWriter(settings), settings.merge),
         )
         self._answers = CaptureAnswers(self, catalog, places)
         self._start(self._look_after_workers(settings))
