@@ -1,4 +1,4 @@
-"""An OIDC provider for tests: a real HTTP server with keys, which goes away and comes back, and tokens that it signs."""
+"""An OIDC provider for tests: a real HTTP server with keys that goes away and comes back, and tokens that it signs."""
 
 import json
 import threading
