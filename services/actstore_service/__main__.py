@@ -64,8 +64,15 @@ def _settings(given: Mapping[str, str]) -> Settings:
         listen=given.get("ACTSTORE_LISTEN", Settings.listen),
         metrics_listen=given.get("ACTSTORE_METRICS_LISTEN", Settings.metrics_listen),
         token=given.get("ACTSTORE_TOKEN"),
+        access_file=given.get("ACTSTORE_ACCESS_FILE"),
+        anonymous=given.get("ACTSTORE_ANONYMOUS", Settings.anonymous),
+        tls_certificate=given.get("ACTSTORE_TLS_CERTIFICATE"),
+        tls_key=given.get("ACTSTORE_TLS_KEY"),
+        mutual_tls_listen=given.get("ACTSTORE_MUTUAL_TLS_LISTEN"),
+        client_authorities=given.get("ACTSTORE_CLIENT_AUTHORITIES"),
         gateway=given.get("ACTSTORE_GATEWAY"),
         gateway_token=given.get("ACTSTORE_GATEWAY_TOKEN"),
+        gateway_token_file=given.get("ACTSTORE_GATEWAY_TOKEN_FILE"),
         held_row_bytes=_count(given, "ACTSTORE_HELD_ROW_BYTES", Settings.held_row_bytes),
     )
 
