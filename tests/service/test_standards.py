@@ -4,6 +4,7 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from typing import Any
 
 import grpc
 import pytest
@@ -11,7 +12,7 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
-from actstore_api.v1 import capture_pb2, catalog_pb2, service_pb2
+from actstore_api.v1 import capture_pb2, catalog_pb2, feature_pb2, service_pb2
 from actstore_api.verbs import VERBS
 from actstore_service.server import Service
 from actstore_service.settings import Limits, Settings
@@ -118,21 +119,21 @@ def test_reflection_needs_the_token(forwarding: Service) -> None:
 def test_nobody_is_anonymous_unless_the_operator_says_so(serve: Serve, connect: Callable[..., Caller]) -> None:
     with pytest.raises(BadRequest, match="nobody may call this service"):
         serve(token=None)
-    call = connect(serve(token=None, anonymous="reader"), None)
+    call = connect(serve(token=None, anonymous=("reader",)), None)
     assert call("CatalogService", "ListRuns", catalog_pb2.ListRunsRequest()).runs
 
 
 @pytest.mark.parametrize("listen", ["0.0.0.0:0", "[::]:0", "lab.internal:7433", "10.0.0.1:7433"])
 def test_nobody_is_anonymous_beyond_loopback(listen: str) -> None:
     with pytest.raises(BadRequest) as caught:
-        Settings(listen=listen, token=TOKEN, anonymous="reader")
+        Settings(listen=listen, token=TOKEN, anonymous=("reader",))
     assert caught.value.details["field"] == "ACTSTORE_LISTEN"
     Settings(listen=listen, token=TOKEN)
 
 
 @pytest.mark.parametrize("listen", ["127.0.0.1:0", "127.8.8.8:1", "[::1]:0", "localhost:7433"])
 def test_loopback_is_loopback(listen: str) -> None:
-    Settings(listen=listen, anonymous="reader, writer")
+    Settings(listen=listen, anonymous=("reader", "writer"))
 
 
 @pytest.mark.parametrize("listen", ["", "localhost", ":7433", "localhost:", "localhost:http", "localhost:65536"])
@@ -150,13 +151,13 @@ def test_a_gateway_needs_its_token() -> None:
 @pytest.mark.parametrize(
     ("given", "field"),
     [
-        ({"anonymous": "reader,king"}, "ACTSTORE_ANONYMOUS"),
+        ({"anonymous": ("reader", "king")}, "ACTSTORE_ANONYMOUS"),
         ({"tls_key": "key.pem"}, "ACTSTORE_TLS_KEY"),
         ({"mutual_tls_listen": "127.0.0.1:1"}, "ACTSTORE_MUTUAL_TLS_LISTEN"),
         ({"mutual_tls_listen": "lab"}, "ACTSTORE_MUTUAL_TLS_LISTEN"),
     ],
 )
-def test_who_may_call_is_told_without_contradictions(given: dict[str, str], field: str) -> None:
+def test_who_may_call_is_told_without_contradictions(given: dict[str, Any], field: str) -> None:
     with pytest.raises(BadRequest) as caught:
         Settings(token=TOKEN, **given)
     assert caught.value.details["field"] == field
@@ -181,10 +182,11 @@ def test_large_requests_are_refused(call: Caller) -> None:
 
 @pytest.mark.parametrize("letter", ["x", "é", "𝄞"])
 def test_errors_about_long_texts_fit_into_grpcs_headers(call: Caller, letter: str) -> None:
-    code, failure = call.failure("CatalogService", "GetRun", catalog_pb2.GetRunRequest(run=letter * 100_000))
-    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    asked = feature_pb2.GetFeatureStatisticsRequest(run="planted", sae=letter * 1000)
+    code, failure = call.failure("FeatureService", "GetFeatureStatistics", asked)
+    assert code is grpc.StatusCode.NOT_FOUND
     assert failure is not None
-    assert failure.reason == "NAME_INVALID"
+    assert failure.reason == "SAE_NOT_FOUND"
     assert failure.details["value"].endswith(f"{letter} ...")
 
 

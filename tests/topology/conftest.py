@@ -70,7 +70,7 @@ def lab(folder: Path, workers: WorkerProcess) -> Iterator[actstore.Lab]:
         metrics_listen="127.0.0.1:0",
         gateway=workers.address,
         gateway_token=workers.token,
-        anonymous="reader,writer,admin",
+        anonymous=("reader", "writer", "admin"),
     )
     service = Service(open_bucket(str(folder / "store")), settings)
     with actstore.connect(service.address) as lab:

@@ -16,7 +16,7 @@ from actstore_service.settings import Settings
 from actstore_storage.bucket.opening import open_bucket
 
 # For tests of what is answered, and not of who may ask.
-OPEN_TO_ALL = {"listen": "127.0.0.1:0", "metrics_listen": "127.0.0.1:0", "anonymous": "reader,writer,admin"}
+OPEN_TO_ALL = {"listen": "127.0.0.1:0", "metrics_listen": "127.0.0.1:0", "anonymous": ("reader", "writer", "admin")}
 
 
 @contextmanager
