@@ -38,8 +38,8 @@ class StatusGiven(Exception):
 
 
 async def refuse(call: Call, error: Exception, retry_seconds: float, seen: Seen) -> NoReturn:
-    """Ends the call with the error's status, or with what of it the caller may see. A BUSY call may be tried again after
-    about `retry_seconds`.
+    """Ends the call with the error's status, or with what of it the caller may see. A BUSY call may be tried again
+    after about `retry_seconds`.
     """
     status = _status(call, error, retry_seconds, seen)
     written = rpc_status.to_status(status)
