@@ -55,6 +55,8 @@ _CONNECTING = (
 
 # gRPC's shortest is 10.
 KEEPALIVE_TIMEOUT_SECONDS = 20.0
+# A gRPC server that stops ends the calls that it has not looked at yet with CANCELLED, whatever its grace.
+_BUSY, _AWAY = ("RESOURCE_EXHAUSTED",), ("UNAVAILABLE", "CANCELLED")
 # A service is rolled out faster than gRPC's own 30 seconds between two looks at a name.
 RESOLVE_SECONDS = 5.0
 
@@ -263,13 +265,9 @@ def _retried(retries: Retries) -> list[dict[str, Any]]:
         "maxBackoff": f"{retries.maximum_backoff_seconds:.3f}s",
         "backoffMultiplier": retries.backoff_multiplier,
     }
-    busy, away = (
-        {"retryableStatusCodes": ["RESOURCE_EXHAUSTED"]},
-        {"retryableStatusCodes": ["RESOURCE_EXHAUSTED", "UNAVAILABLE"]},
-    )
     return [
-        {"name": _named(repeatable=True), "retryPolicy": policy | away},
-        {"name": _named(repeatable=False), "retryPolicy": policy | busy},
+        {"name": _named(repeatable=True), "retryPolicy": policy | {"retryableStatusCodes": [*_BUSY, *_AWAY]}},
+        {"name": _named(repeatable=False), "retryPolicy": policy | {"retryableStatusCodes": [*_BUSY]}},
     ]
 
 
