@@ -33,6 +33,9 @@ def add_stack(verbs: Any) -> None:
     )
     starting.add_argument("--datasets", type=Path, nargs="+", default=[], metavar="DIR", help="folders of text")
     starting.add_argument("--allow-hub", action="store_true", help="let captures name models of the Hugging Face hub")
+    starting.add_argument(
+        "--config", type=Path, metavar="FILE", help="TOML file with settings of service and workers, such as limits"
+    )
     starting.add_argument("--port", type=int, help="of the service (default: 7433 where it is free)")
     add_verb(
         verbs, status, "does the stack of this folder run, and answer? exit status 3 where it does not", asks=False
@@ -51,6 +54,7 @@ def up(options: argparse.Namespace) -> None:
         dataset_folders=options.datasets,
         allow_hub=options.allow_hub,
         port=options.port,
+        config=options.config,
         waits=waiting.draw,
         is_command=True,
     )
