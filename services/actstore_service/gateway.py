@@ -4,7 +4,7 @@ errors.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any, NoReturn
 
 import grpc
@@ -39,7 +39,7 @@ class Gateway:
     It belongs to the event loop in which it is made.
     """
 
-    def __init__(self, address: str | None, token: str | None, limits: Limits) -> None:
+    def __init__(self, address: str | None, token: Callable[[], str | None], limits: Limits) -> None:
         options = [
             # A proxy of the environment is never used for this machine itself.
             ("grpc.enable_http_proxy", int(address is None or not is_loopback(address))),
@@ -50,7 +50,7 @@ class Gateway:
         ]
         self._loop = asyncio.get_running_loop()
         self._channel = grpc.aio.insecure_channel(address, options) if address else None
-        self._metadata = (("application", APPLICATION), ("authorization", f"Bearer {token}"), *headers_of("service"))
+        self._token = token
         self._known: WorkersInfo | None = None
         self._limits = limits
 
@@ -115,15 +115,19 @@ class Gateway:
     async def _totals(self) -> capture_pb2.GetCaptureTotalsResponse:
         method = self._open().unary_unary(VERBS["GetCaptureTotals"].path)
         request = capture_pb2.GetCaptureTotalsRequest().SerializeToString()
-        said = await method(request, timeout=self._limits.totals_seconds, metadata=self._metadata)
+        said = await method(request, timeout=self._limits.totals_seconds, metadata=self._metadata())
         return capture_pb2.GetCaptureTotalsResponse.FromString(said)
 
     async def close(self) -> None:
         if self._channel is not None:
             await self._channel.close()
 
+    def _metadata(self) -> tuple[tuple[str, str], ...]:
+        """The token is asked for at each call, because its file may have changed."""
+        return (("application", APPLICATION), ("authorization", f"Bearer {self._token()}"), *headers_of("service"))
+
     def _metadata_of(self, call: Call) -> tuple[tuple[str, str], ...]:
-        return (*self._metadata, (REQUEST_ID, call.request_id), (PRINCIPAL, call.name))
+        return (*self._metadata(), (REQUEST_ID, call.request_id), (PRINCIPAL, call.name))
 
     def _open(self) -> Any:
         if self._channel is None:

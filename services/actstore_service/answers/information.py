@@ -47,7 +47,7 @@ class Information:
             formats_read=FORMATS_READ,
             capabilities=Capabilities(workers=self._gateway.configured, request_ids=True, retry_delay=True),
             limits=_told(self._limits),
-            roles=tuple(sorted(getattr(call.principal, "roles", ()))),
+            roles=() if call.principal is None else tuple(sorted(role.value for role in call.principal.roles)),
             workers=workers,
         )
 
