@@ -67,6 +67,8 @@ class Gateway:
         try:
             said = await self._open().unary_unary(verb.path)(request, timeout=seconds, metadata=self._metadata_of(call))
         except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+                raise _too_old("a version that does not say what it is", API_LEVEL) from None
             _hand_on(error)
         return decode(GetWorkersInfoAnswer, message_of(GetWorkersInfoAnswer).FromString(said)).info
 
@@ -79,7 +81,7 @@ class Gateway:
             return
         self._known = await self.workers(call)
         if self._known.api_level < needed:
-            raise workers_too_old(f"version {self._known.version}, with API level {self._known.api_level}", needed)
+            raise _too_old(f"version {self._known.version}, with API level {self._known.api_level}", needed)
 
     async def answer(self, path: str, request: bytes, call: Call) -> bytes:
         """Forwards a call with one answer message, as bytes. `path` is gRPC's name of the method."""
@@ -146,8 +148,6 @@ def _hand_on(call: grpc.aio.AioRpcError) -> NoReturn:
     if code in _CALLERS:
         raise StatusGiven(status_pb2.Status(code=code.value[0], message=details))
     LOG.error("the workers' gateway answered %s: %s", code, details)
-    if code is grpc.StatusCode.UNIMPLEMENTED:
-        raise workers_too_old("a version that does not have this method", API_LEVEL)
     if code is grpc.StatusCode.UNAUTHENTICATED:
         raise _unavailable("the workers refuse this service's token: ACTSTORE_GATEWAY_TOKEN must be the same for both")
     if code in (grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL):
@@ -155,7 +155,7 @@ def _hand_on(call: grpc.aio.AioRpcError) -> NoReturn:
     raise _unavailable("the workers do not answer at the moment; try again later")
 
 
-def workers_too_old(what: str, needed: int) -> ActstoreError:
+def _too_old(what: str, needed: int) -> ActstoreError:
     return BadRequest(
         f"the workers have {what}; the service has version {own_version()}, and this call needs API level {needed}",
         reason="WORKERS_TOO_OLD",

@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable, Mapping
 
 from actstore_api.v1 import service_pb2
-from actstore_api.verbs import VERBS
+from actstore_api.verbs import VERBS, Verb
 from actstore_service.access import Access
 from actstore_service.answers.forwarded import Forwarded
 from actstore_service.answers.information import Information
