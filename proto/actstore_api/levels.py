@@ -49,13 +49,13 @@ def headers_of(part: str) -> tuple[tuple[str, str], ...]:
 
 
 def check_caller(headers: Mapping[str, str], part: str) -> None:
-    """Refuses a caller whose level is too low. `part` is the part that checks. Errors: TooOldError."""
+    """Refuses a caller whose level is too low. `part` is the part that checks, with its verb. Errors: TooOldError."""
     level = headers.get(LEVEL, "")
     if not level.isascii() or not level.isdecimal() or int(level[:9]) >= OLDEST_LEVEL:
         return
     caller = headers.get(CLIENT, "the caller")[:100]
     raise TooOldError(
-        f"{caller} has API level {level[:9]}; the {part} has version {own_version()}, and answers level {OLDEST_LEVEL} or "
+        f"{caller} has API level {level[:9]}; the {part} version {own_version()}, and answers level {OLDEST_LEVEL} or "
         "higher",
         "CLIENT_TOO_OLD",
         field=LEVEL,

@@ -84,11 +84,11 @@ def test_a_question_needs_the_level_of_what_it_says(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_caller_that_is_too_old_is_told_both_versions() -> None:
-    check_caller({}, "service")
-    check_caller(dict(headers_of("python")), "service")
+    check_caller({}, "service has")
+    check_caller(dict(headers_of("python")), "service has")
     for odd in ("", "x", "²", "-1", "9" * 5000):
-        check_caller({LEVEL: odd}, "service")
+        check_caller({LEVEL: odd}, "service has")
     with pytest.raises(TooOldError) as refused:
-        check_caller({CLIENT: "python/0.0.9", LEVEL: "0"}, "service")
+        check_caller({CLIENT: "python/0.0.9", LEVEL: "0"}, "service has")
     assert refused.value.reason == "CLIENT_TOO_OLD"
     assert f"python/0.0.9 has API level 0; the service has version {own_version()}" in str(refused.value)

@@ -76,7 +76,7 @@ class Pipeline(grpc.GenericRpcHandler):
 def _check_level(call: Call) -> None:
     """Refuses a caller that is too old. One that does not say what it is, is not restricted."""
     try:
-        check_caller(call.headers, "service")
+        check_caller(call.headers, "service has")
     except TooOldError as error:
         raise bad_request(error) from None
 

@@ -130,7 +130,7 @@ class Gateway:
     def _check_caller(self, context: Context) -> None:
         self._check_token(context)
         try:
-            check_caller({key: str(value) for key, value in context.invocation_metadata()}, "workers")
+            check_caller({key: str(value) for key, value in context.invocation_metadata()}, "workers have")
         except TooOldError as error:
             raise BadRequest(
                 str(error), reason=error.reason, field=error.field, value=error.value, allowed=error.allowed
