@@ -28,9 +28,9 @@ class Limits:
     """Limits on what one service process accepts and holds."""
 
     catalog_threads: int = 16
-    """Calls about what is there (runs, models, SAEs) that run at the same time."""
+    """Calls about what is there (runs, models, SAEs) that run at the same time. Further ones wait."""
     read_threads: int = 32
-    """Questions about stored data with a single answer that run at the same time."""
+    """Questions about stored data with a single answer that run at the same time. Further ones wait."""
     stream_threads: int = 16
     """Threads that read stored rows for all open streams. A stream whose client does not read occupies none."""
     waiting_calls: int = 128
@@ -41,7 +41,7 @@ class Limits:
     forwarded_calls: int = 128
     """Open calls to the workers (captures, watches, sweeps, live questions). Further ones are refused with BUSY."""
     standard_calls: int = 512
-    """Open calls of gRPC's own services, health and reflection."""
+    """Open calls of gRPC's own services, health and reflection. Further ones are refused with BUSY."""
     principal_calls: int = 160
     """Calls of one class that one caller may have open. Further ones are refused with BUSY."""
     principal_streams: int = 256
@@ -73,9 +73,10 @@ class Limits:
     request_bytes: int = 1 * MEBIBYTE
     """Largest request message. Prompts and specifications are small."""
     response_bytes: int = 64 * MEBIBYTE
-    """Largest message of an answer, including answers from the workers."""
+    """Largest message of an answer, including answers from the workers. A larger one ends the call as an error."""
     batch_bytes: int = 3 * MEBIBYTE
-    """Rows in one message of a stream, below the 4 MiB that gRPC clients accept by default."""
+    """Rows in one message of a stream, below the 4 MiB that gRPC clients accept by default. Further rows are in the
+    next message."""
     drain_seconds: float = 5.0
     """How long a service that got SIGTERM still accepts calls, while it already says that it is not ready."""
     grace_seconds: float = 20.0

@@ -23,21 +23,25 @@ SETTINGS_BESIDE = Beside(("actstore_service.settings:Settings",), ("actstore._va
 
 @dataclass(frozen=True)
 class RayLimits:
-    # Shared memory for data that actors exchange: sequences of shards, tables of sweeps.
+    # Bytes of shared memory for data that actors exchange: sequences of shards, tables of sweeps. Beyond it Ray writes
+    # to disk.
     object_store_bytes: int = 256 * 2**20
     # The largest number of model replicas for sweeps and questions. There is at least one; more start under load, but
-    # never more than there are GPUs, if there are any.
+    # never more than there are GPUs, if there are any. Further load waits.
     model_replicas: int = 2
-    # Models that one replica keeps loaded.
+    # Models that one replica keeps loaded. Beyond it, the one that was not used for longest is dropped.
     models_per_replica: int = 2
-    # Sweeps and questions that one replica interleaves; further ones wait in the queue, then in the gateway.
+    # Sweeps and questions that one replica interleaves. Further ones wait in the queue, then in the gateway.
     sweeps_per_replica: int = 16
-    # Calls that the gateway holds open at once, including watches.
+    # Calls that the gateway holds open at once, including watches. Further ones wait.
     gateway_calls: int = 200
-    # On a GPU cluster each capture worker and each model replica takes this share of one GPU, so that one of each fits.
+    # Share of one GPU that each capture worker takes on a GPU cluster. Together with replica_gpus at most 1, so that
+    # one of each fits; more is refused at the start.
     worker_gpus: float = 0.75
+    # Share of one GPU that each model replica takes on a GPU cluster. More than worker_gpus leaves is refused at the
+    # start.
     replica_gpus: float = 0.25
-    # How long the gateway may take to answer its first call.
+    # Seconds that the gateway may take to answer its first call. Beyond it the workers do not start.
     start_seconds: float = 120.0
 
     def __post_init__(self) -> None:

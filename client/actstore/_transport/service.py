@@ -19,8 +19,10 @@ from actstore._transport.base import Backend, Rows
 from actstore._transport.credentials import NO_STAMP, Credentials, Stamp
 from actstore._transport.under_way import QUESTION, cancellable, cancelled
 from actstore_api.codec import decode, encode, message_of
+from actstore_api.levels import API_LEVEL, OLDEST_LEVEL, headers_of, level_needed, own_version
 from actstore_api.reasons import from_status
 from actstore_api.records.capture import GetCaptureTotals
+from actstore_api.records.information import GetServiceInfo, ServiceInfo
 from actstore_api.records.terms import Failure
 from actstore_api.rows import decode_rows
 from actstore_api.shape import Unreadable
@@ -72,6 +74,7 @@ class GrpcBackend(Backend):
         self._timeout = how.timeout
         encrypted = is_encrypted(address, bool(self._credentials), tls, how)
         self._channels = _Channels(address, encrypted, how)
+        self._info: ServiceInfo | None = None
 
     def close(self) -> None:
         self._channels.close()
@@ -79,7 +82,7 @@ class GrpcBackend(Backend):
     def _metadata(self) -> tuple[tuple[str, str], ...]:
         """The headers of one call."""
         token = self._credentials.token()
-        return (("authorization", f"Bearer {token}"),) if token else ()
+        return (*headers_of("python"), *((("authorization", f"Bearer {token}"),) if token else ()))
 
     def check_workers(self) -> None:
         self._ask(GetCaptureTotals(), CHECK_SECONDS)
@@ -95,7 +98,31 @@ class GrpcBackend(Backend):
         for message in self._listen(question):
             yield self._answer(verb_of(question), message)
 
+    def service_info(self) -> ServiceInfo:
+        verb = VERBS["GetServiceInfo"]
+        with _in_our_words(self.address), self._channels.used() as channel:
+            try:
+                said = self._sent(channel.unary_unary(verb.path), _request(GetServiceInfo()), CHECK_SECONDS)
+            except grpc.RpcError as error:
+                if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+                    raise _too_old(self.address, "a version that does not say what it is", API_LEVEL) from None
+                raise
+        self._info = self._answer(verb, said).info
+        return self._info
+
+    def _check_level(self, question: object) -> None:
+        """Refuses a question that is newer than the service, which would ignore what it does not know of it. The
+        service is asked for its level once, and only if the question needs more than every service has.
+        """
+        needed = level_needed(question)
+        if needed <= OLDEST_LEVEL or (self._info is not None and self._info.api_level >= needed):
+            return
+        found = self.service_info()  # also where it was older before: it may have been upgraded
+        if found.api_level < needed:
+            raise _too_old(self.address, f"version {found.version}, with API level {found.api_level}", needed)
+
     def _ask(self, question: object, seconds: float | None) -> Any:
+        self._check_level(question)
         verb, request = verb_of(question), _request(question)
         with _in_our_words(self.address), self._channels.used() as channel:
             answer = self._sent(channel.unary_unary(verb.path), request, seconds)
@@ -120,11 +147,17 @@ class GrpcBackend(Backend):
 
     def _listen(self, question: object) -> Iterator[bytes]:
         """The messages of a stream, as bytes. A stream has no deadline: a capture may take days."""
+        self._check_level(question)
         request = _request(question)
         with _in_our_words(self.address), self._channels.used() as channel:
             stream = channel.unary_stream(verb_of(question).path)(request, metadata=self._metadata())
             with cancellable(stream):
                 yield from stream
+
+
+def _too_old(address: str, what: str, needed: int) -> ActstoreError:
+    message = f"the service at {address} has {what}; this client has version {own_version()}, and this call needs API "
+    return refused(f"{message}level {needed}", "service", what, f"API level {needed} or higher", "SERVICE_TOO_OLD")
 
 
 def _request(question: object) -> bytes:

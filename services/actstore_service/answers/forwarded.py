@@ -32,7 +32,8 @@ class Forwarded:
 
     async def _placed(self, call: Call, verb: Verb, way: Callable[[Call, Verb, bytes], Awaitable[None]]) -> None:
         async with self._steps.begun(call, CallClass.FORWARDED) as (message, room), room.place(call.name):
-            await self._threads.run(call, lambda: self._questions.read(call, verb, message), lambda: None)
+            question = await self._threads.run(call, lambda: self._questions.read(call, verb, message), lambda: None)
+            await self._gateway.check_level(question, call)
             await way(call, verb, message)
 
     async def _single(self, call: Call, verb: Verb, message: bytes) -> None:

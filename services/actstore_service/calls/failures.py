@@ -14,8 +14,9 @@ from grpc_status import rpc_status
 
 from actstore_api.reasons import REASONS, Kind, from_status, to_status
 from actstore_api.records.terms import Failure
+from actstore_api.shape import Unreadable
 from actstore_service.calls.call import Call
-from actstore_storage.errors import ActstoreError
+from actstore_storage.errors import ActstoreError, BadRequest
 
 LOG = logging.getLogger(__name__)
 # Errors that a caller cannot fix, so the log must have them too.
@@ -35,6 +36,11 @@ class StatusGiven(Exception):
     def __init__(self, status: status_pb2.Status) -> None:
         super().__init__(status.message)
         self.status = status
+
+
+def bad_request(error: Unreadable) -> BadRequest:
+    """The error for what the contract does not allow."""
+    return BadRequest(str(error), reason=error.reason, field=error.field, value=error.value, allowed=error.allowed)
 
 
 async def refuse(call: Call, error: Exception, retry_seconds: float, seen: Seen) -> NoReturn:

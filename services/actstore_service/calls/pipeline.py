@@ -12,11 +12,12 @@ from typing import Any
 import grpc
 from google.rpc import code_pb2, status_pb2
 
+from actstore_api.levels import TooOldError, check_caller
 from actstore_api.records.terms import Failure
 from actstore_service.access import Access
 from actstore_service.calls.call import REQUEST_ID, Call, call_of
 from actstore_service.calls.classes import CallClass
-from actstore_service.calls.failures import StatusGiven, ended_by_caller, refuse
+from actstore_service.calls.failures import StatusGiven, bad_request, ended_by_caller, refuse
 from actstore_service.metrics import UNKNOWN_METHOD, Metrics
 
 
@@ -68,7 +69,16 @@ class Pipeline(grpc.GenericRpcHandler):
         """A caller is known by the headers and its certificate alone: a stranger's message is never read."""
         if not method.is_open:
             call.principal = self._access.identify(call.headers, call.context.auth_context())
+            _check_level(call)
         await method.answer(call)
+
+
+def _check_level(call: Call) -> None:
+    """Refuses a caller that is too old. One that does not say what it is, is not restricted."""
+    try:
+        check_caller(call.headers, "service has")
+    except TooOldError as error:
+        raise bad_request(error) from None
 
 
 async def _unknown(_: Call) -> None:

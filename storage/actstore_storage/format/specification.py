@@ -13,6 +13,7 @@ from actstore_storage.errors import CorruptObject
 from actstore_storage.format.records import as_record, canonical_json, is_sealed, seal, unseal
 
 # Format versions that are read, and the one that is written.
+FORMATS_READ = (1, 2, 3, 4)
 FORMAT_VERSION = 4
 # From this version on every record of a run has its own hash.
 _SEALED_VERSION = 4
