@@ -10,6 +10,7 @@ from actstore_storage.bucket import Bucket
 from actstore_storage.errors import CorruptObject, NotThere, corrupt_object
 from actstore_storage.format.keys import WANTED, run_key, wanted_key
 from actstore_storage.format.records import seal, unseal
+from actstore_storage.format.specification import written_format
 from actstore_storage.registry.models import ModelRecord, register_model
 from actstore_storage.registry.saes import register_sae
 from actstore_storage.runs.opening import check_run_name, create_run, open_run
@@ -36,6 +37,11 @@ class Preparing:
 
     def plan(self, request: CaptureSpecification) -> RunPlan:
         """Plans the run. Errors: BadRequest for the request."""
+        plan = self._planned(request)
+        version = written_format(plan.record.specification, self.settings.write_format)
+        return replace(plan, record=replace(plan.record, format_version=version))
+
+    def _planned(self, request: CaptureSpecification) -> RunPlan:
         if request.rows_of:
             return plan_encoding(request, self.bucket, self.catalog, self.settings.device)
         return plan_capture(request, self.catalog, self.settings)
