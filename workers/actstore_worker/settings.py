@@ -13,6 +13,7 @@ from actstore_storage.settings.checks import check_least, check_positive
 from actstore_storage.settings.reading import Beside, FoundSettings, read_settings
 from actstore_storage.settings.store import StoreSettings, absolute, check_keys
 from actstore_worker.capture.limits import CoordinatorLimits, MergeLimits, PlanLimits
+from actstore_worker.datasets.limits import DatasetLimits
 from actstore_worker.errors import SettingsError
 from actstore_worker.live.passes.limits import LiveLimits
 from actstore_worker.patching.inputs.limits import PatchingLimits
@@ -83,6 +84,7 @@ class WorkerSettings:
     live: LiveLimits = field(default_factory=LiveLimits)
     coordinator: CoordinatorLimits = field(default_factory=CoordinatorLimits)
     merge: MergeLimits = field(default_factory=MergeLimits)
+    datasets: DatasetLimits = field(default_factory=DatasetLimits)
     ray: RayLimits = field(default_factory=RayLimits)
 
     def __post_init__(self) -> None:

@@ -1,6 +1,7 @@
 """Plans a capture: finds and checks everything that a request names, before any forward pass."""
 
 import re
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from actstore_worker.capture.shards.tasks import ShardTask
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.datasets.documents import DocumentQuery, documents
 from actstore_worker.datasets.files import Dataset
+from actstore_worker.datasets.limits import NEVER, Reading
 from actstore_worker.datasets.noted_sources import NotedSources
 from actstore_worker.datasets.places import DatasetPlaces
 from actstore_worker.datasets.sequences import SequenceShape, TokenisedDataset, TokenSequences, tokenise
@@ -83,15 +85,20 @@ class Plan(RunPlan):
         return self.sources.take(self.shard_sequences(shard).documents)
 
 
-def plan_capture(request: CaptureSpecification, catalog: ModelCatalog, settings: PlanSettings) -> Plan:
+def plan_capture(
+    request: CaptureSpecification, catalog: ModelCatalog, settings: PlanSettings, stop: threading.Event = NEVER
+) -> Plan:
     """Returns what a capture will run and store. It reads the documents, and writes nothing.
 
-    Errors: BadRequest or NotThere with field, value and what is allowed.
+    Errors: BadRequest or NotThere with field, value and what is allowed; ActstoreError CANCELLED soon after `stop` is
+    set.
     """
     asked = _look_up(request, catalog, settings)
     noted = NotedSources()
+    reading = Reading(settings.datasets.limits, stop)
     with _naming_dataset(asked.dataset_reference.name):
-        tokenised = tokenise(asked.model, noted.passing(documents(asked.dataset, asked.query)), asked.shape)
+        found = noted.passing(documents(asked.dataset, asked.query, reading))
+        tokenised = tokenise(asked.model, found, asked.shape)
     sizes, per_shard = _sizes(asked, tokenised.sequences, settings)
     specification = _specification(asked, tokenised, per_shard)
     files = asked.dataset

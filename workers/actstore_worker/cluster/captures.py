@@ -33,7 +33,7 @@ class RayCoordinator(Coordinator):
         bucket = open_bucket(settings.store, settings.s3)
         catalog = catalog_of(settings, bucket)
         stores = tuple(open_files(address, settings.s3) for address in settings.dataset_stores)
-        places = DatasetPlaces(settings.dataset_folders, stores, settings.allow_hub)
+        places = DatasetPlaces(settings.dataset_folders, stores, settings.allow_hub, settings.datasets)
         device = "cuda" if gpus else "cpu"
         plan_settings = PlanSettings(places, device, settings.write_format, **asdict(settings.planning))
         resources = {"num_cpus": 1, "num_gpus": settings.ray.worker_gpus if gpus else 0}
