@@ -30,6 +30,7 @@ TITLES = {
     "s3": "An S3 store",
     "limits": "Limits of the service",
     "coordinator": "Limits of captures",
+    "planning": "Limits of one capture",
     "merge": "Limits of merged indexes",
     "patching": "Limits of patching",
     "live": "Limits of live questions",

@@ -323,6 +323,12 @@ REASONS: Mapping[str, Reason] = {
         "The workers are older than the method or the option that the call uses. The message has both versions.",
         "ask without that option, or have the workers upgraded",
     ),
+    "FORMAT_PINNED": Reason(
+        FAILED_PRECONDITION,
+        Kind.BAD_REQUEST,
+        "The capture needs a newer format of the bucket than the workers may write, for example during an upgrade.",
+        "leave out what the message names, or wait until the operator allows the newer format",
+    ),
     "CANCELLED": Reason(
         CANCELLED,
         Kind.CANCELLED,

@@ -53,9 +53,9 @@ def _bytes(message: Message, with_later: bool) -> bytes:
 def _any_message(kind: Descriptor, names: tuple[str, ...]) -> st.SearchStrategy[Message]:
     make: Any = GetMessageClass(kind)
     fields = {field.name: _any_field(field, names) for field in kind.fields if not field.containing_oneof}
-    oneofs = [oneof for oneof in kind.oneofs]
     chosen = [
-        st.none() | st.one_of(*(_named(field, _any_field(field, names)) for field in oneof.fields)) for oneof in oneofs
+        st.none() | st.one_of(*(_named(field, _any_field(field, names)) for field in oneof.fields))
+        for oneof in kind.oneofs
     ]
     return st.builds(
         lambda said, members: make(**said, **dict(member for member in members if member is not None)),

@@ -38,7 +38,7 @@ def check(outcome: Outcome, secrets: tuple[str, ...] = ()) -> None:
     assert reason in REASONS, outcome
     told = " ".join([outcome.message, *outcome.failure.details.values()])
     assert not _TRACE.search(told), outcome
-    for secret in (str(REPOSITORY), os.path.expanduser("~/"), *secrets):
+    for secret in (str(REPOSITORY), f"{Path.home()}/", *secrets):
         assert secret not in told, outcome
 
 

@@ -8,10 +8,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from actstore_storage.bucket.access import S3Access
+from actstore_storage.format.specification import FORMAT_VERSION, FORMATS_WRITTEN
 from actstore_storage.settings.checks import check_least, check_positive
 from actstore_storage.settings.reading import Beside, FoundSettings, read_settings
 from actstore_storage.settings.store import StoreSettings, absolute, check_keys
-from actstore_worker.capture.limits import CoordinatorLimits, MergeLimits
+from actstore_worker.capture.limits import CoordinatorLimits, MergeLimits, PlanLimits
+from actstore_worker.datasets.limits import DatasetLimits
 from actstore_worker.errors import SettingsError
 from actstore_worker.live.passes.limits import LiveLimits
 from actstore_worker.patching.inputs.limits import PatchingLimits
@@ -74,10 +76,15 @@ class WorkerSettings:
     capture_workers: int | None = None
     # None: start a new Ray, and stop it at the end.
     ray_address: str | None = None
+    # The newest format version of runs that captures write. A capture that needs a newer one is refused. Set it to the
+    # version of the previous release while its services and clients still read the bucket, and for a rollback to it.
+    write_format: int = FORMAT_VERSION
+    planning: PlanLimits = field(default_factory=PlanLimits)
     patching: PatchingLimits = field(default_factory=PatchingLimits)
     live: LiveLimits = field(default_factory=LiveLimits)
     coordinator: CoordinatorLimits = field(default_factory=CoordinatorLimits)
     merge: MergeLimits = field(default_factory=MergeLimits)
+    datasets: DatasetLimits = field(default_factory=DatasetLimits)
     ray: RayLimits = field(default_factory=RayLimits)
 
     def __post_init__(self) -> None:
@@ -98,6 +105,14 @@ class WorkerSettings:
                     "needs ACTSTORE_S3_ENDPOINT; folders belong in ACTSTORE_DATASET_FOLDERS"
                 )
         check_least(self, 1, "capture_workers")
+        if self.write_format not in FORMATS_WRITTEN:
+            allowed = " or ".join(map(str, FORMATS_WRITTEN))
+            raise SettingsError(
+                f"ACTSTORE_WRITE_FORMAT is {self.write_format}; this version writes {allowed}",
+                field="write_format",
+                value=self.write_format,
+                allowed=allowed,
+            )
         if not 0 <= self.gateway_port < 65536:
             raise SettingsError(f"ACTSTORE_GATEWAY_PORT must be a port, not {self.gateway_port}")
 

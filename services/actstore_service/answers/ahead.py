@@ -63,15 +63,15 @@ class Ahead:
             while room > 0 and not self._call.over.is_set():
                 message = next(self._messages)
                 room -= len(message)
-                self._tell(lambda message=message: self._arrived(message))
+                self._tell(self._arrived, message)
         except StopIteration:
-            self._tell(lambda: self._over(None))
+            self._tell(self._over, None)
         except Exception as error:  # noqa: BLE001  raised where the messages are wanted
-            self._tell(lambda error=error: self._over(error))
+            self._tell(self._over, error)
         self._tell(self._paused)
 
-    def _tell(self, news: Callable[[], None]) -> None:
-        self._loop.call_soon_threadsafe(news)
+    def _tell(self, news: Callable[..., None], *said: object) -> None:
+        self._loop.call_soon_threadsafe(news, *said)
 
     def _arrived(self, message: bytes) -> None:
         self._made.append(message)

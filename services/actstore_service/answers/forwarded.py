@@ -14,6 +14,7 @@ from actstore_service.gateway import Gateway
 _PARSING_THREADS = 4
 # Looks at the messages of a stream from the workers, by method name.
 Watch = Callable[[AsyncIterator[bytes]], AsyncIterator[bytes]]
+Way = Callable[[Call, Verb, bytes], Awaitable[bytes | None]]
 
 
 class Forwarded:
@@ -23,21 +24,21 @@ class Forwarded:
         self._gateway, self._questions, self._steps, self._watches = gateway, questions, steps, watches
         self._threads = Threads("forwarded", _PARSING_THREADS)
 
-    def answers(self, verb: Verb) -> Callable[[Call], Awaitable[None]]:
+    def answers(self, verb: Verb) -> Callable[[Call], Awaitable[bytes | None]]:
         way = self._stream if verb.streams else self._single
         return lambda call: self._placed(call, verb, way)
 
     def close(self) -> None:
         self._threads.close()
 
-    async def _placed(self, call: Call, verb: Verb, way: Callable[[Call, Verb, bytes], Awaitable[None]]) -> None:
+    async def _placed(self, call: Call, verb: Verb, way: Way) -> bytes | None:
         async with self._steps.begun(call, CallClass.FORWARDED) as (message, room), room.place(call.name):
-            question = await self._threads.run(call, lambda: self._questions.read(call, verb, message), lambda: None)
+            question = await self._threads.run(lambda: self._questions.read(call, verb, message), lambda: None)
             await self._gateway.check_level(question, call)
-            await way(call, verb, message)
+            return await way(call, verb, message)
 
-    async def _single(self, call: Call, verb: Verb, message: bytes) -> None:
-        await self._steps.outbox.send(call, await self._gateway.answer(verb.path, message, call))
+    async def _single(self, call: Call, verb: Verb, message: bytes) -> bytes:
+        return self._steps.outbox.last(await self._gateway.answer(verb.path, message, call))
 
     async def _stream(self, call: Call, verb: Verb, message: bytes) -> None:
         watch = self._watches.get(verb.name, aiter)

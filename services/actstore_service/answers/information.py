@@ -30,14 +30,14 @@ class Information:
     def __init__(self, gateway: Gateway, questions: Questions, steps: Steps, limits: Limits) -> None:
         self._gateway, self._questions, self._steps, self._limits = gateway, questions, steps, limits
 
-    def answers(self, verb: Verb) -> Callable[[Call], Awaitable[None]]:
+    def answers(self, verb: Verb) -> Callable[[Call], Awaitable[bytes | None]]:
         return lambda call: self._single(call, verb)
 
-    async def _single(self, call: Call, verb: Verb) -> None:
+    async def _single(self, call: Call, verb: Verb) -> bytes:
         async with self._steps.begun(call, CallClass.STANDARD) as (message, _):
             self._questions.read(call, verb, message)
             found = GetServiceInfoAnswer(self._info(call, await self._workers(call)))
-        await self._steps.outbox.send(call, encode(found).SerializeToString())
+        return self._steps.outbox.last(encode(found).SerializeToString())
 
     def _info(self, call: Call, workers: WorkersInfo | None) -> ServiceInfo:
         return ServiceInfo(

@@ -1,14 +1,13 @@
 """Answers calls from the bucket: single answers on the threads of their class, rows as a stream."""
 
 from collections.abc import Awaitable, Callable, Generator, Mapping
-from dataclasses import replace
 
 from actstore_api.codec import encode
 from actstore_api.verbs import Verb
 from actstore_service.answers.ahead import Ahead
 from actstore_service.answers.questions import Questions
 from actstore_service.answers.row_messages import row_messages
-from actstore_service.answers.work import InterruptibleBucket, Threads
+from actstore_service.answers.work import Threads
 from actstore_service.calls.call import Call
 from actstore_service.calls.classes import CallClass, class_of
 from actstore_service.calls.steps import Steps
@@ -30,7 +29,7 @@ class Stored:
             CallClass.STREAMS: Threads("streams", limits.stream_threads),
         }
 
-    def answers(self, verb: Verb) -> Callable[[Call], Awaitable[None]]:
+    def answers(self, verb: Verb) -> Callable[[Call], Awaitable[bytes | None]]:
         way = self._stream if verb.streams else self._single
         return lambda call: way(call, verb)
 
@@ -38,12 +37,12 @@ class Stored:
         for threads in self._threads.values():
             threads.close()
 
-    async def _single(self, call: Call, verb: Verb) -> None:
+    async def _single(self, call: Call, verb: Verb) -> bytes:
         kind = class_of(verb)
         async with self._steps.begun(call, kind) as (message, room):
             await room.enter(call.name)
-            found = await self._threads[kind].run(call, lambda: self._answered(call, verb, message), room.leave)
-        await self._steps.outbox.send(call, found)
+            found = await self._threads[kind].run(lambda: self._answered(call, verb, message), room.leave)
+        return self._steps.outbox.last(found)
 
     async def _stream(self, call: Call, verb: Verb) -> None:
         async with self._steps.begun(call, CallClass.STREAMS) as (message, room):
@@ -57,17 +56,14 @@ class Stored:
 
     def _answered(self, call: Call, verb: Verb, message: bytes) -> bytes:
         question = self._questions.read(call, verb, message)
-        found = self._questions.seen(call, verb, answer(self._store_of(call), question))
+        found = self._questions.seen(call, verb, answer(self._store.until(call.over), question))
         written: bytes = encode(found).SerializeToString()
         return written
 
     def _messages(self, call: Call, verb: Verb, message: bytes) -> Generator[bytes, None, None]:
         question = self._questions.read(call, verb, message)
-        provenance, batches = rows(self._store_of(call), question)
+        provenance, batches = rows(self._store.until(call.over), question)
         yield from row_messages(provenance, batches, self._limits.batch_bytes)
-
-    def _store_of(self, call: Call) -> Store:
-        return replace(self._store, bucket=InterruptibleBucket(self._store.bucket, call.over))
 
     def _bytes_ahead(self) -> int:
         return self._limits.batch_bytes * (_AHEAD if self._steps.outbox.roomy else 1)

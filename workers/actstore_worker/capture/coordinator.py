@@ -8,6 +8,7 @@ not use Ray: workers are objects that capture a shard.
 import asyncio
 import contextlib
 import logging
+import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -48,8 +49,8 @@ _FLOPS_SHARE = 0.5
 class Preparer(Protocol):
     """Blocking work on models, datasets and the bucket, which runs on threads."""
 
-    def plan(self, request: CaptureSpecification) -> RunPlan:
-        """Plans a run, without writing to the bucket."""
+    def plan(self, request: CaptureSpecification, stop: threading.Event) -> RunPlan:
+        """Plans a run, without writing to the bucket. Errors: ActstoreError CANCELLED soon after `stop` is set."""
 
     def begin(self, plan: RunPlan, request: CaptureSpecification) -> Snapshot:
         """Creates the run and its request in the bucket, so that a later coordinator can finish it."""
@@ -87,8 +88,11 @@ class Coordinator:
         """Plans and creates a run, and returns its name. If the request is wrong, an error is raised and nothing is
         written to the bucket.
         """
-        async with self._planning:
-            plan = await asyncio.to_thread(self._preparer.plan, request)
+        plan = await self._plan(request)
+        # From here on a caller who leaves changes nothing: a run that is created is captured.
+        return await asyncio.shield(self._begin(plan, request))
+
+    async def _begin(self, plan: RunPlan, request: CaptureSpecification) -> str:
         run = plan.record.run
         async with self._lock(run):
             if self._is_active(run):
@@ -122,8 +126,7 @@ class Coordinator:
         return whole
 
     async def estimate(self, request: CaptureSpecification) -> CaptureEstimate:
-        async with self._planning:
-            plan = await asyncio.to_thread(self._preparer.plan, request)
+        plan = await self._plan(request)
         flops = await self.pool.flops() * _FLOPS_SHARE
         work = plan.flops_per_token * plan.record.tokens_total
         return CaptureEstimate(
@@ -137,6 +140,15 @@ class Coordinator:
             documents_with_bos=plan.documents_with_bos,
             dataset_files=plan.dataset_files,
         )
+
+    async def _plan(self, request: CaptureSpecification) -> RunPlan:
+        """Plans a run on a thread, which ends soon after the caller has gone."""
+        stop = threading.Event()
+        async with self._planning:
+            try:
+                return await asyncio.to_thread(self._preparer.plan, request, stop)
+            finally:
+                stop.set()
 
     async def progress_after(self, run: str, version: int) -> tuple[int, CaptureProgress]:
         """Returns progress and its version: at once if it is newer than `version`, else at the next change or

@@ -49,3 +49,23 @@ class MergeLimits:
     def __post_init__(self) -> None:
         check_positive(self, "parts")
         check_least(self, 0, "runs_resumed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanLimits:
+    # Sequences of one batch, if a capture names no number. Further ones are in the next batch.
+    sequences_per_batch: int = 16
+    # Bytes that a shard aims at: small enough to repeat after a crash, large enough for an object store. Further rows
+    # are in the next shard.
+    shard_bytes_target: int = 64 << 20
+    # Most bytes of a shard, whose nonzeros a worker holds in memory. A capture that asks for larger shards gets smaller
+    # ones.
+    shard_bytes_max: int = 1 << 30
+    # Shards that a small run has at least, so that workers share it and readers see progress. Larger runs have as many
+    # as their bytes need.
+    shards_target: int = 8
+    # Bytes of the largest run. A capture of more is refused.
+    run_bytes_max: int = 10 << 40
+
+    def __post_init__(self) -> None:
+        check_positive(self)

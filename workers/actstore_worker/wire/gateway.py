@@ -72,6 +72,9 @@ class Gateway:
     Every call must have `authorization: Bearer <token>`; only the service has the token.
     """
 
+    # The newest format version of runs that captures write.
+    format_written = FORMAT_VERSION
+
     def __init__(self, token: str, captures: Captures, models: Models) -> None:
         self._expected = f"Bearer {token}".encode()
         self._captures, self._models = captures, models
@@ -103,7 +106,7 @@ class Gateway:
         workers are, it knows itself.
         """
         if isinstance(question, GetWorkersInfo):
-            return GetWorkersInfoAnswer(_own_info())
+            return GetWorkersInfoAnswer(WorkersInfo(own_version(), API_LEVEL, FORMATS_READ, self.format_written))
         if verb.service == _CAPTURES:
             return await self._captures.ask(question)
         if isinstance(question, EstimateSweep):
@@ -141,10 +144,6 @@ class Gateway:
         sent = next((value for key, value in context.invocation_metadata() if key == "authorization"), "")
         if not hmac.compare_digest(str(sent).encode(), self._expected):
             raise ActstoreError("the gateway's token is missing or wrong", reason="UNAUTHENTICATED")
-
-
-def _own_info() -> WorkersInfo:
-    return WorkersInfo(own_version(), API_LEVEL, FORMATS_READ, FORMAT_VERSION)
 
 
 def _refuse(context: Context, error: Exception) -> None:
