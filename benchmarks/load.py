@@ -94,7 +94,7 @@ def main() -> None:
         store = Path(scratch) / "store"
         store.mkdir()
         write_run(str(store), NONZEROS, Rows(D_MODEL, (DENSE,), NORMS))
-        with running_service(ACTSTORE_STORE=str(store)) as ready:
+        with running_service(ACTSTORE_STORE=str(store), ACTSTORE_ANONYMOUS="reader") as ready:
             found = asyncio.run(measure(ready, options.seconds, options.minutes))
     for name, value in found.items():
         print(f"{name:<34}{value:>14,}")
