@@ -10,14 +10,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import grpc
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, make_wsgi_app
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from actstore_api.v1 import patching_pb2
+from actstore_service.calls.call import Call
 from actstore_service.gateway import Gateway
-from actstore_service.guards import guarded
 
 UNKNOWN_METHOD = "unknown"
 # The kernel label for a sweep from another version of the workers.
@@ -48,6 +47,12 @@ class Metrics:
             buckets=LATENCY_BUCKETS_SECONDS,
             registry=self._registry,
         )
+        self._refused = Counter(
+            "actstore_refused",
+            "Calls that ended with an error, by its reason and their class of calls.",
+            ("reason", "class"),
+            registry=self._registry,
+        )
         self._in_flight = Gauge("actstore_calls_in_flight", "gRPC calls in progress.", registry=self._registry)
         self.sweeps = SweepMetrics(self._registry)
         ProcessCollector(registry=self._registry)
@@ -56,18 +61,17 @@ class Metrics:
     def wsgi(self) -> Callable[..., Any]:
         return make_wsgi_app(self._registry)
 
-    def refused(self, method: str) -> None:
-        self._calls.labels(method, grpc.StatusCode.UNIMPLEMENTED.name).inc()
-
     @contextmanager
-    def counted(self, context: grpc.ServicerContext, method: str) -> Iterator[None]:
+    def counted(self, call: Call) -> Iterator[None]:
         started_seconds = time.monotonic()
         with self._in_flight.track_inprogress():
             try:
                 yield
             finally:
-                self._latency_seconds.labels(method).observe(time.monotonic() - started_seconds)
-                self._calls.labels(method, _code(context).name).inc()
+                self._latency_seconds.labels(call.method).observe(time.monotonic() - started_seconds)
+                self._calls.labels(call.method, call.code.name).inc()
+                if call.reason:
+                    self._refused.labels(call.reason, call.kind).inc()
 
 
 class SweepMetrics:
@@ -143,24 +147,6 @@ class SweepMetrics:
             gauge.set(self._largest[gauge])
 
 
-class MetricsInterceptor(grpc.ServerInterceptor):
-    """The outermost interceptor, so that refused calls are counted too."""
-
-    def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
-
-    def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], grpc.RpcMethodHandler | None],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler | None:
-        handler = continuation(handler_call_details)
-        if handler is None:
-            self._metrics.refused(UNKNOWN_METHOD)
-            return None
-        return guarded(handler, lambda context: self._metrics.counted(context, handler_call_details.method))
-
-
 class _CaptureTotals(Collector):
     """Asks the workers during each scrape, because the service holds no state."""
 
@@ -193,9 +179,3 @@ class _CaptureTotals(Collector):
                 f"{noun.capitalize()} in shards that were committed since the workers started.",
                 value=getattr(totals, f"{noun}_committed"),
             )
-
-
-def _code(context: grpc.ServicerContext) -> grpc.StatusCode:
-    if context.code() is not None:
-        return context.code()
-    return grpc.StatusCode.OK if context.is_active() else grpc.StatusCode.CANCELLED

@@ -138,7 +138,9 @@ class PatchingCalls:
     def _swept(self, question: RunSweep, bar: Bar, on_cells: Callable[[SweptCells], object]) -> Sweep:
         """The service sends rows part by part, and at the end the fields that concern all rows."""
         parts: list[pa.Table] = []
+        swept = None
         try:
+            # To the end of the stream, as one that is left before counts as cancelled in the service's metrics.
             for answer in self._backend.listen(question):
                 update = answer.update
                 if isinstance(update, SweepProgress):
@@ -147,10 +149,12 @@ class PatchingCalls:
                     parts.append(update.rows)
                     on_cells(SweptCells(table=update.rows))
                 else:
-                    return sweep_of(update, question, parts)
+                    swept = sweep_of(update, question, parts)
         finally:
             bar.close()
-        raise Fault("the service ended the sweep without a result")
+        if swept is None:
+            raise Fault("the service ended the sweep without a result")
+        return swept
 
     def compare_tokens(
         self,

@@ -1,0 +1,77 @@
+"""The steps of every call, in their order. gRPC hands over a call as soon as its headers are here.
+
+All methods are registered as if clients sent streams of bytes, whatever the contract says: this is how gRPC's server
+for asyncio starts a call before it has a message, and leaves parsing to us. Clients cannot tell the difference.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+from google.rpc import code_pb2, status_pb2
+
+from actstore_service.access import Access
+from actstore_service.calls.call import REQUEST_ID, Call, call_of
+from actstore_service.calls.classes import CallClass
+from actstore_service.calls.failures import StatusGiven, ended_by_caller, refuse
+from actstore_service.metrics import UNKNOWN_METHOD, Metrics
+
+
+@dataclass(frozen=True)
+class Method:
+    """One method: its class of calls, and what answers a call once its caller is known. An open one needs no token.
+
+    The answer is a message, or None from a method that streams and has sent its messages itself.
+    """
+
+    path: str
+    kind: CallClass
+    answer: Callable[[Call], Awaitable[bytes | None]]
+    streams: bool
+    is_open: bool = False
+
+
+class Pipeline(grpc.GenericRpcHandler):
+    """The handler of all methods."""
+
+    def __init__(self, access: Access, metrics: Metrics, methods: Mapping[str, Method], retry_seconds: float) -> None:
+        self._access, self._metrics, self._retry_seconds = access, metrics, retry_seconds
+        self._handlers = {path: self._handler(method) for path, method in methods.items()}
+        self._unknown = self._handler(Method(UNKNOWN_METHOD, CallClass.STANDARD, _unknown, streams=True))
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
+        return self._handlers.get(handler_call_details.method, self._unknown)
+
+    def _handler(self, method: Method) -> grpc.RpcMethodHandler:
+        async def handle(_: Any, context: Any) -> bytes | None:
+            return await self._handle(call_of(method.path, method.kind, context), method)
+
+        # A single answer travels together with the call's status, which saves a fifth of a small answer's time.
+        if method.streams:
+            return grpc.stream_stream_rpc_method_handler(handle)
+        return grpc.stream_unary_rpc_method_handler(handle)
+
+    async def _handle(self, call: Call, method: Method) -> bytes | None:
+        call.context.set_trailing_metadata(((REQUEST_ID, call.request_id),))
+        with self._metrics.counted(call):
+            try:
+                return await self._answer(call, method)
+            except asyncio.CancelledError:
+                ended_by_caller(call)
+                raise
+            except Exception as error:  # noqa: BLE001  each one is told to the caller
+                await refuse(call, error, self._retry_seconds)
+            finally:
+                call.over.set()
+
+    async def _answer(self, call: Call, method: Method) -> bytes | None:
+        """A caller is known by the headers and its certificate alone: a stranger's message is never read."""
+        if not method.is_open:
+            call.principal = self._access.identify(call.headers, call.context.auth_context())
+        return await method.answer(call)
+
+
+async def _unknown(_: Call) -> None:
+    raise StatusGiven(status_pb2.Status(code=code_pb2.UNIMPLEMENTED, message="this service has no such method"))
