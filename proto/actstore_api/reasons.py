@@ -208,8 +208,21 @@ REASONS: Mapping[str, Reason] = {
     "UNAUTHENTICATED": Reason(
         UNAUTHENTICATED,
         Kind.DENIED,
-        "The service asks for a token, and the call had none or a wrong one.",
+        "The service asks for a token, and the call had none, a wrong one, or one that has expired.",
         "pass `token=` to connect, or set ACTSTORE_TOKEN",
+    ),
+    "PERMISSION_DENIED": Reason(
+        PERMISSION_DENIED,
+        Kind.DENIED,
+        "The service knows the caller, but the caller lacks the role that the call needs, or may not use runs of this "
+        "name. The message says which.",
+        "ask who runs the service for the role or the runs, or name a run of your own",
+    ),
+    "ISSUER_UNAVAILABLE": Reason(
+        UNAVAILABLE,
+        Kind.UNAVAILABLE,
+        "The service cannot check signed tokens yet, because it has not reached their issuer since it started.",
+        "try again in a minute; if that does not help, the service's operator has to look at oidc.keys_url",
     ),
     "STORE_CREDENTIALS": Reason(
         PERMISSION_DENIED,
@@ -291,6 +304,30 @@ REASONS: Mapping[str, Reason] = {
         Kind.UNAVAILABLE,
         "No service answers at the address, or no address is known.",
         "check the address and that the service is up; `actstore up` starts one here",
+    ),
+    "CLIENT_TOO_OLD": Reason(
+        FAILED_PRECONDITION,
+        Kind.BAD_REQUEST,
+        "The caller's API level is lower than the service, or the workers, answer. The message has both versions.",
+        "install a newer version of actstore where the call comes from",
+    ),
+    "SERVICE_TOO_OLD": Reason(
+        UNIMPLEMENTED,
+        Kind.BAD_REQUEST,
+        "The service is older than the method or the option that the client uses. The message has both versions.",
+        "ask without that option, or have the service upgraded",
+    ),
+    "WORKERS_TOO_OLD": Reason(
+        UNIMPLEMENTED,
+        Kind.BAD_REQUEST,
+        "The workers are older than the method or the option that the call uses. The message has both versions.",
+        "ask without that option, or have the workers upgraded",
+    ),
+    "FORMAT_PINNED": Reason(
+        FAILED_PRECONDITION,
+        Kind.BAD_REQUEST,
+        "The capture needs a newer format of the bucket than the workers may write, for example during an upgrade.",
+        "leave out what the message names, or wait until the operator allows the newer format",
     ),
     "CANCELLED": Reason(
         CANCELLED,

@@ -45,6 +45,7 @@ def main() -> int:
         print(f"actstore_service: {error.message}", file=sys.stderr)
         return 2
     ready = {"ready": "service", "address": service.address, "metrics": service.metrics_address}
+    ready |= {"mutual_tls": service.mutual_tls_address} if service.mutual_tls_address else {}
     print(json.dumps(ready), flush=True)
     signal.sigwait(endings)
     _end(service, endings)
@@ -73,10 +74,10 @@ def _keep_freed_pages() -> None:
 
 
 def _start(settings: FoundSettings) -> Service:
-    store, own = settings.made(StoreSettings), settings.made(Settings)
+    store = settings.made(StoreSettings)
     bucket = open_bucket(store.store, store.s3)
     list_runs(bucket)  # so that a store that cannot be read is reported now, not in the first call
-    return Service(bucket, own)
+    return Service(bucket, settings.made(Settings))
 
 
 if __name__ == "__main__":

@@ -48,6 +48,16 @@ def test_every_setting_has_a_text() -> None:
     assert [one.name for one in settings.variables() if not one.meaning or not one.type] == []
 
 
+def test_every_limit_says_what_happens_beyond_it() -> None:
+    """A time limit says that in one sentence; another one says first what is counted, and then what happens."""
+    limits = [one for one in settings.variables() if settings.titled(one).startswith("Limits")]
+    counted = [one for one in limits if not one.key.endswith("_seconds")]
+    assert len(counted) > 40
+    assert [one.key for one in counted if len(re.findall(r"[.;] ", one.meaning)) < 1] == []
+    said = re.compile(r"\b([Hh]ow long|[Ss]econds|[Tt]ime|[Pp]ause)\b")
+    assert [one.key for one in limits if one.key.endswith("_seconds") and not said.search(one.meaning)] == []
+
+
 def test_variables_that_processes_read_are_listed() -> None:
     found = {one.name: one.readers for one in settings.variables()}
     assert found["ACTSTORE_STORE"] == ("service", "workers")

@@ -4,6 +4,7 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from typing import Any
 
 import grpc
 import pytest
@@ -11,6 +12,7 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
+from actstore_api.records.information import GetServiceInfo
 from actstore_api.v1 import capture_pb2, catalog_pb2, feature_pb2, service_pb2
 from actstore_api.verbs import VERBS
 from actstore_service.server import Service
@@ -86,7 +88,7 @@ def test_reflection_describes_every_service(call: Caller) -> None:
 
 def test_every_verb_is_answered_by_the_bucket_or_by_the_workers() -> None:
     stored = {verb.question for verb in VERBS.values() if not verb.forwarded}
-    assert stored == {*ANSWERS, *ROWS}
+    assert stored == {*ANSWERS, *ROWS, GetServiceInfo}  # the last one the service itself
     assert {verb.question for verb in VERBS.values() if not verb.forwarded and verb.streams} == set(ROWS)
 
 
@@ -129,33 +131,51 @@ def test_reflection_needs_the_token(forwarding: Service) -> None:
     assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
 
 
-def test_no_token_on_loopback_lets_everyone_in(serve: Serve, connect: Callable[..., Caller]) -> None:
-    call = connect(serve(token=None), None)
+def test_nobody_is_anonymous_unless_the_operator_says_so(serve: Serve, connect: Callable[..., Caller]) -> None:
+    with pytest.raises(BadRequest, match="nobody may call this service"):
+        serve(token=None)
+    call = connect(serve(token=None, anonymous=("reader",)), None)
     assert call("CatalogService", "ListRuns", catalog_pb2.ListRunsRequest()).runs
 
 
 @pytest.mark.parametrize("listen", ["0.0.0.0:0", "[::]:0", "lab.internal:7433", "10.0.0.1:7433"])
-def test_no_token_beyond_loopback_is_refused(listen: str) -> None:
+def test_nobody_is_anonymous_beyond_loopback(listen: str) -> None:
     with pytest.raises(BadRequest) as caught:
-        Settings(listen=listen)
+        Settings(listen=listen, token=TOKEN, anonymous=("reader",))
     assert caught.value.details["field"] == "ACTSTORE_LISTEN"
     Settings(listen=listen, token=TOKEN)
 
 
 @pytest.mark.parametrize("listen", ["127.0.0.1:0", "127.8.8.8:1", "[::1]:0", "localhost:7433"])
 def test_loopback_is_loopback(listen: str) -> None:
-    Settings(listen=listen)
+    Settings(listen=listen, anonymous=("reader", "writer"))
 
 
 @pytest.mark.parametrize("listen", ["", "localhost", ":7433", "localhost:", "localhost:http", "localhost:65536"])
 def test_an_address_is_host_and_port(listen: str) -> None:
     with pytest.raises(BadRequest):
-        Settings(listen=listen)
+        Settings(listen=listen, token=TOKEN)
 
 
 def test_a_gateway_needs_its_token() -> None:
-    with pytest.raises(BadRequest):
-        Settings(gateway="127.0.0.1:9000")
+    for given in ({}, {"gateway_token": "a", "gateway_token_file": "b"}):
+        with pytest.raises(BadRequest, match="one of them only"):
+            Settings(gateway="127.0.0.1:9000", token=TOKEN, **given)
+
+
+@pytest.mark.parametrize(
+    ("given", "field"),
+    [
+        ({"anonymous": ("reader", "king")}, "ACTSTORE_ANONYMOUS"),
+        ({"tls_key": "key.pem"}, "ACTSTORE_TLS_KEY"),
+        ({"mutual_tls_listen": "127.0.0.1:1"}, "ACTSTORE_MUTUAL_TLS_LISTEN"),
+        ({"mutual_tls_listen": "lab"}, "ACTSTORE_MUTUAL_TLS_LISTEN"),
+    ],
+)
+def test_who_may_call_is_told_without_contradictions(given: dict[str, Any], field: str) -> None:
+    with pytest.raises(BadRequest) as caught:
+        Settings(token=TOKEN, **given)
+    assert caught.value.details["field"] == field
 
 
 def test_secrets_are_not_shown() -> None:

@@ -33,7 +33,8 @@ class Forwarded:
 
     async def _placed(self, call: Call, verb: Verb, way: Way) -> bytes | None:
         async with self._steps.begun(call, CallClass.FORWARDED) as (message, room), room.place(call.name):
-            await self._threads.run(lambda: self._questions.read(call, verb, message), lambda: None)
+            question = await self._threads.run(lambda: self._questions.read(call, verb, message), lambda: None)
+            await self._gateway.check_level(question, call)
             return await way(call, verb, message)
 
     async def _single(self, call: Call, verb: Verb, message: bytes) -> bytes:

@@ -8,8 +8,9 @@ from actstore_api.bounds import check_bounds
 from actstore_api.codec import decode, message_of
 from actstore_api.shape import Unreadable
 from actstore_api.verbs import Verb
-from actstore_service.access import Access
+from actstore_service.access import Access, Principal
 from actstore_service.calls.call import Call
+from actstore_service.calls.failures import bad_request
 from actstore_storage.errors import ActstoreError, BadRequest
 
 
@@ -22,14 +23,18 @@ class Questions:
     def read(self, call: Call, verb: Verb, message: bytes) -> Any:
         """Errors: ARGUMENT_INVALID for what is no such question, LIMIT_EXCEEDED beyond a bound, PERMISSION_DENIED."""
         question = _decoded(verb, _parsed(verb, message))
-        if call.principal is None:
-            raise ActstoreError("a question was read before its caller was known")
-        self._access.permit(call.principal, verb, question)
+        self._access.permit(_caller(call), verb, question)
         return question
 
     def seen(self, call: Call, verb: Verb, answer: Any) -> Any:
         """The answer without what the caller may not see."""
-        return self._access.visible(call.principal, verb, answer)
+        return self._access.visible(_caller(call), verb, answer)
+
+
+def _caller(call: Call) -> Principal:
+    if call.principal is None:
+        raise ActstoreError("a question was read before its caller was known")
+    return call.principal
 
 
 def _parsed(verb: Verb, message: bytes) -> Message:
@@ -51,6 +56,4 @@ def _decoded(verb: Verb, request: Message) -> Any:
         check_bounds(request)
         return decode(verb.question, request)
     except Unreadable as error:
-        raise BadRequest(
-            str(error), reason=error.reason, field=error.field, value=error.value, allowed=error.allowed
-        ) from None
+        raise bad_request(error) from None

@@ -3,6 +3,7 @@ details.
 """
 
 import logging
+from collections.abc import Callable
 from random import SystemRandom
 from typing import NoReturn
 
@@ -13,8 +14,9 @@ from grpc_status import rpc_status
 
 from actstore_api.reasons import REASONS, Kind, from_status, to_status
 from actstore_api.records.terms import Failure
+from actstore_api.shape import Unreadable
 from actstore_service.calls.call import REQUEST_ID, Call
-from actstore_storage.errors import ActstoreError
+from actstore_storage.errors import ActstoreError, BadRequest
 
 LOG = logging.getLogger(__name__)
 # Errors that a caller cannot fix, so the log must have them too.
@@ -24,6 +26,8 @@ PUSHBACK = "grpc-retry-pushback-ms"
 NEVER = "-1"
 
 _CHANCE = SystemRandom()
+# What a caller may see of an error.
+Seen = Callable[[Failure], Failure]
 
 
 class StatusGiven(Exception):
@@ -34,9 +38,16 @@ class StatusGiven(Exception):
         self.status = status
 
 
-def refusal(call: Call, error: Exception, retry_seconds: float) -> status_pb2.Status:
-    """The error's status, which is noted in the call. A BUSY call may be tried again after about `retry_seconds`."""
-    status = _status(call, error, retry_seconds)
+def bad_request(error: Unreadable) -> BadRequest:
+    """The error for what the contract does not allow."""
+    return BadRequest(str(error), reason=error.reason, field=error.field, value=error.value, allowed=error.allowed)
+
+
+def refusal(call: Call, error: Exception, retry_seconds: float, seen: Seen) -> status_pb2.Status:
+    """The error's status, or what of it the caller may see; it is noted in the call. A BUSY call may be tried again
+    after about `retry_seconds`.
+    """
+    status = _status(call, error, retry_seconds, seen)
     failure = from_status(status)
     call.code, call.reason = rpc_status.to_status(status).code, failure.reason if failure else ""
     return status
@@ -50,17 +61,23 @@ async def abort(call: Call, status: status_pb2.Status) -> NoReturn:
     raise AssertionError("abort returned")
 
 
-def _status(call: Call, error: Exception, retry_seconds: float) -> status_pb2.Status:
+def _status(call: Call, error: Exception, retry_seconds: float, seen: Seen) -> status_pb2.Status:
     if isinstance(error, StatusGiven):
-        return error.status
+        return _passed_on(error.status, seen)
     if not isinstance(error, ActstoreError):
         return to_status(_hidden(call, error))
     if REASONS[error.reason].kind in OPERATORS:
         LOG.error("%s: %s, request %s", call.method, error.message, call.request_id)
-    status = to_status(Failure(error.reason, error.message, error.details))
+    status = to_status(seen(Failure(error.reason, error.message, error.details)))
     if error.reason == "BUSY":
         _add_retry(status, retry_seconds * _CHANCE.uniform(0.5, 1.5))
     return status
+
+
+def _passed_on(status: status_pb2.Status, seen: Seen) -> status_pb2.Status:
+    failure = from_status(status)
+    shown = failure and seen(failure)
+    return status if shown is None or shown == failure else to_status(shown)
 
 
 def _hidden(call: Call, error: Exception) -> Failure:

@@ -13,10 +13,12 @@ from typing import Any
 import grpc
 from google.rpc import code_pb2, status_pb2
 
+from actstore_api.levels import TooOldError, check_caller
+from actstore_api.records.terms import Failure
 from actstore_service.access import Access
 from actstore_service.calls.call import REQUEST_ID, UNKNOWN_METHOD, Call, call_of
 from actstore_service.calls.classes import CallClass
-from actstore_service.calls.failures import StatusGiven, abort, ended_by_caller, refusal
+from actstore_service.calls.failures import StatusGiven, abort, bad_request, ended_by_caller, refusal
 
 # Entered when a call begins and left when its code is known.
 Counted = Callable[[Call], AbstractContextManager[None]]
@@ -65,17 +67,30 @@ class Pipeline(grpc.GenericRpcHandler):
                 ended_by_caller(call)
                 raise
             except Exception as error:  # noqa: BLE001  each one is told to the caller
-                status = refusal(call, error, self._retry_seconds)
+                status = refusal(call, error, self._retry_seconds, lambda failure: self._seen(call, failure))
             finally:
                 call.over.set()
         # Counted before it is sent: a client that does not read keeps its call open.
         return await abort(call, status)
 
+    def _seen(self, call: Call, failure: Failure) -> Failure:
+        """The error without what the caller may not see."""
+        return failure if call.principal is None else self._access.visible_failure(call.principal, failure)
+
     async def _answer(self, call: Call, method: Method) -> bytes | None:
         """A caller is known by the headers and its certificate alone: a stranger's message is never read."""
         if not method.is_open:
             call.principal = self._access.identify(call.headers, call.context.auth_context())
+            _check_level(call)
         return await method.answer(call)
+
+
+def _check_level(call: Call) -> None:
+    """Refuses a caller that is too old. One that does not say what it is, is not restricted."""
+    try:
+        check_caller(call.headers, "service has")
+    except TooOldError as error:
+        raise bad_request(error) from None
 
 
 async def _unknown(_: Call) -> None:

@@ -125,16 +125,23 @@ def _refuse_unknown(
     variables = unknown_variables(environment, (setting.variable for setting in own))
     keys = given.keys() - {setting.key for setting in own}
     if variables or keys:
-        known = [*own, *_named(beside.settings)]
-        of_variables = {setting.variable for setting in (*known, *_named(beside.variables))}
-        refuse_unknown(variables - of_variables, of_variables, "the environment")
-        of_keys = {setting.key for setting in known}
-        refuse_unknown(keys - of_keys, of_keys, f"the file {file}")
+        others, callers = _named(beside.settings), _named(beside.variables)
+        all_known = None not in (*others, *callers)
+        of_keys = {setting.key for setting in (*own, *filter(None, others))}
+        of_variables = {setting.variable for setting in (*own, *filter(None, (*others, *callers)))}
+        refuse_unknown(variables - of_variables, of_variables, "the environment", all_known=all_known)
+        refuse_unknown(keys - of_keys, of_keys, f"the file {file}", all_known=all_known)
 
 
-def _named(records: Sequence[str]) -> Iterator[Setting]:
+def _named(records: Sequence[str]) -> list[Setting | None]:
+    """The settings of classes. None stands for those of a package that this machine does not have."""
+    found: list[Setting | None] = []
     for name in records:
-        yield from settings_of(resolve_name(name))
+        try:
+            found += settings_of(resolve_name(name))
+        except ImportError:
+            found.append(None)
+    return found
 
 
 def _find(setting: Setting, environment: Mapping[str, str], given: Mapping[str, Any], file: str | None) -> Found:

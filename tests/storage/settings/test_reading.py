@@ -174,6 +174,13 @@ def test_names_of_other_processes_and_of_kubernetes_are_no_errors(tmp_path: Path
     assert read(NAMED | links | others, 'dataset = "y"', tmp_path) == Outer("lab")
 
 
+def test_typing_errors_are_found_where_other_processes_are_not_installed() -> None:
+    alone = Beside(("absent_package.settings:Settings",))
+    assert read_settings((Outer,), NAMED | {"ACTSTORE_DATASET": "x"}, alone).made(Outer) == Outer("lab")
+    with pytest.raises(SettingsError, match="the closest is ACTSTORE_LIMITS_CALLS"):
+        read_settings((Outer,), NAMED | {"ACTSTORE_LIMIT_CALLS": "1"}, alone)
+
+
 def test_what_is_printed_is_read_again(tmp_path: Path) -> None:
     (tmp_path / "given.toml").write_text('name = "a \\"lab\\""\nplaces = ["x", "y"]\ncolour = "blue"')
     environment = {"ACTSTORE_LIMITS_CALLS": "5", "ACTSTORE_SECRET": "hidden", "ACTSTORE_FOLDERS": str(tmp_path)}

@@ -91,6 +91,8 @@ def test_folders_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         (LEAST | {"ACTSTORE_CAPTURE_WORKERS": "0"}, "ACTSTORE_CAPTURE_WORKERS"),
         (LEAST | {"ACTSTORE_MERGE_PARTS": "0"}, "ACTSTORE_MERGE_PARTS"),
         (LEAST | {"ACTSTORE_MERGE_PARTS": "few"}, "ACTSTORE_MERGE_PARTS"),
+        (LEAST | {"ACTSTORE_WRITE_FORMAT": "3"}, "ACTSTORE_WRITE_FORMAT is 3; this version writes 4"),
+        (LEAST | {"ACTSTORE_PLANNING_SHARDS_TARGET": "0"}, "ACTSTORE_PLANNING_SHARDS_TARGET"),
         (LEAST | {"ACTSTORE_ALLOW_HUB": "yes"}, "ACTSTORE_ALLOW_HUB"),
         (LEAST | {"ACTSTORE_MODEL_FOLDERS": "/nowhere/at/all"}, "ACTSTORE_MODEL_FOLDERS"),
     ],

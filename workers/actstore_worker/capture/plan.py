@@ -15,9 +15,10 @@ from actstore_storage.format.norm_columns import L2, NormColumn, columns_beside,
 from actstore_storage.format.products import NORM_SKETCHES
 from actstore_storage.format.records import fields_in_common
 from actstore_storage.format.sites import HEAD_KINDS, Site, expand_sites, parse_site
-from actstore_storage.format.specification import RunRecord, SaeRecord, Specification
+from actstore_storage.format.specification import FORMAT_VERSION, RunRecord, SaeRecord, Specification
 from actstore_storage.runs.document_sources import DocumentSources
 from actstore_worker.capture.estimates import bytes_by_product, forward_flops_per_token, sketch_bytes
+from actstore_worker.capture.limits import PlanLimits
 from actstore_worker.capture.options import StoreOptions, checked_options, document_query
 from actstore_worker.capture.run_plan import RunPlan
 from actstore_worker.capture.shards.tasks import ShardTask
@@ -45,19 +46,12 @@ FILES_TOLD = 20
 
 
 @dataclass(frozen=True)
-class PlanSettings:
+class PlanSettings(PlanLimits):
     datasets: DatasetPlaces
     # Where the capture workers run models: cpu or cuda.
     device: str = "cpu"
-    sequences_per_batch: int = 16
-    # The target size of a shard: small enough to repeat after a crash, large enough for an object store.
-    shard_bytes_target: int = 64 << 20
-    # A worker holds a shard's nonzeros in memory, and repeats the whole shard after a crash.
-    shard_bytes_max: int = 1 << 30
-    # Small runs have at least this many shards, so that workers share them and readers see progress.
-    shards_target: int = 8
-    # The largest size of a run.
-    run_bytes_max: int = 10 << 40
+    # The newest format version of runs that is written.
+    write_format: int = FORMAT_VERSION
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ from actstore_storage.bucket.watched import WatchedBucket
 from actstore_storage.errors import CorruptObject, NotThere, corrupt_object
 from actstore_storage.format.keys import WANTED, run_key, wanted_key
 from actstore_storage.format.records import seal, unseal
+from actstore_storage.format.specification import written_format
 from actstore_storage.registry.models import ModelRecord, register_model
 from actstore_storage.registry.saes import register_sae
 from actstore_storage.runs.opening import check_run_name, create_run, open_run
@@ -39,6 +40,11 @@ class Preparing:
 
     def plan(self, request: CaptureSpecification, stop: threading.Event = NEVER) -> RunPlan:
         """Plans the run. Errors: BadRequest for the request; ActstoreError CANCELLED soon after `stop` is set."""
+        plan = self._planned(request, stop)
+        version = written_format(plan.record.specification, self.settings.write_format)
+        return replace(plan, record=replace(plan.record, format_version=version))
+
+    def _planned(self, request: CaptureSpecification, stop: threading.Event) -> RunPlan:
         if request.rows_of:
             return plan_encoding(request, WatchedBucket(self.bucket, stop), self.catalog, self.settings.device)
         return plan_capture(request, self.catalog, self.settings, stop)

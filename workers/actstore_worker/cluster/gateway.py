@@ -30,6 +30,7 @@ def model_id_of(model: ModelReference) -> str:
 class GatewayIngress(Gateway):
     def __init__(self, settings: WorkerSettings, models: serve.handle.DeploymentHandle) -> None:
         super().__init__(settings.gateway_token, _RemoteCoordinator(), _RemoteModels(models))
+        self.format_written = settings.write_format
 
 
 class _RemoteCoordinator:
