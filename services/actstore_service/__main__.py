@@ -74,10 +74,10 @@ def _keep_freed_pages() -> None:
 
 
 def _start(settings: FoundSettings) -> Service:
-    store, own = settings.made(StoreSettings), settings.made(Settings)
+    store = settings.made(StoreSettings)
     bucket = open_bucket(store.store, store.s3)
     list_runs(bucket)  # so that a store that cannot be read is reported now, not in the first call
-    return Service(bucket, own)
+    return Service(bucket, settings.made(Settings))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import Any, TextIO
 
 from actstore._cli.options import DONE, UNSOUND, add_verb, say
 from actstore._errors import STACK_FAILED, ActstoreError, StackFailed
-from actstore._stack.folder import STATE_FOLDER, StackFile, StackFolder, StackProcesses, stack_folder
+from actstore._stack.folder import STATE_FOLDER, StackFolder, StackProcesses, stack_folder
 from actstore._stack.guard import LEFTOVER_SECONDS
 from actstore._stack.stack import STOP_SECONDS, LocalStack
 from actstore._transport.service import GrpcBackend

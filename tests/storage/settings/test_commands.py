@@ -33,7 +33,7 @@ def test_one_file_for_both(module: str, expected: tuple[str, ...], tmp_path: Pat
     (tmp_path / "lab.toml").write_text(FILE)
     done = subprocess.run(
         [sys.executable, "-m", module, "--config", f"{tmp_path}/lab.toml", "--print-config"],
-        env=environment(ACTSTORE_STORE=str(tmp_path), ACTSTORE_COORDINATOR_PLANS="9", ACTSTORE_ADDRESS="lab:7433"),
+        env=environment(ACTSTORE_STORE=str(tmp_path), ACTSTORE_COORDINATOR_PLANS="9", ACTSTORE_TOKEN="hidden-token"),
         capture_output=True,
         text=True,
     )
