@@ -67,7 +67,11 @@ def live_lab(bucket: Bucket, *folders: Path) -> Iterator[actstore.Lab]:
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     settings = Settings(
-        listen="127.0.0.1:0", metrics_listen="127.0.0.1:0", gateway=f"127.0.0.1:{port}", gateway_token=TOKEN
+        listen="127.0.0.1:0",
+        metrics_listen="127.0.0.1:0",
+        gateway=f"127.0.0.1:{port}",
+        gateway_token=TOKEN,
+        anonymous=("reader",),
     )
     service = Service(bucket, settings)
     with actstore.connect(service.address) as lab:
