@@ -58,12 +58,13 @@ class Limits:
     message_seconds: float = 10.0
     """How long a call's message may take after its headers, before the call is ended with MESSAGE_LATE."""
     stalled_seconds: float = 60.0
-    """How long a client may take to accept one message, before its stream is ended with STREAM_STALLED."""
+    """How long the client of a stream may take no message, before the stream is ended with STREAM_STALLED."""
     waiting_bytes: int = 256 * MEBIBYTE
-    """Messages that wait for their clients, all together. If there are more, the slowest clients have only
-    `hurried_seconds` for theirs."""
-    hurried_seconds: float = 5.0
-    """How long the slowest clients may take to accept one message while more than `waiting_bytes` are waiting."""
+    """Messages that are ready and wait for their clients, all together. As it fills, messages of rows become smaller;
+    if there is more, large answers are refused with BUSY."""
+    untaken_streams: int = 1024
+    """Streams that were ended with STREAM_STALLED and whose clients still do not read, but keep their connection. If
+    there are more, new streams are refused with BUSY."""
     keepalive_seconds: float = 60.0
     """Time without news from a connection after which the service asks whether its peer is still there."""
     keepalive_timeout_seconds: float = 20.0

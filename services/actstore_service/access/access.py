@@ -11,8 +11,7 @@ from actstore_api.verbs import Verb
 from actstore_service.access import permissions
 from actstore_service.access.access_file import FIELD, AccessTable, IssuerEntry, read_access
 from actstore_service.access.issuer_keys import IssuerKeys
-from actstore_service.access.principals import EVERY_ROLE, EVERY_RUN, Principal, Role
-from actstore_service.access.refusals import refused
+from actstore_service.access.principals import EVERY_ROLE, EVERY_RUN, Principal, Role, refused
 from actstore_service.access.reloading import Reloaded
 from actstore_service.access.signed_tokens import SignedTokens
 from actstore_service.access.tokens import PREFIX, is_whole, sha256_of

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Generator, Mapping
 
 from actstore_api.codec import encode
 from actstore_api.verbs import Verb
-from actstore_service.answers.ahead import Ahead
+from actstore_service.answers.ahead import Ahead, Pace
 from actstore_service.answers.questions import Questions
 from actstore_service.answers.row_messages import row_messages
 from actstore_service.answers.work import Threads
@@ -13,9 +13,6 @@ from actstore_service.calls.classes import CallClass, class_of
 from actstore_service.calls.steps import Steps
 from actstore_service.settings import Limits
 from actstore_storage.answers import Store, answer, rows
-
-# Messages of a stream that are made while one is sent, if there is room for them.
-_AHEAD = 4
 
 
 class Stored:
@@ -45,12 +42,15 @@ class Stored:
         return self._steps.outbox.last(found)
 
     async def _stream(self, call: Call, verb: Verb) -> None:
+        outbox, threads = self._steps.outbox, self._threads[CallClass.STREAMS]
+        outbox.check()
         async with self._steps.begun(call, CallClass.STREAMS) as (message, room):
             await room.enter(call.name)
-            made = Ahead(call, self._messages(call, verb, message), self._threads[CallClass.STREAMS], room.leave)
+            pace = Pace(outbox, self._limits.batch_bytes)
+            made = Ahead(call, self._messages(call, verb, message, pace), pace, threads, room.leave)
             try:
-                while (part := await made.next(self._bytes_ahead())) is not None:
-                    await self._steps.outbox.send(call, part)
+                while (part := await made.next()) is not None:
+                    await outbox.send(call, part)
             finally:
                 made.close()
 
@@ -60,10 +60,7 @@ class Stored:
         written: bytes = encode(found).SerializeToString()
         return written
 
-    def _messages(self, call: Call, verb: Verb, message: bytes) -> Generator[bytes, None, None]:
+    def _messages(self, call: Call, verb: Verb, message: bytes, pace: Pace) -> Generator[bytes, None, None]:
         question = self._questions.read(call, verb, message)
         provenance, batches = rows(self._store.until(call.over), question)
-        yield from row_messages(provenance, batches, self._limits.batch_bytes)
-
-    def _bytes_ahead(self) -> int:
-        return self._limits.batch_bytes * (_AHEAD if self._steps.outbox.roomy else 1)
+        yield from row_messages(provenance, batches, pace.message_bytes)

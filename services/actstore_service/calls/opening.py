@@ -26,7 +26,7 @@ class Opening:
     async def next_message(self, call: Call) -> bytes | None:
         """None once the caller has closed its side."""
         if len(self._unread) >= self._unread_max:
-            next(self._unread.oldest()).end()
+            self._unread.end_oldest()
         try:
             with self._unread.waiting():
                 found = await call.context.read()

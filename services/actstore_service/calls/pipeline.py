@@ -17,7 +17,7 @@ from actstore_api.records.terms import Failure
 from actstore_service.access import Access
 from actstore_service.calls.call import REQUEST_ID, Call, call_of
 from actstore_service.calls.classes import CallClass
-from actstore_service.calls.failures import StatusGiven, bad_request, ended_by_caller, refuse
+from actstore_service.calls.failures import StatusGiven, abort, bad_request, ended_by_caller, refusal
 from actstore_service.metrics import UNKNOWN_METHOD, Metrics
 
 
@@ -64,9 +64,11 @@ class Pipeline(grpc.GenericRpcHandler):
                 ended_by_caller(call)
                 raise
             except Exception as error:  # noqa: BLE001  each one is told to the caller
-                await refuse(call, error, self._retry_seconds, lambda failure: self._seen(call, failure))
+                status = refusal(call, error, self._retry_seconds, lambda failure: self._seen(call, failure))
             finally:
                 call.over.set()
+        # Counted before it is sent: a client that does not read keeps its call open.
+        return await abort(call, status)
 
     def _seen(self, call: Call, failure: Failure) -> Failure:
         """The error without what the caller may not see."""

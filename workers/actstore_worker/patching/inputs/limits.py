@@ -23,6 +23,11 @@ class PatchingLimits:
     slice_seconds: float = 0.25
     # The largest answer of a sweep that is cached, in bytes of its rows. A larger one is computed again each time.
     kept_bytes: int = 64 * 2**20
+    # All answers that are cached in the bucket: their number, their bytes, and the age at which they are removed. The
+    # oldest are removed first.
+    kept_answers: int = 10_000
+    kept_total_bytes: int = 16 * 2**30
+    kept_days: int = 90
 
     def __post_init__(self) -> None:
         check_positive(self)
