@@ -11,8 +11,10 @@ import pytest
 
 import actstore
 from actstore_api.reasons import REASONS
+from actstore_storage.settings.unknown import is_of_kubernetes
 from docs.hooks import columns, command, contract, errors, metrics, python_pages, settings
 
+NAMED = re.compile(r"\bACTSTORE_[A-Z0-9_]*[A-Z0-9]\b")
 GLOSSARY = Path(__file__).parents[2] / "docs" / "reference" / "glossary.md"
 
 
@@ -177,3 +179,20 @@ def _entries_of(call: Callable[..., Any]) -> set[str]:
     kinds = (griffe.DocstringSectionKind.parameters, griffe.DocstringSectionKind.other_parameters)
     sections = griffe.Docstring(inspect.getdoc(call) or "").parse("google", warnings=False)
     return {one.name for section in sections if section.kind in kinds for one in section.value}
+
+
+def test_every_variable_that_is_named_anywhere_exists() -> None:
+    """Errors, pages and manifests name variables; one that is renamed or misspelt would be refused where it is set."""
+    root = GLOSSARY.parents[2]
+    known = {one.name for one in settings.variables()}
+    files = [
+        path
+        for folder in ("client", "deploy", "docs", "proto", "services", "storage", "workers")
+        for path in (root / folder).rglob("*")
+        if path.suffix in {".md", ".py", ".yaml", ".env", ".sh", ""} and path.is_file()
+    ]
+    named = {(name, path.name) for path in files for name in NAMED.findall(path.read_text(errors="ignore"))}
+    assert len(named) > 100
+    # The beginning of a name, as `ACTSTORE_S3_`, stands for all that begin with it.
+    found = {(name, file) for name, file in named if not any(each.startswith(name) for each in known)}
+    assert {one for one in found if not is_of_kubernetes(one[0], "")} == set()

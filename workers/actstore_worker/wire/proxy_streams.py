@@ -22,6 +22,7 @@ def add_services(servicer: object, server: Any) -> None:
     service_pb2_grpc.add_PatchingServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
     service_pb2_grpc.add_SaeServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
     service_pb2_grpc.add_ModelServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
+    service_pb2_grpc.add_WorkersInformationServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
 
 
 def mended_streams(factory: Callable[..., Any]) -> Callable[..., Any]:
