@@ -87,6 +87,10 @@ class Limits:
     """Time that running calls have to finish after that."""
     reconnect_seconds: float = 1.0
     """Longest pause between two attempts to reach workers that do not answer."""
+    memory_seconds: float = 5.0
+    """How often the process looks whether it should give memory back to the machine."""
+    memory_growth_bytes: int = 16 * MEBIBYTE
+    """Growth of the process since it last gave memory back, after which it does so again."""
     totals_seconds: float = 1.0
     """How long a scrape of /metrics waits for the workers' capture totals."""
 
