@@ -7,25 +7,39 @@ goes to standard error.
 
 import json
 import os
+import shutil
 import signal
 import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 from actstore_storage.bucket.opening import open_bucket
 from actstore_storage.bucket.probe import probe
 from actstore_storage.errors import ActstoreError
-from actstore_worker.cluster.process import prepare_ray, reserve_standard_output
+from actstore_worker.cluster.joining.process import prepare_ray, reserve_standard_output
 from actstore_worker.errors import SettingsError
+from actstore_worker.files.secrets import SECRETS
 from actstore_worker.settings import WorkerSettings, read_environment
+
+# The exit code if the cluster of the workers has gone.
+RAY_GONE = 3
 
 
 def main() -> int:
-    """Returns exit code 0 after a signal, 2 if a setting or the store prevents the start."""
+    """Returns exit code 0 after a signal, 2 if a setting or the store prevents the start. It is 3 if Ray has gone."""
     ready_line = reserve_standard_output()
     prepare_ray(os.environ)
     _stop_on_signals()
     try:
-        _serve(read_environment(os.environ), ready_line)
+        with _secrets_folder(os.environ) as secrets:
+            settings = read_environment(os.environ, secrets)
+            for name in SECRETS:
+                os.environ.pop(name, None)  # Ray's processes would inherit them.
+            _serve(settings, ready_line, secrets)
     except (SettingsError, ActstoreError) as error:
         print(f"actstore_worker: {error}", file=sys.stderr)
         return 2
@@ -34,7 +48,7 @@ def main() -> int:
     return 0
 
 
-def _serve(settings: WorkerSettings, ready_line: int) -> None:
+def _serve(settings: WorkerSettings, ready_line: int, secrets: Path | None) -> None:
     with os.fdopen(ready_line, "w", buffering=1) as output:
 
         def tell(**what: str) -> None:
@@ -49,8 +63,31 @@ def _serve(settings: WorkerSettings, ready_line: int) -> None:
         with running(settings, _stop_on_signals, waits=lambda part: tell(starting=part)) as address:
             tell(ready="workers", address=address)
             output.close()
-            while True:
-                signal.pause()
+            _end_with_ray(settings, secrets)
+
+
+def _end_with_ray(settings: WorkerSettings, secrets: Path | None) -> NoReturn:
+    """Waits until Ray has gone, and ends this process at once: an orderly end would make calls to Ray."""
+    from actstore_worker.cluster.joining.watch import RayGone, RayWatch, abandon_ray
+
+    try:
+        RayWatch(settings.ray.gone_seconds).wait()
+    except RayGone as error:
+        print(f"actstore_worker: {error}; start the workers again", file=sys.stderr, flush=True)
+        abandon_ray()
+        if secrets is not None:
+            shutil.rmtree(secrets, ignore_errors=True)
+        os._exit(RAY_GONE)
+
+
+@contextmanager
+def _secrets_folder(environment: Mapping[str, str]) -> Iterator[Path | None]:
+    """A folder that only this user may enter, for a Ray of our own. None: on a cluster, other nodes do not have it."""
+    if environment.get("ACTSTORE_RAY_ADDRESS"):
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="actstore-secrets-") as folder:
+        yield Path(folder)
 
 
 def _stop_on_signals() -> None:

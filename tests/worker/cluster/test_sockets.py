@@ -6,16 +6,17 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import grpc
 import pytest
 
-from actstore_worker.cluster.sockets import check_cluster, check_port_is_free, port_of_running_serve
+from actstore_worker.cluster.joining.sockets import check_cluster, check_port_is_free, port_of_running_serve
 from actstore_worker.errors import SettingsError
 from actstore_worker.settings import WorkerSettings
 
 SERVICES = "our.services"
-SETTINGS = WorkerSettings(store="/store", gateway_token="t", ray_address="head:6379")
+SETTINGS = WorkerSettings(store="/store", gateway_token_file=Path("/token"), ray_address="head:6379")
 
 
 @pytest.fixture(params=["another gRPC service", "a web server"])

@@ -13,5 +13,5 @@ def catalog_of(settings: WorkerSettings, bucket: Bucket) -> ModelCatalog:
     return ModelCatalog(settings.model_folders, settings.allow_hub, StoredSaes(bucket, settings.sae_cache))
 
 
-def device_here() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def device_here(settings: WorkerSettings) -> torch.device:
+    return torch.device(settings.device or ("cuda" if torch.cuda.is_available() else "cpu"))
