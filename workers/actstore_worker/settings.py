@@ -57,8 +57,8 @@ class RayLimits:
 class WorkerSettings:
     # The bucket: a directory, or s3://bucket/prefix.
     store: str
-    # File with the token that the service presents to the workers; in a second line, the previous token, if callers still
-    # present it. Each process that needs the token reads it there: settings are copied to other processes.
+    # File with the token that the service presents to the workers; in a second line, the previous token, if callers
+    # still present it. Each process that needs the token reads it there: settings are copied to other processes.
     gateway_token_file: Path
     # Port on which the service reaches the workers. 0: a free port, which the ready line names.
     gateway_port: int = 0

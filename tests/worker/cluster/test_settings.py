@@ -126,7 +126,7 @@ def test_a_file_of_tokens_is_read_again_and_a_broken_one_keeps_those_of_before(t
 
 def test_a_file_without_tokens_prevents_the_start(tmp_path: Path) -> None:
     for make in (lambda: TokenFile(tmp_path / "none"), lambda: TokenFile(tmp_path)):
-        with pytest.raises(SettingsError, match="ACTSTORE_GATEWAY_TOKEN_FILE is .*, which cannot be read"):
+        with pytest.raises(SettingsError, match=r"ACTSTORE_GATEWAY_TOKEN_FILE is .*, which cannot be read"):
             make()
 
 

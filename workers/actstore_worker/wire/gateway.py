@@ -66,8 +66,8 @@ class Context(Protocol):
 class Gateway:
     """Answers each method that is forwarded to the workers, by a method of the same name; see below.
 
-    Every call must have `authorization: Bearer <token>`; only the service has the token. `tokens` returns those that are
-    valid now: while a token is replaced, there are two.
+    Every call must have `authorization: Bearer <token>`; only the service has the token. `tokens` returns those that
+    are valid now: while a token is replaced, there are two.
     """
 
     def __init__(self, tokens: Callable[[], Sequence[str]], captures: Captures, models: Models) -> None:
