@@ -31,8 +31,8 @@ def check_strangers_are_refused(isolated_by: str) -> None:
         if answers_strangers(address, method):
             raise SettingsError(
                 f"{what} of the Ray cluster at {address} answers callers without a token, and Ray runs code that it is "
-                "sent: start all nodes and the workers with RAY_AUTH_MODE=token and the same RAY_AUTH_TOKEN, or name in "
-                "ACTSTORE_RAY_ISOLATED_BY what keeps strangers away, such as a network policy"
+                "sent: start all nodes and the workers with RAY_AUTH_MODE=token and the same RAY_AUTH_TOKEN, or name "
+                "in ACTSTORE_RAY_ISOLATED_BY what keeps strangers away, such as a network policy"
             )
 
 
