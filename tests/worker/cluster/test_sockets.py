@@ -69,8 +69,8 @@ def test_a_port_that_another_program_has() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(SettingsError, match=f"ACTSTORE_GATEWAY_PORT is {port}"):
-            check_port_is_free(port)
+            check_port_is_free(port, "ACTSTORE_GATEWAY_PORT")
         with socket.create_connection(("127.0.0.1", port)) as other:
             taken.accept()[0].close()
             assert other.recv(1) == b""
-    check_port_is_free(port)
+    check_port_is_free(port, "ACTSTORE_GATEWAY_PORT")

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from actstore_worker.cluster.coordinator import coordinator_running
 from actstore_worker.cluster.joining.claim import only_deployment
 from actstore_worker.cluster.joining.session import ray_session
-from actstore_worker.cluster.joining.sockets import wait_until_answering
+from actstore_worker.cluster.joining.sockets import check_port_is_free, wait_until_answering
 from actstore_worker.cluster.joining.strangers import check_strangers_are_refused
 from actstore_worker.cluster.serving import APPLICATION, LOOPBACK, deploy, port_of_running, serve_running
 from actstore_worker.settings import WorkerSettings
@@ -25,6 +25,7 @@ def running(
 
     Errors: SettingsError if the cluster has too few resources, or answers strangers.
     """
+    _check_metrics_port(settings)
     waits("Ray")
     with ray_session(settings.ray_address, settings.ray.object_store_bytes):
         connected()
@@ -37,3 +38,10 @@ def running(
                 deploy(settings)
                 wait_until_answering(f"{LOOPBACK}:{port}", APPLICATION, settings)
                 yield f"{LOOPBACK}:{port}"
+
+
+def _check_metrics_port(settings: WorkerSettings) -> None:
+    """Errors: SettingsError if the coordinator, which will be on this machine, cannot listen there."""
+    if settings.metrics_listen and settings.ray_address is None:
+        port = int(settings.metrics_listen.rpartition(":")[2])
+        check_port_is_free(port, "the port of ACTSTORE_WORKER_METRICS_LISTEN")

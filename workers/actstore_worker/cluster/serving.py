@@ -54,7 +54,7 @@ def _end_serve(settings: WorkerSettings, *, ours: bool) -> None:
 
 def _start_serve(wanted_port: int) -> int:
     if wanted_port:
-        check_port_is_free(wanted_port)
+        check_port_is_free(wanted_port, "ACTSTORE_GATEWAY_PORT")
     port = wanted_port or free_port()
     serve.start(
         proxy_location="HeadOnly",

@@ -108,10 +108,13 @@ def wait_until_answering(address: str, application: str, settings: WorkerSetting
                 return
 
 
-def check_port_is_free(port: int) -> None:
-    """Checks a port for Serve, which would only say that its proxies are not ready. Errors: SettingsError."""
+def check_port_is_free(port: int, variable: str) -> None:
+    """Checks a port for another process, whose failure to listen there would be told late and unclearly.
+
+    Errors: SettingsError.
+    """
     if not _is_free(port):
-        raise SettingsError(f"ACTSTORE_GATEWAY_PORT is {port}, which another program uses")
+        raise SettingsError(f"{variable} is {port}, which another program uses")
 
 
 def free_port(but: int = 0) -> int:
