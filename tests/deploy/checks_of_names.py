@@ -9,8 +9,8 @@ from tests.deploy.manifests import Manifest, Pod, of_kind, path_of, pods, ray_cl
 SECRETS = {
     "actstore-store-reader": ("credentials",),
     "actstore-store-writer": ("credentials",),
-    "actstore-tokens": ("tokens.toml",),
-    "actstore-gateway": ("token",),
+    "actstore-access": ("access.toml",),
+    "actstore-gateway": ("tokens",),
     "actstore-canary": ("token",),
     "actstore-ray": ("auth_token",),
     "actstore-tls": ("tls.crt", "tls.key", "ca.crt"),

@@ -11,7 +11,7 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -20,27 +20,24 @@ from typing import NoReturn
 from actstore_storage.bucket.opening import open_bucket
 from actstore_storage.bucket.probe import probe
 from actstore_storage.errors import ActstoreError
+from actstore_storage.settings.command import Options
 from actstore_worker.cluster.joining.process import prepare_ray, reserve_standard_output
-from actstore_worker.errors import SettingsError
-from actstore_worker.files.secrets import SECRETS
-from actstore_worker.settings import WorkerSettings, read_environment
+from actstore_worker.settings import SETTINGS_BESIDE, WorkerSettings, workers_settings
 
 # The exit code if the cluster of the workers has gone.
 RAY_GONE = 3
+_SECRETS = ("ACTSTORE_GATEWAY_TOKEN", "ACTSTORE_S3_ACCESS_KEY", "ACTSTORE_S3_SECRET_KEY")
 
 
 def main() -> int:
     """Returns exit code 0 after a signal, 2 if a setting or the store prevents the start. It is 3 if Ray has gone."""
-    ready_line = reserve_standard_output()
-    prepare_ray(os.environ)
-    _stop_on_signals()
     try:
-        with _secrets_folder(os.environ) as secrets:
-            settings = read_environment(os.environ, secrets)
-            for name in SECRETS:
-                os.environ.pop(name, None)  # Ray's processes would inherit them.
-            _serve(settings, ready_line, secrets)
-    except (SettingsError, ActstoreError) as error:
+        found = Options.of("actstore_worker").read((WorkerSettings,), os.environ, SETTINGS_BESIDE)
+        if found is not None:
+            _stop_on_signals()
+            with _secrets_folder(found.made(WorkerSettings).ray_address) as secrets:
+                _serve(workers_settings(found, secrets), secrets)
+    except ActstoreError as error:
         print(f"actstore_worker: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -48,7 +45,21 @@ def main() -> int:
     return 0
 
 
-def _serve(settings: WorkerSettings, ready_line: int, secrets: Path | None) -> None:
+@contextmanager
+def _secrets_folder(ray_address: str | None) -> Iterator[Path | None]:
+    """A folder that only this user may enter, for a Ray of our own. None: on a cluster, other nodes do not have it."""
+    if ray_address is not None:
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="actstore-secrets-") as folder:
+        yield Path(folder)
+
+
+def _serve(settings: WorkerSettings, secrets: Path | None) -> None:
+    for name in _SECRETS:
+        os.environ.pop(name, None)  # They are in files, and Ray's processes would inherit them.
+    ready_line = reserve_standard_output()
+    prepare_ray(os.environ, settings.ray_address)
     with os.fdopen(ready_line, "w", buffering=1) as output:
 
         def tell(**what: str) -> None:
@@ -78,16 +89,6 @@ def _end_with_ray(settings: WorkerSettings, secrets: Path | None) -> NoReturn:
         if secrets is not None:
             shutil.rmtree(secrets, ignore_errors=True)
         os._exit(RAY_GONE)
-
-
-@contextmanager
-def _secrets_folder(environment: Mapping[str, str]) -> Iterator[Path | None]:
-    """A folder that only this user may enter, for a Ray of our own. None: on a cluster, other nodes do not have it."""
-    if environment.get("ACTSTORE_RAY_ADDRESS"):
-        yield None
-        return
-    with tempfile.TemporaryDirectory(prefix="actstore-secrets-") as folder:
-        yield Path(folder)
 
 
 def _stop_on_signals() -> None:

@@ -1,6 +1,5 @@
 """How many capture workers a cluster gets, as Ray tells its nodes and resources; the cluster itself is a stand-in."""
 
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -24,7 +23,7 @@ def test_as_many_as_were_asked_for_else_one_a_gpu_or_a_node(
 ) -> None:
     """Nor does it fail where nodes are gone: they may come back."""
     monkeypatch.setattr(session, "ray", SimpleNamespace(nodes=lambda: nodes, cluster_resources=lambda: {"GPU": gpus}))
-    assert session.worker_count(WorkerSettings("/store", Path("/token"), capture_workers=asked)) == count
+    assert session.worker_count(WorkerSettings("/store", "token", capture_workers=asked)) == count
 
 
 @pytest.mark.parametrize(("resources", "room"), [({"CPU": 4.0}, 4), ({"CPU": 4.0, "GPU": 2.0}, 2)])

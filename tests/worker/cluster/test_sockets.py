@@ -6,7 +6,6 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 
 import grpc
 import pytest
@@ -16,7 +15,7 @@ from actstore_worker.errors import SettingsError
 from actstore_worker.settings import WorkerSettings
 
 SERVICES = "our.services"
-SETTINGS = WorkerSettings(store="/store", gateway_token_file=Path("/token"), ray_address="head:6379")
+SETTINGS = WorkerSettings(store="/store", gateway_token="token", ray_address="head:6379")
 
 
 @pytest.fixture(params=["another gRPC service", "a web server"])

@@ -74,10 +74,10 @@ class _CoordinatorActor:
 
         self._settings = settings
         self._coordinator = RayCoordinator(settings, workers, on_gpus)
-        if settings.metrics_listen:
+        if settings.worker_metrics_listen:
             from actstore_worker.cluster.metrics import MetricsServer
 
-            MetricsServer(settings.metrics_listen, self._coordinator.totals)
+            MetricsServer(settings.worker_metrics_listen, self._coordinator.totals)
 
     async def runs_with(self, settings: WorkerSettings) -> bool:
         """Whether it has these settings."""

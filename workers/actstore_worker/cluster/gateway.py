@@ -32,7 +32,7 @@ def model_id_of(model: ModelReference) -> str:
 class GatewayIngress(Gateway):
     def __init__(self, settings: WorkerSettings, models: serve.handle.DeploymentHandle) -> None:
         ensure_coordinator(settings)
-        super().__init__(TokenFile(settings.gateway_token_file), _RemoteCoordinator(), _RemoteModels(models))
+        super().__init__(TokenFile(settings.token_file), _RemoteCoordinator(), _RemoteModels(models))
 
 
 class _RemoteCoordinator:

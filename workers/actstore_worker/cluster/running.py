@@ -42,6 +42,6 @@ def running(
 
 def _check_metrics_port(settings: WorkerSettings) -> None:
     """Errors: SettingsError if the coordinator, which will be on this machine, cannot listen there."""
-    if settings.metrics_listen and settings.ray_address is None:
-        port = int(settings.metrics_listen.rpartition(":")[2])
+    if settings.worker_metrics_listen and settings.ray_address is None:
+        port = int(settings.worker_metrics_listen.rpartition(":")[2])
         check_port_is_free(port, "the port of ACTSTORE_WORKER_METRICS_LISTEN")

@@ -14,4 +14,5 @@ def catalog_of(settings: WorkerSettings, bucket: Bucket) -> ModelCatalog:
 
 
 def device_here(settings: WorkerSettings) -> torch.device:
-    return torch.device(settings.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    on_gpu = settings.device == "cuda" or (settings.device == "auto" and torch.cuda.is_available())
+    return torch.device("cuda" if on_gpu else "cpu")

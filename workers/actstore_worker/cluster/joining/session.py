@@ -92,7 +92,7 @@ def gpu_count() -> int:
 
 def uses_gpus(settings: WorkerSettings) -> bool:
     """Whether captures and models run on GPUs, which may still have to join the cluster."""
-    return settings.device == "cuda" or (not settings.device and gpu_count() > 0)
+    return settings.device == "cuda" or (settings.device == "auto" and gpu_count() > 0)
 
 
 def worker_count(settings: WorkerSettings) -> int:

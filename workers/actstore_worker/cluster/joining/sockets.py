@@ -89,7 +89,7 @@ def wait_until_answering(address: str, application: str, settings: WorkerSetting
     """
     metadata = (
         ("application", application),
-        ("authorization", f"Bearer {read_tokens(settings.gateway_token_file)[0]}"),
+        ("authorization", f"Bearer {read_tokens(settings.token_file)[0]}"),
     )
     give_up = time.monotonic() + settings.ray.start_seconds
     with grpc.insecure_channel(address, NO_PROXY) as channel:
