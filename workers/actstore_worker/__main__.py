@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -71,24 +72,23 @@ def _serve(settings: WorkerSettings, secrets: Path | None) -> None:
             running,
         )  # Not sooner: errors of the store are reported before Ray starts.
 
-        with running(settings, _stop_on_signals, waits=lambda part: tell(starting=part)) as address:
+        gone = partial(_end_with_ray, secrets)
+        with running(settings, _stop_on_signals, gone, waits=lambda part: tell(starting=part)) as address:
             tell(ready="workers", address=address)
             output.close()
-            _end_with_ray(settings, secrets)
+            while True:
+                signal.pause()
 
 
-def _end_with_ray(settings: WorkerSettings, secrets: Path | None) -> NoReturn:
-    """Waits until Ray has gone, and ends this process at once: an orderly end would make calls to Ray."""
-    from actstore_worker.cluster.joining.watch import RayGone, RayWatch, abandon_ray
+def _end_with_ray(secrets: Path | None, why: Exception) -> NoReturn:
+    """Ends this process at once: an orderly end would make calls to a Ray that has gone."""
+    from actstore_worker.cluster.joining.watch import abandon_ray
 
-    try:
-        RayWatch(settings.ray.gone_seconds).wait()
-    except RayGone as error:
-        print(f"actstore_worker: {error}; start the workers again", file=sys.stderr, flush=True)
-        abandon_ray()
-        if secrets is not None:
-            shutil.rmtree(secrets, ignore_errors=True)
-        os._exit(RAY_GONE)
+    print(f"actstore_worker: {why}; start the workers again", file=sys.stderr, flush=True)
+    abandon_ray()
+    if secrets is not None:
+        shutil.rmtree(secrets, ignore_errors=True)
+    os._exit(RAY_GONE)
 
 
 def _stop_on_signals() -> None:
