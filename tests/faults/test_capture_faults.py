@@ -212,7 +212,7 @@ def take_part(folder: Path, bucket: Bucket, run: str) -> int:
 
 
 def test_a_cluster_that_answers_strangers_is_refused(lab: KillableLab) -> None:
-    """This one does, and the workers run on it because they were told what isolates it."""
+    """The workers of this one run on it because they were told what isolates it."""
     refused = subprocess.run(
         [sys.executable, "-m", "actstore_worker"],
         env=inherited() | {name: value for name, value in lab.variables.items() if name != "ACTSTORE_RAY_ISOLATED_BY"},

@@ -143,7 +143,7 @@ def test_a_process_that_dies_at_start_shows_the_end_of_its_log(plant_workers: Pl
 
 def test_workers_whose_ray_died_are_told_apart(plant_workers: Plant) -> None:
     plant_workers(f"import sys; print('the raylet has ended', file=sys.stderr); sys.exit({RAY_GONE})")
-    with pytest.raises(StackFailed, match="^the Ray of the workers has gone, and they ended with status 3") as caught:
+    with pytest.raises(StackFailed, match=r"^the Ray of the workers has gone, and they ended with status 3") as caught:
         LocalStack(port=0).start()
     assert "| the raylet has ended" in str(caught.value)
 

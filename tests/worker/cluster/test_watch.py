@@ -31,7 +31,7 @@ def test_a_cluster_is_gone_with_either_of_its_processes(gone: str) -> None:
     watching = threading.Thread(target=watch)
     watching.start()
     for listener in listeners.values():
-        listener.accept()  # both are looked at, and are there
+        listener.accept()[0].close()  # both are looked at, and are there
     assert not found
     listeners.pop(gone).close()
     wait_until(lambda: found, "the end of a cluster")
