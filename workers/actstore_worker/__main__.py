@@ -23,6 +23,7 @@ from actstore_storage.bucket.probe import probe
 from actstore_storage.errors import ActstoreError
 from actstore_storage.settings.command import Options
 from actstore_worker.cluster.joining.process import prepare_ray, reserve_standard_output
+from actstore_worker.files.secrets import TOKEN_FILE
 from actstore_worker.settings import SETTINGS_BESIDE, WorkerSettings, workers_settings
 
 # The exit code if the cluster of the workers has gone.
@@ -59,6 +60,7 @@ def _secrets_folder(ray_address: str | None) -> Iterator[Path | None]:
 def _serve(settings: WorkerSettings, secrets: Path | None) -> None:
     for name in _SECRETS:
         os.environ.pop(name, None)  # They are in files, and Ray's processes would inherit them.
+    os.environ[TOKEN_FILE] = str(settings.token_file)  # Serve's proxy reads it.
     ready_line = reserve_standard_output()
     prepare_ray(os.environ, settings.ray_address)
     with os.fdopen(ready_line, "w", buffering=1) as output:
