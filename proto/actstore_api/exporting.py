@@ -19,7 +19,11 @@ from prometheus_client import (
     make_wsgi_app,
 )
 
+from actstore_api import metrics as catalogue
 from actstore_api.metrics import OTHER, Exporter, Label, Metric, MetricType, exported_by
+
+# Outcomes of an operation on a store.
+_STORE_ANSWERED, _STORE_DOWN = frozenset({"ok", "absent", "taken"}), frozenset({"unreachable", "refused", "missing"})
 
 Made: TypeAlias = Counter | Gauge | Histogram
 
@@ -76,6 +80,26 @@ class Exported:
                 seen.add(value)
                 return value
         return OTHER
+
+
+class ExportedStore:
+    """Exports what it is told of a store, as actstore_storage's `StoreObserver`."""
+
+    def __init__(self, exported: Exported) -> None:
+        self._exported = exported
+
+    def ended(self, operation: str, outcome: str, seconds: float) -> None:
+        """Counts an operation. The store is up if it answered, and down if it could not be reached or refused."""
+        self._exported.add(catalogue.STORE_OPERATIONS, operation, outcome)
+        self._exported.observe(catalogue.STORE_OPERATION_SECONDS, seconds, operation)
+        if outcome in _STORE_ANSWERED:
+            self._exported.set(catalogue.STORE_UP, 1)
+        elif outcome in _STORE_DOWN:
+            self._exported.set(catalogue.STORE_UP, 0)
+
+    def moved(self, direction: str, n_bytes: int) -> None:
+        """Counts bytes."""
+        self._exported.add(catalogue.STORE_BYTES, direction, by=n_bytes)
 
 
 def _made(metric: Metric, registry: CollectorRegistry) -> Made:

@@ -120,10 +120,10 @@ STREAM = Label("method", tuple(verb.path for verb in VERBS.values() if verb.stre
 UNARY = Label("method", tuple(verb.path for verb in VERBS.values() if not verb.streams))
 CODE = Label("code", CODES)
 REASON = Label("reason", tuple(REASONS))
-CALL_CLASS = Label("class", ("catalog", "reads", "streams", "forwarded"))
+CALL_CLASS = Label("class", ("catalog", "reads", "streams", "forwarded", "standard"))
 PRINCIPAL = Label("principal", bound=PRINCIPALS_MAX)
 OPERATION = Label("operation", ("get", "open", "read", "list", "put", "create", "delete"))
-OUTCOME = Label("outcome", ("ok", "absent", "taken", "unreachable", "refused", "failed"))
+OUTCOME = Label("outcome", ("ok", "absent", "taken", "unreachable", "refused", "missing", "failed"))
 ANSWER = Label("answer", ("computed", "kept"))
 KERNEL = Label("kernel", ("resumed", "full"))
 STATE = Label("state", ("complete", "failed", "cancelled"))
@@ -182,7 +182,7 @@ STORE_UP = Metric(
     "actstore_store_up",
     G,
     "1",
-    "1 if the last request to the store was answered, 0 if the store could not be reached or refused its credentials.",
+    "1 if the store answered its last request, 0 if it could not be reached, is missing, or refused the credentials.",
     exporters=BOTH,
 )
 STORE_OPERATIONS = Metric(
@@ -190,7 +190,8 @@ STORE_OPERATIONS = Metric(
     C,
     "operations",
     "Operations on the store, retries included in one. outcome: ok, absent (no such object), taken (a conditional put "
-    "that came second), unreachable, refused (credentials or permissions), failed (any other error).",
+    "that came second), unreachable, refused (credentials or permissions), missing (no such folder or bucket), failed "
+    "(any other error).",
     (OPERATION, OUTCOME),
     BOTH,
 )
