@@ -12,20 +12,23 @@ from actstore_api.records.terms import Failure
 
 def watch(backend: Backend, run: str) -> Iterator[CaptureProgress]:
     """News of a capture to its end, taken up again where the watch breaks off. Raises the capture's error."""
-    left = backend.retries.watch_attempts
-    while True:
+    left, last = backend.retries.watch_attempts, None
+    while last is None:
         try:
             for update in backend.listen(WatchCapture(run)):
-                left, news = backend.retries.watch_attempts, unless_failed(update.progress)
-                yield news
+                left, news = backend.retries.watch_attempts, update.progress
                 if news.ended:
-                    return
-            raise Fault(f"the service stopped telling about the capture of {run} before its end")
+                    last = news  # The stream is read on: who drops it after its last message cancels the call.
+                else:
+                    yield news
+            if last is None:
+                raise Fault(f"the service stopped telling about the capture of {run} before its end")
         except Unavailable:
             if not left:
                 raise
             left -= 1
-            time.sleep(backend.retries.watch_pause_seconds)
+            time.sleep(0 if last else backend.retries.watch_pause_seconds)
+    yield unless_failed(last)
 
 
 def unless_failed(news: CaptureProgress) -> CaptureProgress:
