@@ -40,6 +40,7 @@ class Exported:
         self._registry = CollectorRegistry()
         self._made = {metric.name: _made(metric, self._registry) for metric in exported_by(exporter)}
         self._seen: dict[tuple[str, str], set[str]] = {}
+        self._totals: dict[tuple[str, tuple[str, ...]], float] = {}
         self._lock = threading.Lock()
         if of_process:
             ProcessCollector(registry=self._registry)
@@ -51,6 +52,13 @@ class Exported:
     def set(self, metric: Metric, value: float, *labels: str) -> None:
         """Sets a gauge."""
         self._of(metric, labels).set(value)
+
+    def count_to(self, metric: Metric, total: float, *labels: str) -> None:
+        """Brings a counter to a total that is counted elsewhere, in this process."""
+        with self._lock:
+            before = self._totals.get((metric.name, labels), 0)
+            self._totals[metric.name, labels] = total
+        self._of(metric, labels).inc(total - before)
 
     def observe(self, metric: Metric, value: float, *labels: str) -> None:
         """Observes a value in a histogram."""

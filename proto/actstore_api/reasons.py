@@ -18,7 +18,7 @@ MESSAGE_BYTES_MAX, DETAIL_BYTES_MAX = 1000, 600
 
 # google.rpc.Code, as numbers, so that this table needs no gRPC.
 CANCELLED, INVALID_ARGUMENT, NOT_FOUND, ALREADY_EXISTS, PERMISSION_DENIED = 1, 3, 5, 6, 7
-RESOURCE_EXHAUSTED, FAILED_PRECONDITION, UNIMPLEMENTED, INTERNAL, UNAVAILABLE = 8, 9, 12, 13, 14
+RESOURCE_EXHAUSTED, FAILED_PRECONDITION, ABORTED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE = 8, 9, 10, 12, 13, 14
 DATA_LOSS, UNAUTHENTICATED = 15, 16
 
 
@@ -249,6 +249,24 @@ REASONS: Mapping[str, Reason] = {
         Kind.LIMIT,
         "The question is larger than a limit of the service or the workers. The message has both numbers.",
         "ask for less; the message names the limit",
+    ),
+    "BUSY": Reason(
+        RESOURCE_EXHAUSTED,
+        Kind.UNAVAILABLE,
+        "The service or the workers have as many calls of this kind open as they take. The call itself is in order.",
+        "try again after a moment; the error says when, and the client does so by itself",
+    ),
+    "MESSAGE_LATE": Reason(
+        ABORTED,
+        Kind.UNAVAILABLE,
+        "The call's headers arrived, and its message did not follow in time.",
+        "try again; if it happens often, look at the connection between client and service",
+    ),
+    "STREAM_STALLED": Reason(
+        ABORTED,
+        Kind.CANCELLED,
+        "The client of a stream took none of its messages for too long, so the service ended it.",
+        "start again, and take the messages as they come",
     ),
     "OBJECT_CORRUPT": Reason(
         DATA_LOSS,

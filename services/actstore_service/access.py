@@ -1,36 +1,42 @@
-"""Authentication: one bearer token for the whole service. Health checks need no token, because probes have none."""
+"""Who calls, and what they may do: one bearer token for the whole service."""
 
 import hmac
-from collections.abc import Callable
-from typing import NoReturn
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-import grpc
-
-from actstore_api.records.terms import Failure
-from actstore_service.failures import abort
-from actstore_service.guards import guarded
-
-OPEN_PREFIX = "/grpc.health.v1.Health/"
+from actstore_api.verbs import Verb
+from actstore_storage.errors import ActstoreError
 
 
-class AccessInterceptor(grpc.ServerInterceptor):
-    def __init__(self, token: str) -> None:
-        self._expected = f"Bearer {token}".encode()
+@dataclass(frozen=True)
+class Principal:
+    """Who calls."""
 
-    def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], grpc.RpcMethodHandler | None],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler | None:
-        handler = continuation(handler_call_details)
-        if handler is None or handler_call_details.method.startswith(OPEN_PREFIX):
-            return handler
-        presented = dict(handler_call_details.invocation_metadata or ()).get("authorization", "")
-        if hmac.compare_digest(presented.encode(), self._expected):
-            return handler
-        return guarded(handler, _denied)
+    name: str
 
 
-def _denied(context: grpc.ServicerContext) -> NoReturn:
-    message = "this service requires a token, and the call had none or a wrong one"
-    abort(context, Failure("UNAUTHENTICATED", message, {"field": "authorization", "allowed": "Bearer <token>"}))
+class Access:
+    """Without a token everybody is let in, which the settings allow on loopback only."""
+
+    def __init__(self, token: str | None) -> None:
+        self._expected = None if token is None else f"Bearer {token}".encode()
+
+    def identify(self, headers: Mapping[str, str], certificate: Mapping[str, Sequence[bytes]]) -> Principal:
+        """Errors: UNAUTHENTICATED."""
+        presented = headers.get("authorization", "").encode()
+        if self._expected is None or hmac.compare_digest(presented, self._expected):
+            return Principal("everyone")
+        raise ActstoreError(
+            "this service requires a token, and the call had none or a wrong one",
+            reason="UNAUTHENTICATED",
+            field="authorization",
+            allowed="Bearer <token>",
+        )
+
+    def permit(self, principal: Principal, verb: Verb, question: object) -> None:
+        """Errors: PERMISSION_DENIED."""
+
+    def visible(self, principal: Principal | None, verb: Verb, answer: Any) -> Any:
+        """The answer without what the caller may not see."""
+        return answer

@@ -1,12 +1,22 @@
-"""The settings of one service process. Only `__main__` reads the environment."""
+"""The settings of one service process. Only `__main__` reads the environment.
+
+A setting is a field with a text: `actstore_storage.settings` reads it, from the variable and the key of its name.
+"""
 
 import ipaddress
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
+from actstore_api.logs import LogForm
 from actstore_storage.errors import BadRequest
+from actstore_storage.settings.checks import check_least, check_positive
+from actstore_storage.settings.reading import Beside
 
 MEBIBYTE = 1 << 20
+# 0 is a choice: to stop at once.
+_MAY_BE_ZERO = ("drain_seconds", "grace_seconds")
+# Their variables may be set for this process too, and their keys are in the same file.
+SETTINGS_BESIDE = Beside(("actstore_worker.settings:WorkerSettings",), ("actstore._variables:ClientVariables",))
 # A host name, an IPv4 address or an IPv6 address in brackets, and a port.
 _ADDRESS = re.compile(r"([\w.-]+|\[[\da-fA-F:.]+\]):(\d{1,5})", re.ASCII)
 
@@ -15,26 +25,69 @@ _ADDRESS = re.compile(r"([\w.-]+|\[[\da-fA-F:.]+\]):(\d{1,5})", re.ASCII)
 class Limits:
     """Limits on what one service process accepts and holds."""
 
-    worker_threads: int = 64
-    """Calls that run at the same time. A server stream occupies a thread for as long as it is open."""
-    concurrent_calls: int = 256
-    """Calls that run or wait for a thread. gRPC refuses further ones at once, with RESOURCE_EXHAUSTED."""
+    catalog_threads: int = 16
+    """Calls about what is there (runs, models, SAEs) that run at the same time."""
+    read_threads: int = 32
+    """Questions about stored data with a single answer that run at the same time."""
+    stream_threads: int = 16
+    """Threads that read stored rows for all open streams. A stream whose client does not read occupies none."""
+    waiting_calls: int = 128
+    """Calls of one class that wait for a thread, for the catalog and for questions each. Further ones are refused with
+    BUSY."""
+    open_streams: int = 256
+    """Open streams of stored rows. Further ones are refused with BUSY."""
+    forwarded_calls: int = 128
+    """Open calls to the workers (captures, watches, sweeps, live questions). Further ones are refused with BUSY."""
+    standard_calls: int = 512
+    """Open calls of gRPC's own services, health and reflection."""
+    principal_calls: int = 160
+    """Calls of one class that one caller may have open. Further ones are refused with BUSY."""
+    principal_streams: int = 256
+    """Streams of stored rows that one caller may have open. Further ones are refused with BUSY."""
+    retry_seconds: float = 1.0
+    """About how long a client that was refused with BUSY is told to wait before it tries again."""
+    connections: int = 4096
+    """Connections that are open at the same time. Further ones are closed at once."""
     concurrent_streams: int = 256
     """HTTP/2 streams of one connection. Further ones wait in the client."""
-    forwarded_calls: int = 32
-    """Open calls to the workers (captures, watches, sweeps). The rest of the threads stay free for stored answers."""
+    unread_calls: int = 2048
+    """Calls whose message has not arrived. If there are more, the one that has kept the service waiting for the longest
+    is ended with MESSAGE_LATE."""
+    message_seconds: float = 10.0
+    """How long a call's message may take after its headers, before the call is ended with MESSAGE_LATE."""
+    stalled_seconds: float = 60.0
+    """How long a client may take to accept one message, before its stream is ended with STREAM_STALLED."""
+    waiting_bytes: int = 256 * MEBIBYTE
+    """Messages that wait for their clients, all together. If there are more, the slowest clients have only
+    `hurried_seconds` for theirs."""
+    hurried_seconds: float = 5.0
+    """How long the slowest clients may take to accept one message while more than `waiting_bytes` are waiting."""
+    keepalive_seconds: float = 60.0
+    """Time without news from a connection after which the service asks whether its peer is still there."""
+    keepalive_timeout_seconds: float = 20.0
+    """How long a peer may take to answer that, before its connection and its calls are ended."""
+    ping_seconds: float = 20.0
+    """Shortest pause between two such questions by a client; one that asks more often is disconnected."""
     request_bytes: int = 1 * MEBIBYTE
     """Largest request message. Prompts and specifications are small."""
     response_bytes: int = 64 * MEBIBYTE
     """Largest message of an answer, including answers from the workers."""
     batch_bytes: int = 3 * MEBIBYTE
     """Rows in one message of a stream, below the 4 MiB that gRPC clients accept by default."""
+    drain_seconds: float = 5.0
+    """How long a service that got SIGTERM still accepts calls, while it already says that it is not ready."""
     grace_seconds: float = 20.0
-    """Time that running calls have to finish after SIGTERM."""
+    """Time that running calls have to finish after that."""
     reconnect_seconds: float = 1.0
     """Longest pause between two attempts to reach workers that do not answer."""
     totals_seconds: float = 1.0
-    """How long a scrape of /metrics waits for the workers' capture totals."""
+    """How long a scrape of /metrics waits for the workers, to see whether they answer."""
+    store_quiet_seconds: float = 15.0
+    """Time without a request to the store after which the service makes one, to see whether the store answers."""
+
+    def __post_init__(self) -> None:
+        check_least(self, 0, *_MAY_BE_ZERO)
+        check_positive(self, *(one.name for one in fields(self) if one.name not in _MAY_BE_ZERO))
 
 
 @dataclass(frozen=True)
@@ -47,10 +100,14 @@ class Settings:
     """Address on which Prometheus scrapes `/metrics`."""
     token: str | None = field(default=None, repr=False)
     """The token that clients send as `authorization: Bearer <token>`. None: no token is needed, on loopback only."""
+    open_health: bool = False
+    """Whether gRPC's health service answers without a token. Probes over HTTP need none in any case."""
     gateway: str | None = None
     """The workers' address. None: captures and live questions are refused with WORKERS_UNAVAILABLE."""
     gateway_token: str | None = field(default=None, repr=False)
     """Token that the service presents to the workers. Required if there is a gateway; the same on both sides."""
+    log_form: LogForm = LogForm.JSON
+    """How log lines are written on standard error: json, one object a line, or text, for people."""
     held_row_bytes: int = 256 * MEBIBYTE
     """Bytes of decoded activation rows that are cached in memory."""
     limits: Limits = Limits()
@@ -71,13 +128,7 @@ class Settings:
             if token is not None and not (token.isascii() and token.isprintable()):
                 message = f"{variable} contains a character that cannot be sent in a header, such as a line break"
                 raise BadRequest(message, field=variable, allowed="printable ASCII characters")
-        if self.held_row_bytes < 0:
-            raise BadRequest(
-                f"ACTSTORE_HELD_ROW_BYTES is {self.held_row_bytes}",
-                field="ACTSTORE_HELD_ROW_BYTES",
-                value=self.held_row_bytes,
-                allowed="0 or more",
-            )
+        check_least(self, 0, "held_row_bytes")
         if self.gateway is not None and self.gateway_token is None:
             raise BadRequest(
                 "a gateway needs ACTSTORE_GATEWAY_TOKEN", field="ACTSTORE_GATEWAY_TOKEN", allowed="the workers' token"

@@ -11,7 +11,7 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
-from actstore_api.v1 import capture_pb2, catalog_pb2, service_pb2
+from actstore_api.v1 import capture_pb2, catalog_pb2, feature_pb2, service_pb2
 from actstore_api.verbs import VERBS
 from actstore_service.server import Service
 from actstore_service.settings import Limits, Settings
@@ -163,10 +163,11 @@ def test_large_requests_are_refused(call: Caller) -> None:
 
 @pytest.mark.parametrize("letter", ["x", "é", "𝄞"])
 def test_errors_about_long_texts_fit_into_grpcs_headers(call: Caller, letter: str) -> None:
-    code, failure = call.failure("CatalogService", "GetRun", catalog_pb2.GetRunRequest(run=letter * 100_000))
-    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    asked = feature_pb2.GetFeatureStatisticsRequest(run="planted", sae=letter * 1000)
+    code, failure = call.failure("FeatureService", "GetFeatureStatistics", asked)
+    assert code is grpc.StatusCode.NOT_FOUND
     assert failure is not None
-    assert failure.reason == "NAME_INVALID"
+    assert failure.reason == "SAE_NOT_FOUND"
     assert failure.details["value"].endswith(f"{letter} ...")
 
 

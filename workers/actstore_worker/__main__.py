@@ -14,19 +14,18 @@ from types import FrameType
 from actstore_storage.bucket.opening import open_bucket
 from actstore_storage.bucket.probe import probe
 from actstore_storage.errors import ActstoreError
+from actstore_storage.settings.command import Options
 from actstore_worker.cluster.process import prepare_ray, reserve_standard_output
-from actstore_worker.errors import SettingsError
-from actstore_worker.settings import WorkerSettings, read_environment
+from actstore_worker.settings import SETTINGS_BESIDE, WorkerSettings, workers_settings
 
 
 def main() -> int:
     """Returns exit code 0 after a signal, 2 if a setting or the store prevents the start."""
-    ready_line = reserve_standard_output()
-    prepare_ray(os.environ)
-    _stop_on_signals()
     try:
-        _serve(read_environment(os.environ), ready_line)
-    except (SettingsError, ActstoreError) as error:
+        settings = Options.of("actstore_worker").read((WorkerSettings,), os.environ, SETTINGS_BESIDE)
+        if settings is not None:
+            _serve(workers_settings(settings))
+    except ActstoreError as error:
         print(f"actstore_worker: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -34,7 +33,10 @@ def main() -> int:
     return 0
 
 
-def _serve(settings: WorkerSettings, ready_line: int) -> None:
+def _serve(settings: WorkerSettings) -> None:
+    ready_line = reserve_standard_output()
+    prepare_ray(os.environ, settings.ray_address)
+    _stop_on_signals()
     with os.fdopen(ready_line, "w", buffering=1) as output:
 
         def tell(**what: str) -> None:

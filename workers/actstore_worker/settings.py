@@ -1,16 +1,24 @@
-"""The settings of the workers: one frozen object, built by `__main__` from the environment or by a test."""
+"""The settings of the workers: one frozen object, built by `__main__` or by a test.
 
-import os
+A setting is a field with a text: `actstore_storage.settings` reads it, from the variable and the key of its name.
+"""
+
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from actstore_storage.bucket.access import S3Access
+from actstore_storage.settings.checks import check_least, check_positive
+from actstore_storage.settings.reading import Beside, FoundSettings, read_settings
+from actstore_storage.settings.store import StoreSettings, absolute, check_keys
 from actstore_worker.capture.limits import CoordinatorLimits, MergeLimits
 from actstore_worker.errors import SettingsError
 from actstore_worker.live.passes.limits import LiveLimits
 from actstore_worker.patching.inputs.limits import PatchingLimits
 from actstore_worker.sae.stored import SAE_CACHE
+
+# Their variables may be set for this process too, and their keys are in the same file.
+SETTINGS_BESIDE = Beside(("actstore_service.settings:Settings",), ("actstore._variables:ClientVariables",))
 
 
 @dataclass(frozen=True)
@@ -33,6 +41,7 @@ class RayLimits:
     start_seconds: float = 120.0
 
     def __post_init__(self) -> None:
+        check_positive(self)
         if self.worker_gpus + self.replica_gpus > 1:
             raise SettingsError(f"a capture worker and a model replica must fit on one GPU together: {self}")
 
@@ -64,7 +73,7 @@ class WorkerSettings:
     patching: PatchingLimits = field(default_factory=PatchingLimits)
     live: LiveLimits = field(default_factory=LiveLimits)
     coordinator: CoordinatorLimits = field(default_factory=CoordinatorLimits)
-    merging: MergeLimits = field(default_factory=MergeLimits)
+    merge: MergeLimits = field(default_factory=MergeLimits)
     ray: RayLimits = field(default_factory=RayLimits)
 
     def __post_init__(self) -> None:
@@ -74,11 +83,7 @@ class WorkerSettings:
             raise SettingsError(
                 "ACTSTORE_GATEWAY_TOKEN contains a character that cannot be sent in a header, such as a line break"
             )
-        if self.store.startswith("s3://") and self.s3 is None:
-            raise SettingsError(
-                f"ACTSTORE_STORE is {self.store}, so ACTSTORE_S3_ENDPOINT, _ACCESS_KEY and _SECRET_KEY (or "
-                "_CREDENTIALS_FILE) are required"
-            )
+        check_keys(self.store, self.s3)
         if not self.store.startswith("s3://") and self.s3 is not None and not self.dataset_stores:
             raise SettingsError(f"ACTSTORE_S3_ENDPOINT is set, but ACTSTORE_STORE is the directory {self.store}")
         for address in self.dataset_stores:
@@ -88,91 +93,45 @@ class WorkerSettings:
                     "spaces, and "
                     "needs ACTSTORE_S3_ENDPOINT; folders belong in ACTSTORE_DATASET_FOLDERS"
                 )
-        if self.capture_workers is not None and self.capture_workers < 1:
-            raise SettingsError(f"ACTSTORE_CAPTURE_WORKERS must be at least 1, not {self.capture_workers}")
+        check_least(self, 1, "capture_workers")
         if not 0 <= self.gateway_port < 65536:
             raise SettingsError(f"ACTSTORE_GATEWAY_PORT must be a port, not {self.gateway_port}")
 
 
+def workers_settings(found: FoundSettings) -> WorkerSettings:
+    """The settings as they were read, with places that exist. Errors: SettingsError."""
+    made = found.made(WorkerSettings)
+    store, s3 = absolute(made.store, made.s3)
+    return replace(
+        made,
+        store=store,
+        s3=s3,
+        model_folders=_folders(made.model_folders, "ACTSTORE_MODEL_FOLDERS"),
+        dataset_folders=_folders(made.dataset_folders, "ACTSTORE_DATASET_FOLDERS"),
+    )
+
+
 def read_environment(environment: Mapping[str, str]) -> WorkerSettings:
-    """Reads the settings. Errors: SettingsError with the name of the variable."""
-    workers, parts = environment.get("ACTSTORE_CAPTURE_WORKERS"), environment.get("ACTSTORE_MERGE_PARTS")
-    return WorkerSettings(
-        store=_store(environment),
-        gateway_token=_required(environment, "ACTSTORE_GATEWAY_TOKEN"),
-        gateway_port=_integer("ACTSTORE_GATEWAY_PORT", environment.get("ACTSTORE_GATEWAY_PORT", "0")),
-        s3=_s3_access(environment),
-        model_folders=_folders(environment, "ACTSTORE_MODEL_FOLDERS"),
-        dataset_folders=_folders(environment, "ACTSTORE_DATASET_FOLDERS"),
-        dataset_stores=tuple(environment.get("ACTSTORE_DATASET_STORES", "").split()),
-        allow_hub=_switch(environment, "ACTSTORE_ALLOW_HUB", default=False),
-        sae_cache=Path(environment.get("ACTSTORE_SAE_CACHE") or SAE_CACHE).absolute(),
-        capture_workers=_integer("ACTSTORE_CAPTURE_WORKERS", workers) if workers else None,
-        ray_address=environment.get("ACTSTORE_RAY_ADDRESS") or None,
-        merging=MergeLimits(_integer("ACTSTORE_MERGE_PARTS", parts)) if parts else MergeLimits(),
-    )
+    """Reads the settings from variables alone, and from the file that ACTSTORE_CONFIG names. Errors: SettingsError."""
+    return workers_settings(read_settings((WorkerSettings,), environment, SETTINGS_BESIDE))
 
 
-def read_store(environment: Mapping[str, str]) -> tuple[str, S3Access | None]:
-    """Returns the address of the store, and the access to an S3 store. Errors: as `read_environment`."""
-    return _store(environment), _s3_access(environment)
+@dataclass(frozen=True)
+class TrainerSettings(StoreSettings):
+    # None: trainings side by side start a new Ray, and stop it at the end.
+    ray_address: str | None = None
 
 
-def _store(environment: Mapping[str, str]) -> str:
-    """A directory's path is made absolute, because Ray's workers run in folders of their own."""
-    address = _required(environment, "ACTSTORE_STORE")
-    return address if "://" in address else str(Path(address).resolve())
+def read_trainer(environment: Mapping[str, str]) -> TrainerSettings:
+    """Returns what a trainer needs of the workers' settings. Errors: as `read_environment`."""
+    beside = replace(SETTINGS_BESIDE, settings=("actstore_worker.settings:WorkerSettings", *SETTINGS_BESIDE.settings))
+    return read_settings((TrainerSettings,), environment, beside).made(TrainerSettings)
 
 
-def _s3_access(environment: Mapping[str, str]) -> S3Access | None:
-    endpoint = environment.get("ACTSTORE_S3_ENDPOINT")
-    if not endpoint:
-        return None
-    return S3Access(
-        endpoint=endpoint,
-        **_s3_keys(environment),
-        region=environment.get("ACTSTORE_S3_REGION", "us-east-1"),
-        secure=_switch(environment, "ACTSTORE_S3_SECURE", default=True),
-    )
-
-
-def _s3_keys(environment: Mapping[str, str]) -> dict[str, str]:
-    """A credentials file, which may be renewed while the workers run, or the keys themselves."""
-    if file := environment.get("ACTSTORE_S3_CREDENTIALS_FILE"):
-        return {"credentials_file": str(Path(file).resolve())}
-    return {
-        "access_key": _required(environment, "ACTSTORE_S3_ACCESS_KEY"),
-        "secret_key": _required(environment, "ACTSTORE_S3_SECRET_KEY"),
-    }
-
-
-def _required(environment: Mapping[str, str], name: str) -> str:
-    value = environment.get(name)
-    if not value:
-        raise SettingsError(f"{name} is required")
-    return value
-
-
-def _integer(name: str, text: str) -> int:
-    try:
-        return int(text)
-    except ValueError as error:
-        raise SettingsError(f"{name} must be a whole number, not {text!r}") from error
-
-
-def _switch(environment: Mapping[str, str], name: str, *, default: bool) -> bool:
-    text = environment.get(name)
-    if not text:
-        return default
-    if text not in ("0", "1"):
-        raise SettingsError(f"{name} must be 0 or 1, not {text!r}")
-    return text == "1"
-
-
-def _folders(environment: Mapping[str, str], name: str) -> tuple[Path, ...]:
-    """Absolute paths, as for the store. Errors: SettingsError for a folder that does not exist."""
-    folders = tuple(Path(text).resolve() for text in environment.get(name, "").split(os.pathsep) if text)
+def _folders(named: tuple[Path, ...], variable: str) -> tuple[Path, ...]:
+    """Without links, as requests are compared with them. Errors: SettingsError for a folder that does not exist."""
+    folders = tuple(folder.resolve() for folder in named)
     for folder in folders:
         if not folder.is_dir():
-            raise SettingsError(f"{name} names {folder}, which is not a folder")
+            raise SettingsError(f"{variable} names {folder}, which is not a folder", field=variable, value=folder)
     return folders

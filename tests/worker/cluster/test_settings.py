@@ -55,7 +55,7 @@ def test_everything(tmp_path: Path) -> None:
         allow_hub=True,
         sae_cache=tmp_path / "saes",
         capture_workers=3,
-        merging=MergeLimits(parts=5),
+        merge=MergeLimits(parts=5),
         ray_address="10.0.0.1:6379",
     )
 
@@ -114,5 +114,5 @@ def test_limits_that_cannot_be_are_refused() -> None:
         lambda: CoordinatorLimits(attempts_per_shard=0),
         lambda: RayLimits(worker_gpus=1.0),
     ):
-        with pytest.raises(ValueError, match=r"at least 1|positive|one GPU"):
+        with pytest.raises(SettingsError, match=r"at least 1|positive|one GPU"):
             make()

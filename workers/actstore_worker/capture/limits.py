@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from actstore_worker.errors import SettingsError
+from actstore_storage.settings.checks import check_least, check_positive
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,7 @@ class CoordinatorLimits:
     heartbeat_seconds: float = 2.0
 
     def __post_init__(self) -> None:
-        if min(self.plans, self.captures, self.finished_captures, self.attempts_per_shard) < 1:
-            raise SettingsError(f"each of these limits must be at least 1: {self}")
+        check_positive(self)
 
 
 @dataclass(frozen=True)
@@ -45,5 +44,5 @@ class MergeLimits:
     runs_resumed: int = 1000
 
     def __post_init__(self) -> None:
-        if self.parts < 1 or self.runs_resumed < 0:
-            raise SettingsError(f"ACTSTORE_MERGE_PARTS must be at least 1: {self}")
+        check_positive(self, "parts")
+        check_least(self, 0, "runs_resumed")

@@ -44,7 +44,7 @@ class RayCoordinator(Coordinator):
             Preparing(bucket, catalog, plan_settings),
             [self._new_worker() for _ in range(workers)],
             settings.coordinator,
-            Merging(bucket, _RemoteWriter(settings), settings.merging),
+            Merging(bucket, _RemoteWriter(settings), settings.merge),
         )
         self._answers = CaptureAnswers(self, catalog, places)
         self._start(self._look_after_workers(settings))

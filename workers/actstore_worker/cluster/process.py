@@ -18,13 +18,13 @@ def reserve_standard_output() -> int:
     return reserved
 
 
-def prepare_ray(environment: MutableMapping[str, str]) -> None:
+def prepare_ray(environment: MutableMapping[str, str], ray_address: str | None) -> None:
     """Ray listens on every interface and runs what it is sent, so our own Ray gets a secret token.
 
     The token is only in the environment of its processes. On an existing cluster, the operator's choice applies.
     """
     environment.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     environment.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", str(PROXY_READY_SECONDS))
-    if not environment.get("ACTSTORE_RAY_ADDRESS"):
+    if ray_address is None:
         environment["RAY_AUTH_MODE"] = "token"
         environment["RAY_AUTH_TOKEN"] = secrets.token_urlsafe()
