@@ -25,15 +25,27 @@ STATES = health_pb2.HealthCheckResponse
 SERVED = {f"actstore_api.v1.{name}" for name in service_pb2.DESCRIPTOR.services_by_name}
 
 
-def _health(service: Service, name: str) -> int:
-    with grpc.insecure_channel(service.address) as channel:
-        check = health_pb2_grpc.HealthStub(channel).Check
-        return check(health_pb2.HealthCheckRequest(service=name), timeout=PATIENCE_SECONDS).status
+def _health(service: Service, name: str, token: str | None = TOKEN) -> int:
+    call = Caller(service.address, token)
+    with call.channel:
+        check = health_pb2_grpc.HealthStub(call.channel).Check
+        asked = health_pb2.HealthCheckRequest(service=name)
+        return check(asked, timeout=PATIENCE_SECONDS, metadata=call.metadata).status
 
 
-@pytest.mark.parametrize("name", ["", *sorted(SERVED)])
-def test_health_of_every_service_is_open(forwarding: Service, name: str) -> None:
-    assert _health(forwarding, name) == STATES.SERVING
+def test_health_of_every_service(forwarding: Service) -> None:
+    for name in ("", *SERVED):
+        assert _health(forwarding, name) == STATES.SERVING
+    with pytest.raises(grpc.RpcError) as caught:
+        _health(forwarding, "somewhere.Service")
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+def test_health_needs_the_token_unless_it_is_open(serve: Serve) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        _health(serve(), "", token=None)
+    assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+    assert _health(serve(open_health=True), "", token=None) == STATES.SERVING
 
 
 def test_forwarding_services_do_not_serve_without_workers(serve: Serve) -> None:
@@ -44,19 +56,21 @@ def test_forwarding_services_do_not_serve_without_workers(serve: Serve) -> None:
 
 
 def test_watching_health_holds_no_thread_and_sees_the_end(
-    serve: Serve, in_thread: Callable[..., threading.Thread]
+    serve: Serve, connect: Callable[..., Caller], in_thread: Callable[..., threading.Thread]
 ) -> None:
     service = serve(limits=Limits(grace_seconds=PATIENCE_SECONDS))
-    with grpc.insecure_channel(service.address) as channel:
-        watch = health_pb2_grpc.HealthStub(channel).Watch
-        watches = [watch(health_pb2.HealthCheckRequest(), timeout=PATIENCE_SECONDS) for _ in range(100)]
-        assert [next(states).status for states in watches] == [STATES.SERVING] * 100
-        # More of them than the service has threads, and a call is still answered.
-        assert _health(service, "") == STATES.SERVING
-        in_thread(service.stop)
-        assert {next(states).status for states in watches} == {STATES.NOT_SERVING}
-        for states in watches:
-            states.cancel()
+    call = connect(service)
+    watch = health_pb2_grpc.HealthStub(call.channel).Watch
+    watches = [
+        watch(health_pb2.HealthCheckRequest(), timeout=PATIENCE_SECONDS, metadata=call.metadata) for _ in range(100)
+    ]
+    assert [next(states).status for states in watches] == [STATES.SERVING] * 100
+    watches.pop(0).cancel()  # one that leaves takes no news from the others
+    assert _health(service, "") == STATES.SERVING
+    in_thread(service.stop)
+    assert {next(states).status for states in watches} == {STATES.NOT_SERVING}
+    for states in watches:
+        states.cancel()
 
 
 def test_reflection_describes_every_service(call: Caller) -> None:
