@@ -50,7 +50,7 @@ class Lines(QueueHandler):
 
     def close(self) -> None:
         """Returns once all lines are written; `logging.shutdown` calls it."""
-        if self._writing._thread is not None:  # type: ignore[attr-defined]
+        if self._writing._thread is not None:
             self._writing.stop()
         super().close()
 

@@ -121,7 +121,8 @@ def _hand_on(call: grpc.aio.AioRpcError) -> NoReturn:
         raise StatusGiven(status_pb2.Status.FromString(written))
     if code in _CALLERS:
         raise StatusGiven(status_pb2.Status(code=code.value[0], message=details))
-    LOG.error("the workers' gateway answered %s: %s", code, details)
+    # What a fault says of itself may have what a caller sent, such as a prompt; that nobody answers does not.
+    LOG.error("the workers' gateway answered %s: %s", code, details if code is grpc.StatusCode.UNAVAILABLE else "")
     if code is grpc.StatusCode.UNAUTHENTICATED:
         raise _unavailable("the workers refuse this service's token: ACTSTORE_GATEWAY_TOKEN must be the same for both")
     if code in (grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL):

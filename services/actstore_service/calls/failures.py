@@ -13,6 +13,7 @@ from grpc_status import rpc_status
 
 from actstore_api.reasons import REASONS, Kind, from_status, to_status, with_request_id
 from actstore_api.records.terms import Failure
+from actstore_api.request_ids import HEADER
 from actstore_service.calls.call import Call
 from actstore_storage.errors import ActstoreError
 
@@ -40,7 +41,8 @@ async def refuse(call: Call, error: Exception, retry_seconds: float) -> NoReturn
     written = rpc_status.to_status(status)
     failure = from_status(status)
     call.code, call.reason = written.code, failure.reason if failure else ""
-    await call.context.abort(written.code, written.details, (*written.trailing_metadata, *_pushback(status)))
+    trailers = (*written.trailing_metadata, (HEADER, call.request_id), *_pushback(status))
+    await call.context.abort(written.code, written.details, trailers)
     raise AssertionError("abort returned")
 
 
