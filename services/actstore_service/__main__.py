@@ -45,6 +45,7 @@ def main() -> int:
         print(f"actstore_service: {error.message}", file=sys.stderr)
         return 2
     ready = {"ready": "service", "address": service.address, "metrics": service.metrics_address}
+    ready |= {"mutual_tls": service.mutual_tls_address} if service.mutual_tls_address else {}
     print(json.dumps(ready), flush=True)
     signal.sigwait(endings)
     _end(service, endings)

@@ -4,7 +4,7 @@ errors.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any, NoReturn
 
 import grpc
@@ -35,7 +35,7 @@ class Gateway:
     It belongs to the event loop in which it is made.
     """
 
-    def __init__(self, address: str | None, token: str | None, limits: Limits) -> None:
+    def __init__(self, address: str | None, token: Callable[[], str | None], limits: Limits) -> None:
         options = [
             # A proxy of the environment is never used for this machine itself.
             ("grpc.enable_http_proxy", int(address is None or not is_loopback(address))),
@@ -46,7 +46,7 @@ class Gateway:
         ]
         self._loop = asyncio.get_running_loop()
         self._channel = grpc.aio.insecure_channel(address, options) if address else None
-        self._metadata = (("application", APPLICATION), ("authorization", f"Bearer {token}"))
+        self._token = token
         self._limits = limits
         self._were_up: bool | None = None
 
@@ -96,14 +96,18 @@ class Gateway:
     async def _totals(self) -> None:
         method = self._open().unary_unary(VERBS["GetCaptureTotals"].path)
         request = capture_pb2.GetCaptureTotalsRequest().SerializeToString()
-        await method(request, timeout=self._limits.totals_seconds, metadata=self._metadata)
+        await method(request, timeout=self._limits.totals_seconds, metadata=self._metadata())
 
     async def close(self) -> None:
         if self._channel is not None:
             await self._channel.close()
 
+    def _metadata(self) -> tuple[tuple[str, str], ...]:
+        """The token is asked for at each call, because its file may have changed."""
+        return (("application", APPLICATION), ("authorization", f"Bearer {self._token()}"))
+
     def _metadata_of(self, call: Call) -> tuple[tuple[str, str], ...]:
-        return (*self._metadata, (HEADER, call.request_id), (PRINCIPAL, call.name))
+        return (*self._metadata(), (HEADER, call.request_id), (PRINCIPAL, call.name))
 
     def _open(self) -> Any:
         if self._channel is None:

@@ -3,11 +3,14 @@
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import grpc
 
 from actstore_api.exporting import ExportedStore
-from actstore_service.access import Access
+from actstore_service.access import Access, Role
+from actstore_service.access.certificates import ServerCertificates
+from actstore_service.access.gateway_token import GatewayToken
 from actstore_service.answers.methods import Answers
 from actstore_service.calls.pipeline import Pipeline
 from actstore_service.gateway import Gateway
@@ -32,25 +35,29 @@ class Service:
         self._limits = settings.limits
         self._dropped_lines = dropped_lines
         self._ready = threading.Event()
+        # These read files, and the first keys of an issuer: not in the event loop.
+        self._access = Access(settings.token, settings.access_file, frozenset(map(Role, settings.anonymous)))
+        self._ports = _ports(settings)
         run(self._start(bucket, settings))
         self._ready.set()
 
     async def _start(self, bucket: Bucket, settings: Settings) -> None:
-        self._gateway = Gateway(settings.gateway, settings.gateway_token, settings.limits)
+        token = GatewayToken(settings.gateway_token, settings.gateway_token_file)
+        self._gateway = Gateway(settings.gateway, token.current, settings.limits)
         metrics = Metrics(self._gateway.workers_up)
-        self._probes = ProbeServer(settings.metrics_listen, metrics.wsgi(), _alive, self._ready.is_set)
-        access = Access(settings.token)
         metrics.look_at_lines(self._dropped_lines)
+        self._probes = ProbeServer(settings.metrics_listen, metrics.wsgi(), _alive, self._ready.is_set)
         observed = ObservedBucket(bucket, ExportedStore(metrics.exported))
         self._store_watch = StoreWatch(observed, settings.limits.store_quiet_seconds)
-        self._answers = Answers(observed, settings, access, self._gateway, metrics)
-        pipeline = Pipeline(access, metrics.counted, self._answers.methods, settings.limits.retry_seconds)
+        self._answers = Answers(observed, settings, self._access, self._gateway, metrics)
+        pipeline = Pipeline(self._access, metrics.counted, self._answers.methods, settings.limits.retry_seconds)
         self._server = _grpc_server(pipeline, settings.limits)
         try:
-            self.address = _bind(self._server, settings.listen)
+            self.address, *mutual = [port.bind(self._server) for port in self._ports]
         except Exception:
             self._probes.close()
             raise
+        self.mutual_tls_address = next(iter(mutual), None)
         self.metrics_address = self._probes.address
         await self._server.start()
 
@@ -74,6 +81,7 @@ class Service:
         await self._gateway.close()
         self._store_watch.close()
         self._answers.close()
+        self._access.close()
 
 
 def _alive() -> bool:
@@ -104,11 +112,36 @@ def _milliseconds(seconds: float) -> int:
     return round(1000 * seconds)
 
 
-def _bind(server: grpc.aio.Server, listen: str) -> str:
-    """Returns the address that clients connect to, with the actual port."""
-    host, _ = split_address(listen, "ACTSTORE_LISTEN")
-    try:
-        port = server.add_insecure_port(listen)
-    except RuntimeError as error:
-        raise cannot_listen(listen, "ACTSTORE_LISTEN", error) from error
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+@dataclass(frozen=True)
+class Port:
+    """One port for clients; with certificates it speaks TLS."""
+
+    listen: str
+    field: str
+    certificates: ServerCertificates | None
+
+    def bind(self, server: grpc.aio.Server) -> str:
+        """Returns the address that clients connect to, with the actual port."""
+        host, _ = split_address(self.listen, self.field)
+        try:
+            port = self._added_to(server)
+        except RuntimeError as error:
+            raise cannot_listen(self.listen, self.field, error) from error
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+    def _added_to(self, server: grpc.aio.Server) -> int:
+        if self.certificates is None:
+            return server.add_insecure_port(self.listen)
+        return server.add_secure_port(self.listen, self.certificates.credentials())
+
+
+def _ports(settings: Settings) -> list[Port]:
+    """The port for all clients, and the one for those that show a certificate."""
+    if settings.tls_certificate is None or settings.tls_key is None:
+        return [Port(settings.listen, "ACTSTORE_LISTEN", None)]
+    own = ServerCertificates(settings.tls_certificate, settings.tls_key)
+    found = [Port(settings.listen, "ACTSTORE_LISTEN", own)]
+    if settings.mutual_tls_listen is not None:
+        mutual = ServerCertificates(settings.tls_certificate, settings.tls_key, settings.client_authorities)
+        found.append(Port(settings.mutual_tls_listen, "ACTSTORE_MUTUAL_TLS_LISTEN", mutual))
+    return found

@@ -5,7 +5,6 @@
 
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,6 @@ import grpc
 import pytest
 from grpc_status import rpc_status
 from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from actstore_api.codec import message_of
 from actstore_api.reasons import from_status

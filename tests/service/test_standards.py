@@ -4,6 +4,7 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from typing import Any
 
 import grpc
 import pytest
@@ -129,33 +130,51 @@ def test_reflection_needs_the_token(forwarding: Service) -> None:
     assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
 
 
-def test_no_token_on_loopback_lets_everyone_in(serve: Serve, connect: Callable[..., Caller]) -> None:
-    call = connect(serve(token=None), None)
+def test_nobody_is_anonymous_unless_the_operator_says_so(serve: Serve, connect: Callable[..., Caller]) -> None:
+    with pytest.raises(BadRequest, match="nobody may call this service"):
+        serve(token=None)
+    call = connect(serve(token=None, anonymous=("reader",)), None)
     assert call("CatalogService", "ListRuns", catalog_pb2.ListRunsRequest()).runs
 
 
 @pytest.mark.parametrize("listen", ["0.0.0.0:0", "[::]:0", "lab.internal:7433", "10.0.0.1:7433"])
-def test_no_token_beyond_loopback_is_refused(listen: str) -> None:
+def test_nobody_is_anonymous_beyond_loopback(listen: str) -> None:
     with pytest.raises(BadRequest) as caught:
-        Settings(listen=listen)
+        Settings(listen=listen, token=TOKEN, anonymous=("reader",))
     assert caught.value.details["field"] == "ACTSTORE_LISTEN"
     Settings(listen=listen, token=TOKEN)
 
 
 @pytest.mark.parametrize("listen", ["127.0.0.1:0", "127.8.8.8:1", "[::1]:0", "localhost:7433"])
 def test_loopback_is_loopback(listen: str) -> None:
-    Settings(listen=listen)
+    Settings(listen=listen, anonymous=("reader", "writer"))
 
 
 @pytest.mark.parametrize("listen", ["", "localhost", ":7433", "localhost:", "localhost:http", "localhost:65536"])
 def test_an_address_is_host_and_port(listen: str) -> None:
     with pytest.raises(BadRequest):
-        Settings(listen=listen)
+        Settings(listen=listen, token=TOKEN)
 
 
 def test_a_gateway_needs_its_token() -> None:
-    with pytest.raises(BadRequest):
-        Settings(gateway="127.0.0.1:9000")
+    for given in ({}, {"gateway_token": "a", "gateway_token_file": "b"}):
+        with pytest.raises(BadRequest, match="one of them only"):
+            Settings(gateway="127.0.0.1:9000", token=TOKEN, **given)
+
+
+@pytest.mark.parametrize(
+    ("given", "field"),
+    [
+        ({"anonymous": ("reader", "king")}, "ACTSTORE_ANONYMOUS"),
+        ({"tls_key": "key.pem"}, "ACTSTORE_TLS_KEY"),
+        ({"mutual_tls_listen": "127.0.0.1:1"}, "ACTSTORE_MUTUAL_TLS_LISTEN"),
+        ({"mutual_tls_listen": "lab"}, "ACTSTORE_MUTUAL_TLS_LISTEN"),
+    ],
+)
+def test_who_may_call_is_told_without_contradictions(given: dict[str, Any], field: str) -> None:
+    with pytest.raises(BadRequest) as caught:
+        Settings(token=TOKEN, **given)
+    assert caught.value.details["field"] == field
 
 
 def test_secrets_are_not_shown() -> None:

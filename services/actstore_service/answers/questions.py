@@ -8,7 +8,7 @@ from actstore_api.bounds import check_bounds
 from actstore_api.codec import decode, message_of
 from actstore_api.shape import Unreadable
 from actstore_api.verbs import Verb
-from actstore_service.access import Access
+from actstore_service.access import Access, Principal
 from actstore_service.calls.call import Call
 from actstore_storage.errors import ActstoreError, BadRequest
 
@@ -22,15 +22,19 @@ class Questions:
     def read(self, call: Call, verb: Verb, message: bytes) -> Any:
         """Errors: ARGUMENT_INVALID for what is no such question, LIMIT_EXCEEDED beyond a bound, PERMISSION_DENIED."""
         question = _decoded(verb, _parsed(verb, message))
-        if call.principal is None:
-            raise ActstoreError("a question was read before its caller was known")
         call.run = str(getattr(question, "run", ""))
-        self._access.permit(call.principal, verb, question)
+        self._access.permit(_caller(call), verb, question)
         return question
 
     def seen(self, call: Call, verb: Verb, answer: Any) -> Any:
         """The answer without what the caller may not see."""
-        return self._access.visible(call.principal, verb, answer)
+        return self._access.visible(_caller(call), verb, answer)
+
+
+def _caller(call: Call) -> Principal:
+    if call.principal is None:
+        raise ActstoreError("a question was read before its caller was known")
+    return call.principal
 
 
 def _parsed(verb: Verb, message: bytes) -> Message:

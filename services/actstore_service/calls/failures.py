@@ -3,6 +3,7 @@ details.
 """
 
 import logging
+from collections.abc import Callable
 from random import SystemRandom
 from typing import NoReturn
 
@@ -25,6 +26,8 @@ PUSHBACK = "grpc-retry-pushback-ms"
 NEVER = "-1"
 
 _CHANCE = SystemRandom()
+# What a caller may see of an error.
+Seen = Callable[[Failure], Failure]
 
 
 class StatusGiven(Exception):
@@ -35,9 +38,11 @@ class StatusGiven(Exception):
         self.status = status
 
 
-async def refuse(call: Call, error: Exception, retry_seconds: float) -> NoReturn:
-    """Ends the call with the error's status. A BUSY call may be tried again after about `retry_seconds`."""
-    status = with_request_id(_status(call, error, retry_seconds), call.request_id)
+async def refuse(call: Call, error: Exception, retry_seconds: float, seen: Seen) -> NoReturn:
+    """Ends the call with the error's status, or with what of it the caller may see. A BUSY call may be tried again
+    after about `retry_seconds`.
+    """
+    status = with_request_id(_status(call, error, retry_seconds, seen), call.request_id)
     written = rpc_status.to_status(status)
     failure = from_status(status)
     call.code, call.reason = written.code, failure.reason if failure else ""
@@ -46,17 +51,23 @@ async def refuse(call: Call, error: Exception, retry_seconds: float) -> NoReturn
     raise AssertionError("abort returned")
 
 
-def _status(call: Call, error: Exception, retry_seconds: float) -> status_pb2.Status:
+def _status(call: Call, error: Exception, retry_seconds: float, seen: Seen) -> status_pb2.Status:
     if isinstance(error, StatusGiven):
-        return error.status
+        return _passed_on(error.status, seen)
     if not isinstance(error, ActstoreError):
         return to_status(_hidden(call, error))
     if REASONS[error.reason].kind in OPERATORS:
         LOG.error("%s: %s, request %s", call.method, error.message, call.request_id)
-    status = to_status(Failure(error.reason, error.message, error.details))
+    status = to_status(seen(Failure(error.reason, error.message, error.details)))
     if error.reason == "BUSY":
         _add_retry(status, retry_seconds * _CHANCE.uniform(0.5, 1.5))
     return status
+
+
+def _passed_on(status: status_pb2.Status, seen: Seen) -> status_pb2.Status:
+    failure = from_status(status)
+    shown = failure and seen(failure)
+    return status if shown is None or shown == failure else to_status(shown)
 
 
 def _hidden(call: Call, error: Exception) -> Failure:

@@ -14,6 +14,7 @@ import grpc
 from google.rpc import code_pb2, status_pb2
 
 from actstore_api.metrics import UNKNOWN_METHOD
+from actstore_api.records.terms import Failure
 from actstore_api.request_ids import HEADER
 from actstore_service.access import Access
 from actstore_service.calls.access_log import logged
@@ -61,9 +62,13 @@ class Pipeline(grpc.GenericRpcHandler):
                 ended_by_caller(call)
                 raise
             except Exception as error:  # noqa: BLE001  each one is told to the caller
-                await refuse(call, error, self._retry_seconds)
+                await refuse(call, error, self._retry_seconds, lambda failure: self._seen(call, failure))
             finally:
                 call.over.set()
+
+    def _seen(self, call: Call, failure: Failure) -> Failure:
+        """The error without what the caller may not see."""
+        return failure if call.principal is None else self._access.visible_failure(call.principal, failure)
 
     async def _answer(self, call: Call, method: Method) -> None:
         """A caller is known by the headers and its certificate alone: a stranger's message is never read."""
