@@ -255,8 +255,8 @@ AUTH = Metric(
     "actstore_auth_total",
     C,
     "calls",
-    "Calls by what became of their caller: accepted, unauthenticated (no credentials, or wrong ones), denied (the caller "
-    "may not do this).",
+    "Calls by what became of their caller: accepted, unauthenticated (no credentials, or wrong ones), denied (may not "
+    "do this).",
     (Label("result", ("accepted", "unauthenticated", "denied")),),
 )
 RELOADED = Metric(
