@@ -9,8 +9,26 @@ from actstore_worker.errors import SettingsError
 class CoordinatorLimits:
     # Requests that are planned at the same time; further ones wait.
     plans: int = 2
-    # Captures that run at the same time; further ones are refused.
+    # Bulk captures that run at the same time; further ones wait in the queue. Each holds its token ids in memory.
     captures: int = 16
+    # Interactive captures that run at the same time, besides the bulk ones.
+    interactive_captures: int = 8
+    # Captures of one principal and class that run at the same time.
+    captures_per_principal: int = 2
+    # Captures that wait in the queue, of all principals and of one; further ones are refused.
+    queued_captures: int = 1000
+    queued_per_principal: int = 100
+    # Tokens that one principal may capture a day. None: any number.
+    tokens_a_day: int | None = None
+    # The largest estimate, in tokens times layers, of a capture that is interactive. Larger ones are bulk.
+    interactive_token_layers: float = 4e6
+    # The share of the workers that bulk captures keep while interactive ones wait.
+    bulk_share: float = 0.25
+    # What a principal gets in its turn before the next one's, in tokens times layers.
+    quantum_token_layers: float = 1e6
+    # Principals whose use of tokens is remembered, and whose seconds of a device are counted apart.
+    principals: int = 1000
+    principals_counted: int = 50
     # Finished captures whose progress is kept.
     finished_captures: int = 1000
     # Attempts at a shard before its capture fails.
@@ -34,6 +52,12 @@ class CoordinatorLimits:
     def __post_init__(self) -> None:
         if min(self.plans, self.captures, self.finished_captures, self.attempts_per_shard) < 1:
             raise SettingsError(f"each of these limits must be at least 1: {self}")
+        if min(self.interactive_captures, self.captures_per_principal, self.principals, self.principals_counted) < 1:
+            raise SettingsError(f"interactive captures, captures of a principal and principals must be at least 1: {self}")
+        if min(self.queued_captures, self.queued_per_principal) < 0 or self.quantum_token_layers <= 0:
+            raise SettingsError(f"a queue has at least 0 captures, and a quantum is above 0: {self}")
+        if not 0 <= self.bulk_share < 1:
+            raise SettingsError(f"bulk_share must be at least 0 and below 1: {self}")
 
 
 @dataclass(frozen=True)
