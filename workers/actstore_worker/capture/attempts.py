@@ -35,6 +35,8 @@ class Audience(Protocol):
 
     def captured(self, capture: CaptureState, report: ShardReport) -> None: ...
 
+    def attempt_failed(self, failure: Failure) -> None: ...
+
 
 @dataclass(eq=False)
 class _Running:
@@ -87,7 +89,9 @@ class Attempts:
         while self._waiting():
             worker = await self._pool.idle()
             if waiting := self._waiting():
-                chosen = waiting[self._fair.choose({flow: one.capture.shard_token_layers for flow, one in waiting.items()})]
+                chosen = waiting[
+                    self._fair.choose({flow: one.capture.shard_token_layers for flow, one in waiting.items()})
+                ]
                 chosen.attempts += 1
                 self._start(self._attempt(chosen, chosen.capture.pending.popleft(), worker))
             else:
@@ -116,6 +120,8 @@ class Attempts:
     async def _make(self, capture: CaptureState, plan: RunPlan, shard: int, worker: Worker) -> None:
         """Makes one attempt. A failed shard that will be tried again goes back to the pending ones."""
         failure = await self._try_shard(capture, plan, shard, worker)
+        if failure is not None:
+            self._audience.attempt_failed(failure)
         if failure is None or not capture.active:
             return
         if failure.reason in PAUSING:

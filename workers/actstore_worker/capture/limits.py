@@ -8,6 +8,7 @@ from actstore_storage.settings.checks import check_least, check_positive
 # A queue may have no places, and bulk captures no share of their own.
 _MAY_BE_ZERO = ("queued_captures", "queued_per_principal", "bulk_share")
 
+
 @dataclass(frozen=True)
 class CoordinatorLimits:
     # Requests that are planned at the same time; further ones wait.

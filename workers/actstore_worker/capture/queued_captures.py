@@ -58,6 +58,10 @@ class QueuedCaptures:
     def running(self) -> int:
         return len(self._entries(waiting=False))
 
+    @property
+    def paused(self) -> int:
+        return sum(capture.state == "paused" for capture in self._captures.values())
+
     def new_place(self, record: RunRecord, principal: str) -> Queued:
         """The place of a new capture: behind all others, whatever the clock says."""
         work = record.shards_total * token_layers_per_shard(record)
