@@ -94,13 +94,13 @@ class Attempts:
                 self._pool.release(worker)
 
     def _waiting(self) -> dict[Flow, _Running]:
-        """The oldest capture of each flow that has a shard to assign. The flow with the least committed work comes first,
+        """The first capture of each flow that has a shard to assign. The flow with the least committed work comes first,
         so that it is also first after a restart.
 
         A shard that will be tried again keeps its slot, so that an error of every shard does not make all of them fail.
         """
         waiting: dict[Flow, _Running] = {}
-        for one in sorted(self._running, key=lambda one: one.capture.age):
+        for one in sorted(self._running, key=lambda one: one.capture.order):
             if one.capture.active and one.capture.pending and one.attempts < self._pool.places:
                 waiting.setdefault(one.capture.flow, one)
         return dict(sorted(waiting.items(), key=lambda found: found[1].capture.token_layers_committed))

@@ -58,7 +58,7 @@ class Preparer(Protocol):
         """Removes the request of a run that is not being captured. None: there was no request."""
 
     def wanted(self) -> list[tuple[CaptureSpecification, Queued]]:
-        """Returns the requests, in the order in which they were submitted."""
+        """Returns the requests, in the order in which their captures start, within a class."""
 
     def opened(self, run: str) -> Snapshot | None:
         """Opens a run. None: it does not exist."""
@@ -97,11 +97,13 @@ class Coordinator:
         plan = await self._plan(request)
         run = plan.record.run
         async with self._lock(run):
-            if (there := self._captures.get(run)) is not None and there.active:
-                check_same_run(there.record, plan.record)
+            if (known := self._captures.get(run)) is not None and known.active:
+                check_same_run(known.record, plan.record)
                 return run
-            place = queued or self._captures.new_place(plan.record, principal)
-            with self._captures.reserved(plan.record, place) if queued is None else contextlib.nullcontext():
+            there = await asyncio.to_thread(self._preparer.opened, run)
+            committed = 0 if there is None else there.tokens_committed
+            new = self._captures.new_place(plan.record, principal, committed)
+            with new if queued is None else contextlib.nullcontext(queued) as place:
                 snapshot = await asyncio.to_thread(self._preparer.begin, plan, request, place)
                 capture = self._captures.enter(snapshot, request, place)
         capture.dataset_files = plan.dataset_files
@@ -109,8 +111,7 @@ class Coordinator:
         return run
 
     async def resume(self) -> bool:
-        """Continue every requested run that this coordinator is not capturing, in the order in which they were
-        submitted. False: the store failed, try again.
+        """Continue every requested run that this coordinator is not capturing, in the order of their turns. False: the store failed, try again.
         """
         whole = True
         try:

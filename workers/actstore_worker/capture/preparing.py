@@ -82,7 +82,7 @@ class Preparing:
         return capture.progress()
 
     def wanted(self) -> list[tuple[CaptureSpecification, Queued]]:
-        """In the order in which they were submitted."""
+        """In the order in which their captures start, within a class."""
         found = []
         for key in self.bucket.keys(WANTED):
             try:
@@ -91,7 +91,7 @@ class Preparing:
                 continue
             except CorruptObject as error:
                 _log.warning("%s", error.message)
-        return sorted(found, key=lambda each: (each[1].submitted_seconds, each[0].run))
+        return sorted(found, key=lambda each: (each[1].turn, each[1].submitted_seconds, each[0].run))
 
     def opened(self, run: str) -> Snapshot | None:
         """None: a crash came between the request and the creation of the run."""
