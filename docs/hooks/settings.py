@@ -1,76 +1,65 @@
-"""The page of settings: every environment variable, and every limit, from the frozen settings that they fill."""
+"""The page of settings: every variable and key of each process, from the frozen settings that they fill."""
 
 import ast
 import inspect
 import re
 from collections.abc import Iterator
-from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, fields, replace
 from pathlib import Path
 from textwrap import dedent
 
 from actstore._transport.access import S3Access as ClientS3Access
-from actstore_service.settings import Limits
+from actstore._variables import ClientVariables
 from actstore_service.settings import Settings as ServiceSettings
-from actstore_storage.bucket.access import S3Access
-from actstore_worker.capture.limits import CoordinatorLimits, MergeLimits
-from actstore_worker.live.passes.limits import LiveLimits
-from actstore_worker.patching.inputs.limits import PatchingLimits
-from actstore_worker.settings import RayLimits, WorkerSettings
+from actstore_storage.settings.described import PREFIX, default_of, fields_of, is_group
+from actstore_storage.settings.store import StoreSettings
+from actstore_worker.settings import WorkerSettings
 from docs.hooks.tables import code, table
 
-ROOT = Path(__file__).parents[2]
-# Where each process reads its environment. The client's stack also sets variables, which is not reading them.
+# What each process reads. The first that has a setting gives it its text.
 READERS = {
-    "client": ("client/actstore/_connect.py", "client/actstore/_cli"),
-    "service": ("services/actstore_service",),
-    "workers": ("workers/actstore_worker",),
+    "service": (StoreSettings, ServiceSettings),
+    "workers": (StoreSettings, WorkerSettings),
+    "client": (ClientVariables,),
 }
-# Limits are fields of frozen settings. A deployment that embeds a process sets them; no variable does.
-LIMITS = {
-    "Service": Limits,
-    "Ray": RayLimits,
-    "Captures": CoordinatorLimits,
-    "Merged indexes": MergeLimits,
-    "Live questions": LiveLimits,
-    "Patching": PatchingLimits,
-}
-# Variables whose name is not the name of a field, and those that only the client reads.
-_FIELDS = {"ACTSTORE_MERGE_PARTS": (MergeLimits, "parts")}
-_TEXTS = {
-    "ACTSTORE_ADDRESS": (
-        "str",
-        "the stack that runs here",
-        "Address that `actstore.connect()` and the command use: `host:port` of a service, a folder, or "
-        "`s3://bucket/prefix`.",
-    ),
-    "ACTSTORE_TLS": (
-        "bool",
-        "none",
-        "Whether the client encrypts its connection to a service (1) or not (0), if `connect` gets no `tls`. "
-        "Without either, a token is sent to this machine only. It does not count for a stack that runs here: that has "
-        "no TLS.",
-    ),
-    "ACTSTORE_ROOT_CERTIFICATES": (
-        "str",
-        "those of gRPC",
-        "File with the root certificates, in PEM form, with which the client verifies a service over TLS. For a lab "
-        "with a certificate authority of its own. It does not count for a stack that runs here.",
-    ),
+# The client reads its keys from variables of the same names, and no credentials file.
+_OF_CLIENT = {f"{PREFIX}S3_{one.name.upper()}" for one in fields(ClientS3Access)}
+# Groups of settings, by the table of the file.
+TITLES = {
+    "": "Places, addresses and secrets",
+    "s3": "An S3 store",
+    "limits": "Limits of the service",
+    "coordinator": "Limits of captures",
+    "merge": "Limits of merged indexes",
+    "patching": "Limits of patching",
+    "live": "Limits of live questions",
+    "ray": "Limits of the Ray cluster",
 }
 _HEAD = """# Settings
 
-Each process reads its environment once, when it starts. This page lists every variable with its type, its default and
-its meaning, and below that every limit. An empty variable counts as unset. `actstore up` sets the variables of the
-processes that it starts; only a deployment by hand sets them itself ([how to deploy](../how-to/deploy.md)).
+A process takes each setting from its variable, else from its key in the file, else the default. It reads them once,
+when it starts. The file is in TOML: `--config FILE` of `python -m actstore_service` and `python -m actstore_worker`, or
+the file that `ACTSTORE_CONFIG` names. One file serves both: each ignores the keys of the other. The heading of each
+table below says in which table of the file its keys are.
 
-## Environment variables
+```toml
+store = "s3://activations/lab"
 
-"""
-_LIMITS_HEAD = """
-## Limits
+[s3]
+endpoint = "store.lab:9000"
+credentials_file = "/etc/actstore/keys"
 
-A limit is a field of the frozen settings of a process, and not a variable: who starts the process from Python passes
-another value. Each request beyond a limit is refused with `LIMIT_EXCEEDED`, or waits, as the meaning says.
+[limits]
+grace_seconds = 60
+```
+
+An empty variable counts as unset. In a variable, a switch is `0` or `1`, paths are separated by `:`, and other lists
+by spaces. A key or an `ACTSTORE_` variable that no process knows is refused, with the closest name that is known; those
+that Kubernetes sets for its Services are ignored. `--print-config` prints every setting with its value and its source,
+secrets as `***`, and ends.
+
+`actstore up` sets places, addresses and tokens of the processes that it starts, and takes the rest from the file of
+`actstore up --config FILE`. The client takes its variables from the environment only.
 """
 
 
@@ -79,6 +68,7 @@ class Setting:
     """One line of the page."""
 
     name: str
+    key: str
     readers: tuple[str, ...]
     type: str
     default: str
@@ -86,60 +76,64 @@ class Setting:
 
 
 def page() -> str:
-    """Writes the table of variables and a table for each group of limits."""
-    rows = [(code(one.name), ", ".join(one.readers), one.type, one.default, one.meaning) for one in variables()]
-    sections = [_HEAD, table(("variable", "read by", "type", "default", "meaning"), rows), _LIMITS_HEAD]
-    for title, limits in LIMITS.items():
-        lines = [(code(one.name), one.type, one.default, one.meaning) for one in settings_of(limits)]
-        sections.append(f"\n### {title}\n\n" + table(("limit", "type", "default", "meaning"), lines))
+    """Writes a table for each table of the file."""
+    sections = [_HEAD]
+    found = list(variables())
+    for group in dict.fromkeys((*TITLES, *map(_group, found))):
+        own = [one for one in found if _group(one) == group]
+        heading = f"\n## {TITLES.get(group, f'Settings of {group}')}{f' [{group}]' if group else ''}\n\n"
+        rows = [
+            (
+                code(one.name),
+                code(one.key.rpartition(".")[2]),
+                ", ".join(one.readers),
+                one.type,
+                one.default,
+                one.meaning,
+            )
+            for one in own
+        ]
+        sections.append(heading + table(("variable", "key", "read by", "type", "default", "meaning"), rows))
     return "".join(sections)
 
 
 def variables() -> Iterator[Setting]:
-    """Yields each variable that any process reads, in alphabetical order."""
-    readers: dict[str, list[str]] = {}
-    for reader, places in READERS.items():
-        for name in sorted(set().union(*(_named_below(ROOT / place) for place in places))):
-            readers.setdefault(name, []).append(reader)
-    for name in sorted(readers):
-        yield _variable(name, tuple(readers[name]))
+    """Yields each setting of any process, those without a group first."""
+    found: dict[str, Setting] = {}
+    for reader, records in READERS.items():
+        for one in (setting for record in records for setting in _described(record)):
+            one = one if reader != "client" else replace(one, key="")
+            known = found.get(one.name, one)
+            if reader not in known.readers:
+                found[one.name] = replace(known, readers=(*known.readers, reader))
+    yield Setting(
+        "ACTSTORE_CONFIG",
+        "",
+        ("service", "workers"),
+        code("str"),
+        "none",
+        "The TOML file with settings, as `--config`.",
+    )
+    for name, one in found.items():
+        yield replace(one, readers=(*one.readers, "client")) if name in _OF_CLIENT else one
 
 
-def settings_of(record: type) -> Iterator[Setting]:
-    """Yields each field of frozen settings that is a plain value."""
+def _described(record: type, above: tuple[str, ...] = ()) -> Iterator[Setting]:
     texts = _texts(record)
-    for field in fields(record):
-        if not is_dataclass(field.type) and not inspect.isclass(field.default_factory):
-            yield Setting(field.name, (), _type(field), _default(field), texts.get(field.name, ""))
+    groups = []
+    for one, kind in fields_of(record):
+        path = (*above, one.name)
+        if is_group(kind):
+            groups.append((kind, path))
+        else:
+            variable = PREFIX + "_".join(path).upper()
+            yield Setting(variable, ".".join(path), (), _type(one), _default(one), texts.get(one.name, ""))
+    for kind, path in groups:
+        yield from _described(kind, path)
 
 
-def _named_below(place: Path) -> set[str]:
-    """Names of variables in strings of code; S3's are made from the fields of `S3Access`, the client's of its own."""
-    found: set[str] = set()
-    for path in [place] if place.is_file() else place.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Constant) and isinstance(node.value, str):
-                found |= set(re.findall(r"\bACTSTORE_[A-Z0-9_]*[A-Z0-9]\b", node.value))
-    if any(name.startswith("ACTSTORE_S3_") for name in found):
-        access = ClientS3Access if "client" in place.parts else S3Access
-        found |= {f"ACTSTORE_S3_{field.name.upper()}" for field in fields(access)}
-    return found
-
-
-def _variable(name: str, readers: tuple[str, ...]) -> Setting:
-    if name in _TEXTS:
-        return Setting(name, readers, *_TEXTS[name])
-    record, field = _FIELDS.get(name) or _field_of(name)
-    found = next((one for one in settings_of(record) if one.name == field), Setting(name, readers, "", "", ""))
-    return Setting(name, readers, found.type, found.default, found.meaning)
-
-
-def _field_of(name: str) -> tuple[type, str]:
-    """The settings of the service come first, then those of the workers, which have more variables."""
-    field = name.removeprefix("ACTSTORE_").lower()
-    if field.startswith("s3_"):
-        return S3Access, field.removeprefix("s3_")
-    return (ServiceSettings if field in {one.name for one in fields(ServiceSettings)} else WorkerSettings), field
+def _group(one: Setting) -> str:
+    return one.key.rpartition(".")[0]
 
 
 def _type(field: "Field[object]") -> str:
@@ -148,11 +142,12 @@ def _type(field: "Field[object]") -> str:
 
 
 def _default(field: "Field[object]") -> str:
-    if field.default is MISSING:
+    default = default_of(field)
+    if default is MISSING:
         return "required"
-    if field.default in (None, "", ()):
+    if default in (None, "", ()):
         return "none"
-    return code(str(field.default).replace(str(Path.home()), "~"))
+    return code(str(default).replace(str(Path.home()), "~"))
 
 
 def _texts(record: type) -> dict[str, str]:

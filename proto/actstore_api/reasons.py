@@ -208,8 +208,21 @@ REASONS: Mapping[str, Reason] = {
     "UNAUTHENTICATED": Reason(
         UNAUTHENTICATED,
         Kind.DENIED,
-        "The service asks for a token, and the call had none or a wrong one.",
+        "The service asks for a token, and the call had none, a wrong one, or one that has expired.",
         "pass `token=` to connect, or set ACTSTORE_TOKEN",
+    ),
+    "PERMISSION_DENIED": Reason(
+        PERMISSION_DENIED,
+        Kind.DENIED,
+        "The service knows the caller, but the caller lacks the role that the call needs, or may not use runs of this "
+        "name. The message says which.",
+        "ask who runs the service for the role or the runs, or name a run of your own",
+    ),
+    "ISSUER_UNAVAILABLE": Reason(
+        UNAVAILABLE,
+        Kind.UNAVAILABLE,
+        "The service cannot check signed tokens yet, because it has not reached their issuer since it started.",
+        "try again in a minute; if that does not help, the service's operator has to look at oidc.keys_url",
     ),
     "STORE_CREDENTIALS": Reason(
         PERMISSION_DENIED,

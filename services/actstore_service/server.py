@@ -7,7 +7,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from actstore_service.access import AccessInterceptor
+from actstore_service.access.interceptor import AccessInterceptor
 from actstore_service.failures import FailureInterceptor
 from actstore_service.gateway import Gateway
 from actstore_service.handlers import SERVICES, Forwarded, Stored, forwarded_services, generic_handlers

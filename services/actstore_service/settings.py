@@ -1,12 +1,19 @@
-"""The settings of one service process. Only `__main__` reads the environment."""
+"""The settings of one service process. Only `__main__` reads the environment.
+
+A setting is a field with a text: `actstore_storage.settings` reads it, from the variable and the key of its name.
+"""
 
 import ipaddress
 import re
 from dataclasses import dataclass, field
 
 from actstore_storage.errors import BadRequest
+from actstore_storage.settings.checks import check_least, check_positive
+from actstore_storage.settings.reading import Beside
 
 MEBIBYTE = 1 << 20
+# Their variables may be set for this process too, and their keys are in the same file.
+SETTINGS_BESIDE = Beside(("actstore_worker.settings:WorkerSettings",), ("actstore._variables:ClientVariables",))
 # A host name, an IPv4 address or an IPv6 address in brackets, and a port.
 _ADDRESS = re.compile(r"([\w.-]+|\[[\da-fA-F:.]+\]):(\d{1,5})", re.ASCII)
 
@@ -35,6 +42,9 @@ class Limits:
     """Longest pause between two attempts to reach workers that do not answer."""
     totals_seconds: float = 1.0
     """How long a scrape of /metrics waits for the workers' capture totals."""
+
+    def __post_init__(self) -> None:
+        check_positive(self)
 
 
 @dataclass(frozen=True)
@@ -71,13 +81,7 @@ class Settings:
             if token is not None and not (token.isascii() and token.isprintable()):
                 message = f"{variable} contains a character that cannot be sent in a header, such as a line break"
                 raise BadRequest(message, field=variable, allowed="printable ASCII characters")
-        if self.held_row_bytes < 0:
-            raise BadRequest(
-                f"ACTSTORE_HELD_ROW_BYTES is {self.held_row_bytes}",
-                field="ACTSTORE_HELD_ROW_BYTES",
-                value=self.held_row_bytes,
-                allowed="0 or more",
-            )
+        check_least(self, 0, "held_row_bytes")
         if self.gateway is not None and self.gateway_token is None:
             raise BadRequest(
                 "a gateway needs ACTSTORE_GATEWAY_TOKEN", field="ACTSTORE_GATEWAY_TOKEN", allowed="the workers' token"

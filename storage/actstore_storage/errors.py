@@ -2,7 +2,8 @@
 
 ActstoreError               a reason from actstore_api/reasons.py, and which field was wrong
 ├── BadRequest              the caller should change the request
-│   └── NotThere            ... or name something that exists
+│   ├── NotThere            ... or name something that exists
+│   └── SettingsError       an operator should change a setting; the process does not start
 ├── Conflict                the name is taken by something else
 ├── StoreError              the bucket refuses or fails; an operator has to repair it
 │   └── StoreUnreachable    ... or it may recover without help
@@ -45,6 +46,10 @@ class BadRequest(ActstoreError):
 
 class NotThere(BadRequest):
     default_reason = "RUN_NOT_FOUND"
+
+
+class SettingsError(BadRequest):
+    """A setting that is missing or impossible; the text names its variable, or its key and the file."""
 
 
 class Conflict(ActstoreError):

@@ -1,5 +1,3 @@
 """Errors that prevent the workers from starting."""
 
-
-class SettingsError(ValueError):
-    """A setting that is missing or impossible; the text names the environment variable."""
+from actstore_storage.errors import SettingsError as SettingsError

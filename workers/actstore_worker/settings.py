@@ -1,16 +1,29 @@
-"""The settings of the workers: one frozen object, built by `__main__` from the environment or by a test."""
+"""The settings of the workers: one frozen object, built by `__main__` or by a test.
 
-import os
+A setting is a field with a text: `actstore_storage.settings` reads it, from the variable and the key of its name.
+"""
+
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, Literal
 
 from actstore_storage.bucket.access import S3Access
+from actstore_storage.settings.checks import check_least, check_positive
+from actstore_storage.settings.reading import Beside, FoundSettings, read_settings
+from actstore_storage.settings.store import StoreSettings, absolute, check_keys
 from actstore_worker.capture.limits import CoordinatorLimits, MergeLimits
 from actstore_worker.errors import SettingsError
+from actstore_worker.files.secrets import check_secret, read_tokens, write_s3_keys, write_secret
 from actstore_worker.live.passes.limits import LiveLimits
 from actstore_worker.patching.inputs.limits import PatchingLimits
 from actstore_worker.sae.stored import SAE_CACHE
+
+# Their variables may be set for this process too, and their keys are in the same file.
+SETTINGS_BESIDE = Beside(("actstore_service.settings:Settings",), ("actstore._variables:ClientVariables",))
+
+_ADDRESS = re.compile(r"([\w.-]+|\[[\da-fA-F:.]+\]):\d{1,5}", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -31,8 +44,11 @@ class RayLimits:
     replica_gpus: float = 0.25
     # How long the gateway may take to answer its first call.
     start_seconds: float = 120.0
+    # Seconds for which the cluster's GCS, or this node's raylet, may refuse connections. Beyond it the workers end.
+    gone_seconds: float = 3.0
 
     def __post_init__(self) -> None:
+        check_positive(self)
         if self.worker_gpus + self.replica_gpus > 1:
             raise SettingsError(f"a capture worker and a model replica must fit on one GPU together: {self}")
 
@@ -41,11 +57,16 @@ class RayLimits:
 class WorkerSettings:
     # The bucket: a directory, or s3://bucket/prefix.
     store: str
-    # Token that the service presents to the workers; the same on both sides.
-    gateway_token: str = field(repr=False)
+    # Token that the service presents to the workers; the same on both sides. The workers write it to a file at once. On
+    # a Ray cluster that others started, it is refused: name a file.
+    gateway_token: str = field(default="", repr=False)
+    # File with that token; in a second line, the previous token, while services still present that. It is read again
+    # when it changes, in the process that needs it.
+    gateway_token_file: Path | None = None
     # Port on which the service reaches the workers. 0: a free port, which the ready line names.
     gateway_port: int = 0
-    # How to reach an S3 store; None for a directory.
+    # How to reach an S3 store; None for a directory. Keys that are given by value are written to a file at once, as the
+    # token.
     s3: S3Access | None = None
     # Folders below which requests may name models and SAEs.
     model_folders: tuple[Path, ...] = ()
@@ -61,24 +82,34 @@ class WorkerSettings:
     capture_workers: int | None = None
     # None: start a new Ray, and stop it at the end.
     ray_address: str | None = None
+    # What keeps strangers from a Ray that runs without token authentication, in the operator's words. Empty: such a Ray
+    # is refused.
+    ray_isolated_by: str = ""
+    # What captures and models run on. auto: cuda if the cluster has GPUs when the workers start. A cluster whose GPU
+    # nodes come and go has none then.
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    # Address of `/metrics` about captures, host:port, on the machine with the head of the Ray cluster. None: none.
+    worker_metrics_listen: str | None = None
     patching: PatchingLimits = field(default_factory=PatchingLimits)
     live: LiveLimits = field(default_factory=LiveLimits)
     coordinator: CoordinatorLimits = field(default_factory=CoordinatorLimits)
-    merging: MergeLimits = field(default_factory=MergeLimits)
+    merge: MergeLimits = field(default_factory=MergeLimits)
     ray: RayLimits = field(default_factory=RayLimits)
 
     def __post_init__(self) -> None:
-        if not self.gateway_token:
-            raise SettingsError("ACTSTORE_GATEWAY_TOKEN is required: the service and the workers share it")
-        if not (self.gateway_token.isascii() and self.gateway_token.isprintable()):
+        if not (self.gateway_token or self.gateway_token_file):
             raise SettingsError(
-                "ACTSTORE_GATEWAY_TOKEN contains a character that cannot be sent in a header, such as a line break"
+                "ACTSTORE_GATEWAY_TOKEN or ACTSTORE_GATEWAY_TOKEN_FILE is required: service and workers share it",
+                field="gateway_token",
             )
-        if self.store.startswith("s3://") and self.s3 is None:
+        check_secret(self.gateway_token, "ACTSTORE_GATEWAY_TOKEN")
+        if self.worker_metrics_listen and not _ADDRESS.fullmatch(self.worker_metrics_listen):
             raise SettingsError(
-                f"ACTSTORE_STORE is {self.store}, so ACTSTORE_S3_ENDPOINT, _ACCESS_KEY and _SECRET_KEY (or "
-                "_CREDENTIALS_FILE) are required"
+                f"ACTSTORE_WORKER_METRICS_LISTEN must be host:port, not {self.worker_metrics_listen!r}",
+                field="worker_metrics_listen",
+                value=self.worker_metrics_listen,
             )
+        check_keys(self.store, self.s3)
         if not self.store.startswith("s3://") and self.s3 is not None and not self.dataset_stores:
             raise SettingsError(f"ACTSTORE_S3_ENDPOINT is set, but ACTSTORE_STORE is the directory {self.store}")
         for address in self.dataset_stores:
@@ -88,91 +119,91 @@ class WorkerSettings:
                     "spaces, and "
                     "needs ACTSTORE_S3_ENDPOINT; folders belong in ACTSTORE_DATASET_FOLDERS"
                 )
-        if self.capture_workers is not None and self.capture_workers < 1:
-            raise SettingsError(f"ACTSTORE_CAPTURE_WORKERS must be at least 1, not {self.capture_workers}")
+        check_least(self, 1, "capture_workers")
         if not 0 <= self.gateway_port < 65536:
             raise SettingsError(f"ACTSTORE_GATEWAY_PORT must be a port, not {self.gateway_port}")
 
+    @property
+    def token_file(self) -> Path:
+        """The file of the token, once it is in one."""
+        assert self.gateway_token_file is not None  # noqa: S101  `workers_settings` has seen to it
+        return self.gateway_token_file
 
-def read_environment(environment: Mapping[str, str]) -> WorkerSettings:
-    """Reads the settings. Errors: SettingsError with the name of the variable."""
-    workers, parts = environment.get("ACTSTORE_CAPTURE_WORKERS"), environment.get("ACTSTORE_MERGE_PARTS")
-    return WorkerSettings(
-        store=_store(environment),
-        gateway_token=_required(environment, "ACTSTORE_GATEWAY_TOKEN"),
-        gateway_port=_integer("ACTSTORE_GATEWAY_PORT", environment.get("ACTSTORE_GATEWAY_PORT", "0")),
-        s3=_s3_access(environment),
-        model_folders=_folders(environment, "ACTSTORE_MODEL_FOLDERS"),
-        dataset_folders=_folders(environment, "ACTSTORE_DATASET_FOLDERS"),
-        dataset_stores=tuple(environment.get("ACTSTORE_DATASET_STORES", "").split()),
-        allow_hub=_switch(environment, "ACTSTORE_ALLOW_HUB", default=False),
-        sae_cache=Path(environment.get("ACTSTORE_SAE_CACHE") or SAE_CACHE).absolute(),
-        capture_workers=_integer("ACTSTORE_CAPTURE_WORKERS", workers) if workers else None,
-        ray_address=environment.get("ACTSTORE_RAY_ADDRESS") or None,
-        merging=MergeLimits(_integer("ACTSTORE_MERGE_PARTS", parts)) if parts else MergeLimits(),
+    def __getstate__(self) -> dict[str, Any]:
+        """Settings are copied to other processes by pickle, and Ray keeps the copies: none has a secret in it."""
+        if self.gateway_token or (self.s3 is not None and self.s3.secret_key):
+            raise TypeError("settings with a secret cannot be copied to other processes; see `workers_settings`")
+        return dict(self.__dict__)
+
+
+def workers_settings(found: FoundSettings, secrets: Path | None = None) -> WorkerSettings:
+    """The settings as they were read, with places that exist, and with files instead of secrets.
+
+    Args:
+        found: What was read.
+        secrets: Folder in which secrets that were given by value are written. None: they are refused, because other
+            nodes of a cluster do not have the folder.
+
+    Raises:
+        SettingsError: A setting is missing or impossible.
+    """
+    made = _without_secrets(found.made(WorkerSettings), secrets)
+    store, s3 = absolute(made.store, made.s3)
+    read_tokens(made.token_file)
+    return replace(
+        made,
+        store=store,
+        s3=s3,
+        model_folders=_folders(made.model_folders, "ACTSTORE_MODEL_FOLDERS"),
+        dataset_folders=_folders(made.dataset_folders, "ACTSTORE_DATASET_FOLDERS"),
     )
 
 
-def read_store(environment: Mapping[str, str]) -> tuple[str, S3Access | None]:
-    """Returns the address of the store, and the access to an S3 store. Errors: as `read_environment`."""
-    return _store(environment), _s3_access(environment)
+def read_environment(environment: Mapping[str, str], secrets: Path | None = None) -> WorkerSettings:
+    """Reads the settings from variables alone, and from the file that ACTSTORE_CONFIG names.
+
+    Errors: as `workers_settings`.
+    """
+    return workers_settings(read_settings((WorkerSettings,), environment, SETTINGS_BESIDE), secrets)
 
 
-def _store(environment: Mapping[str, str]) -> str:
-    """A directory's path is made absolute, because Ray's workers run in folders of their own."""
-    address = _required(environment, "ACTSTORE_STORE")
-    return address if "://" in address else str(Path(address).resolve())
+def _without_secrets(made: WorkerSettings, folder: Path | None) -> WorkerSettings:
+    if made.gateway_token:
+        file = _folder(folder, "ACTSTORE_GATEWAY_TOKEN", "ACTSTORE_GATEWAY_TOKEN_FILE") / "gateway-token"
+        write_secret(file, f"{made.gateway_token}\n")
+        made = replace(made, gateway_token="", gateway_token_file=file)
+    if made.s3 is not None and made.s3.secret_key and not made.s3.credentials_file:
+        file = _folder(folder, "ACTSTORE_S3_SECRET_KEY", "ACTSTORE_S3_CREDENTIALS_FILE") / "s3-credentials"
+        write_s3_keys(file, made.s3.access_key, made.s3.secret_key)
+        made = replace(made, s3=replace(made.s3, credentials_file=str(file)))
+    return made if made.s3 is None else replace(made, s3=replace(made.s3, access_key="", secret_key=""))
 
 
-def _s3_access(environment: Mapping[str, str]) -> S3Access | None:
-    endpoint = environment.get("ACTSTORE_S3_ENDPOINT")
-    if not endpoint:
-        return None
-    return S3Access(
-        endpoint=endpoint,
-        **_s3_keys(environment),
-        region=environment.get("ACTSTORE_S3_REGION", "us-east-1"),
-        secure=_switch(environment, "ACTSTORE_S3_SECURE", default=True),
-    )
+def _folder(folder: Path | None, secret: str, instead: str) -> Path:
+    if folder is None:
+        message = (
+            f"{secret} would be sent through a Ray cluster, which keeps a copy: set {instead} instead, a file that"
+        )
+        raise SettingsError(f"{message} each node of the cluster has at the same path", field=secret, allowed=instead)
+    return folder
 
 
-def _s3_keys(environment: Mapping[str, str]) -> dict[str, str]:
-    """A credentials file, which may be renewed while the workers run, or the keys themselves."""
-    if file := environment.get("ACTSTORE_S3_CREDENTIALS_FILE"):
-        return {"credentials_file": str(Path(file).resolve())}
-    return {
-        "access_key": _required(environment, "ACTSTORE_S3_ACCESS_KEY"),
-        "secret_key": _required(environment, "ACTSTORE_S3_SECRET_KEY"),
-    }
+@dataclass(frozen=True)
+class TrainerSettings(StoreSettings):
+    # None: trainings side by side start a new Ray, and stop it at the end.
+    ray_address: str | None = None
 
 
-def _required(environment: Mapping[str, str], name: str) -> str:
-    value = environment.get(name)
-    if not value:
-        raise SettingsError(f"{name} is required")
-    return value
+def read_trainer(environment: Mapping[str, str]) -> TrainerSettings:
+    """Returns what a trainer needs of the workers' settings. Errors: as `read_environment`."""
+    beside = replace(SETTINGS_BESIDE, settings=("actstore_worker.settings:WorkerSettings", *SETTINGS_BESIDE.settings))
+    return read_settings((TrainerSettings,), environment, beside).made(TrainerSettings)
 
 
-def _integer(name: str, text: str) -> int:
-    try:
-        return int(text)
-    except ValueError as error:
-        raise SettingsError(f"{name} must be a whole number, not {text!r}") from error
-
-
-def _switch(environment: Mapping[str, str], name: str, *, default: bool) -> bool:
-    text = environment.get(name)
-    if not text:
-        return default
-    if text not in ("0", "1"):
-        raise SettingsError(f"{name} must be 0 or 1, not {text!r}")
-    return text == "1"
-
-
-def _folders(environment: Mapping[str, str], name: str) -> tuple[Path, ...]:
-    """Absolute paths, as for the store. Errors: SettingsError for a folder that does not exist."""
-    folders = tuple(Path(text).resolve() for text in environment.get(name, "").split(os.pathsep) if text)
+def _folders(named: tuple[Path, ...], variable: str) -> tuple[Path, ...]:
+    """Without links, as requests are compared with them. Errors: SettingsError for a folder that does not exist."""
+    folders = tuple(folder.resolve() for folder in named)
     for folder in folders:
         if not folder.is_dir():
-            raise SettingsError(f"{name} names {folder}, which is not a folder")
+            raise SettingsError(f"{variable} names {folder}, which is not a folder", field=variable, value=folder)
     return folders

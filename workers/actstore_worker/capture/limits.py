@@ -1,8 +1,12 @@
 """Limits of the coordinator: how many captures it accepts, and how long it waits."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
-from actstore_worker.errors import SettingsError
+from actstore_storage.errors import SettingsError
+from actstore_storage.settings.checks import check_least, check_positive
+
+# A queue may have no places, and bulk captures no share of their own.
+_MAY_BE_ZERO = ("queued_captures", "queued_per_principal", "bulk_share")
 
 
 @dataclass(frozen=True)
@@ -50,14 +54,11 @@ class CoordinatorLimits:
     heartbeat_seconds: float = 2.0
 
     def __post_init__(self) -> None:
-        if min(self.plans, self.captures, self.finished_captures, self.attempts_per_shard) < 1:
-            raise SettingsError(f"each of these limits must be at least 1: {self}")
-        if min(self.interactive_captures, self.captures_per_principal, self.principals, self.principals_counted) < 1:
-            raise SettingsError(f"interactive captures, captures of a principal and principals must be at least 1: {self}")
-        if min(self.queued_captures, self.queued_per_principal) < 0 or self.quantum_token_layers <= 0:
-            raise SettingsError(f"a queue has at least 0 captures, and a quantum is above 0: {self}")
-        if not 0 <= self.bulk_share < 1:
-            raise SettingsError(f"bulk_share must be at least 0 and below 1: {self}")
+        check_least(self, 0, *_MAY_BE_ZERO)
+        check_positive(self, *(one.name for one in fields(self) if one.name not in _MAY_BE_ZERO))
+        if self.bulk_share >= 1:
+            message = f"bulk_share is {self.bulk_share}, and must be below 1"
+            raise SettingsError(message, field="bulk_share", value=self.bulk_share, allowed="at least 0, below 1")
 
 
 @dataclass(frozen=True)
@@ -69,5 +70,5 @@ class MergeLimits:
     runs_resumed: int = 1000
 
     def __post_init__(self) -> None:
-        if self.parts < 1 or self.runs_resumed < 0:
-            raise SettingsError(f"ACTSTORE_MERGE_PARTS must be at least 1: {self}")
+        check_positive(self, "parts")
+        check_least(self, 0, "runs_resumed")

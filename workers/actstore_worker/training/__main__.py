@@ -18,9 +18,10 @@ from typing import Any, TextIO
 
 from actstore_storage.bucket.opening import open_bucket
 from actstore_storage.errors import ActstoreError
-from actstore_worker.cluster.process import prepare_ray, reserve_standard_output
+from actstore_storage.settings.store import absolute
+from actstore_worker.cluster.joining.process import prepare_ray, reserve_standard_output
 from actstore_worker.errors import SettingsError
-from actstore_worker.settings import read_store
+from actstore_worker.settings import read_trainer
 from actstore_worker.training.advice import warnings_of
 from actstore_worker.training.grid import DEFAULT_SPARSITY, Grid, trainings
 from actstore_worker.training.job import Job, run_job
@@ -56,7 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _jobs(options: argparse.Namespace) -> list[Job]:
-    store, s3 = read_store(os.environ)
+    settings = read_trainer(os.environ)
+    store, s3 = absolute(settings.store, settings.s3)
     chosen = {name: getattr(options, name) for name in _OPTIONS} | {"exclude": tuple(options.exclude)}
     grid = Grid(
         run=options.run,
@@ -75,10 +77,10 @@ def _run(jobs: list[Job], teller: "_Teller") -> int:
     if len(jobs) == 1:
         outcomes = [_alone(jobs[0], teller)]
     else:
-        prepare_ray(os.environ)  # before Ray is imported, which reads it then
+        ray_address = read_trainer(os.environ).ray_address
+        prepare_ray(os.environ, ray_address)  # before Ray is imported, which reads it then
         from actstore_worker.cluster.tasks import side_by_side
 
-        ray_address = os.environ.get("ACTSTORE_RAY_ADDRESS") or None
         outcomes = side_by_side(run_job, jobs, teller.progress, ray_address)
     teller.end(jobs, outcomes)
     return FAILED if any(isinstance(outcome, Exception) for outcome in outcomes) else DONE

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from actstore_storage.settings.checks import check_positive
+
 
 @dataclass(frozen=True)
 class LiveLimits:
@@ -39,5 +41,4 @@ class LiveLimits:
     tokens_per_slice: int = 4096
 
     def __post_init__(self) -> None:
-        if min(vars(self).values()) < 1:
-            raise ValueError(f"limits of live questions must be positive: {self}")
+        check_positive(self)

@@ -1,6 +1,8 @@
 """Limits on the size of a sweep, and on how much of it is computed at once."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+
+from actstore_storage.settings.checks import check_positive
 
 
 @dataclass(frozen=True)
@@ -21,5 +23,4 @@ class PatchingLimits:
     kept_bytes: int = 64 * 2**20
 
     def __post_init__(self) -> None:
-        if min(asdict(self).values()) <= 0:
-            raise ValueError(f"limits of patching must be positive: {self}")
+        check_positive(self)
