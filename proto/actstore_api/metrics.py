@@ -115,17 +115,25 @@ CODES = (
 # A method that the server does not have.
 UNKNOWN_METHOD = "unknown"
 
-METHOD = Label("method", (*(verb.path for verb in VERBS.values()), UNKNOWN_METHOD))
-STREAM = Label("method", tuple(verb.path for verb in VERBS.values() if verb.streams))
-UNARY = Label("method", tuple(verb.path for verb in VERBS.values() if not verb.streams))
+STREAMS = (
+    *(verb.path for verb in VERBS.values() if verb.streams),
+    "/grpc.health.v1.Health/Watch",
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+)
+SINGLE = (*(verb.path for verb in VERBS.values() if not verb.streams), "/grpc.health.v1.Health/Check", UNKNOWN_METHOD)
+
+METHOD = Label("method", (*SINGLE, *STREAMS))
+STREAM = Label("method", STREAMS)
+UNARY = Label("method", SINGLE)
 CODE = Label("code", CODES)
 REASON = Label("reason", tuple(REASONS))
-CALL_CLASS = Label("class", ("catalog", "reads", "streams", "forwarded"))
+CALL_CLASS = Label("class", ("catalog", "reads", "streams", "forwarded", "standard"))
 PRINCIPAL = Label("principal", bound=PRINCIPALS_MAX)
 OPERATION = Label("operation", ("get", "open", "read", "list", "put", "create", "delete"))
-OUTCOME = Label("outcome", ("ok", "absent", "taken", "unreachable", "refused", "failed"))
+OUTCOME = Label("outcome", ("ok", "absent", "taken", "unreachable", "refused", "missing", "failed"))
 ANSWER = Label("answer", ("computed", "kept"))
 KERNEL = Label("kernel", ("resumed", "full"))
+QUEUE_CLASS = Label("class", ("interactive", "bulk"))
 STATE = Label("state", ("complete", "failed", "cancelled"))
 
 C, G, H = MetricType.COUNTER, MetricType.GAUGE, MetricType.HISTOGRAM
@@ -170,6 +178,73 @@ STREAM_SECONDS = Metric(
     (STREAM,),
     buckets=WORK_SECONDS,
 )
+FIRST_MESSAGE_SECONDS = Metric(
+    "actstore_first_message_seconds",
+    H,
+    "seconds",
+    "Seconds from the start of a call that answers with a stream to its first message.",
+    (STREAM,),
+    buckets=CALL_SECONDS,
+)
+MESSAGES = Metric(
+    "actstore_stream_messages_total",
+    C,
+    "messages",
+    "Messages of streams that their callers took, counted when a stream ends.",
+    (STREAM,),
+)
+SENT_BYTES = Metric(
+    "actstore_sent_bytes_total",
+    C,
+    "bytes",
+    "Bytes of messages that callers took, before gRPC's framing, counted when a call ends.",
+    (METHOD,),
+)
+CALL_PLACES = Metric(
+    "actstore_call_places",
+    G,
+    "calls",
+    "Calls of a class that may run at the same time.",
+    (CALL_CLASS,),
+)
+CALL_PLACES_TAKEN = Metric("actstore_call_places_taken", G, "calls", "Calls of a class that run now.", (CALL_CLASS,))
+CALLS_WAITING = Metric(
+    "actstore_calls_waiting",
+    G,
+    "calls",
+    "Calls of a class that wait, because all places are taken.",
+    (CALL_CLASS,),
+)
+PRINCIPAL_CALLS = Metric(
+    "actstore_principal_calls_total",
+    C,
+    "calls",
+    "Calls of the contract that ended, by the caller's name. Callers beyond the bound count as `other`.",
+    (PRINCIPAL,),
+)
+PRINCIPAL_BYTES = Metric(
+    "actstore_principal_bytes_total",
+    C,
+    "bytes",
+    "Bytes of messages that a caller took, by the caller's name, counted when a call ends.",
+    (PRINCIPAL,),
+)
+LOG_LINES_DROPPED = Metric(
+    "actstore_log_lines_dropped_total",
+    C,
+    "lines",
+    "Log lines that were left out, because whoever reads standard error did not keep up.",
+)
+HELD_ROWS_BYTES = Metric(
+    "actstore_held_rows_bytes", G, "bytes", "Bytes of decoded activation rows that are cached in memory."
+)
+HELD_ROWS_REQUESTS = Metric(
+    "actstore_held_rows_requests_total",
+    C,
+    "requests",
+    "Requests for row groups. result: held (cached in memory), or read from the store.",
+    (Label("result", ("held", "read")),),
+)
 REFUSED = Metric(
     "actstore_refused_total",
     C,
@@ -177,12 +252,35 @@ REFUSED = Metric(
     "Calls that ended with an error of actstore's own, by its reason and the class of the method.",
     (REASON, CALL_CLASS),
 )
+AUTH = Metric(
+    "actstore_auth_total",
+    C,
+    "calls",
+    "Calls by what became of their caller: accepted, unauthenticated (no credentials, or wrong ones), denied (may not "
+    "do this).",
+    (Label("result", ("accepted", "unauthenticated", "denied")),),
+)
+RELOADED = Metric(
+    "actstore_config_last_reload_successful",
+    G,
+    "1",
+    "1 if a file that is read again when it changes could be used the last time, else 0: then what was read before "
+    "stays in use. issuer_keys: the keys of the issuer of signed tokens. Absent for files that are not configured.",
+    (Label("file", ("access", "issuer_keys", "certificate", "gateway_token")),),
+)
+CERTIFICATE_EXPIRES = Metric(
+    "actstore_certificate_expiry_timestamp_seconds",
+    G,
+    "seconds",
+    "When the certificate that clients are shown expires, in seconds since 1970. Absent without TLS.",
+    (Label("file", ("certificate",)),),
+)
 # The store.
 STORE_UP = Metric(
     "actstore_store_up",
     G,
     "1",
-    "1 if the last request to the store was answered, 0 if the store could not be reached or refused its credentials.",
+    "1 if the store answered its last request, 0 if it could not be reached, is missing, or refused the credentials.",
     exporters=BOTH,
 )
 STORE_OPERATIONS = Metric(
@@ -190,7 +288,8 @@ STORE_OPERATIONS = Metric(
     C,
     "operations",
     "Operations on the store, retries included in one. outcome: ok, absent (no such object), taken (a conditional put "
-    "that came second), unreachable, refused (credentials or permissions), failed (any other error).",
+    "that came second), unreachable, refused (credentials or permissions), missing (no such folder or bucket), failed "
+    "(any other error).",
     (OPERATION, OUTCOME),
     BOTH,
 )
@@ -295,6 +394,120 @@ BYTES_COMMITTED = Metric(
     "bytes",
     "Bytes in shards that were committed since the coordinator started.",
     exporters=WORKERS,
+)
+CAPTURES_PAUSED = Metric(
+    "actstore_captures_paused",
+    G,
+    "captures",
+    "Captures that wait for a store that cannot be reached or refuses its credentials.",
+    exporters=WORKERS,
+)
+QUEUE_DEPTH = Metric(
+    "actstore_queue_depth", G, "captures", "Captures that wait in the queue, by class.", (QUEUE_CLASS,), WORKERS
+)
+QUEUE_OLDEST = Metric(
+    "actstore_queue_oldest_seconds",
+    G,
+    "seconds",
+    "How long the capture has waited that was submitted first, of those in the queue. 0: none waits.",
+    (QUEUE_CLASS,),
+    WORKERS,
+)
+CAPTURES_STARTED = Metric(
+    "actstore_captures_started_total", C, "captures", "Captures that left the queue.", (QUEUE_CLASS,), WORKERS
+)
+QUEUE_WAITED = Metric(
+    "actstore_queue_waited_seconds_total",
+    C,
+    "seconds",
+    "Seconds in the queue of all captures that left it; divided by their number, the average.",
+    (QUEUE_CLASS,),
+    WORKERS,
+)
+CAPTURE_WORKERS = Metric(
+    "actstore_capture_workers",
+    G,
+    "workers",
+    "Capture workers, by their device.",
+    (Label("device", ("cpu", "gpu")),),
+    WORKERS,
+)
+SHARD_ATTEMPTS = Metric(
+    "actstore_shard_attempts_total",
+    C,
+    "attempts",
+    "Attempts at shards. outcome: committed, second (another coordinator's commit came first), failed, lost (its "
+    "worker died).",
+    (Label("outcome", ("committed", "second", "failed", "lost")),),
+    WORKERS,
+)
+CAPTURE_SECONDS = Metric(
+    "actstore_capture_stage_seconds_total",
+    C,
+    "seconds",
+    "Seconds of shards by stage: wait (for the device, which another shard uses), load (model and SAEs), compute "
+    "(forward passes, SAEs, sorting and writing), commit. Divided by the time and the workers, compute is their use.",
+    (Label("stage", ("wait", "load", "compute", "commit")),),
+    WORKERS,
+)
+CAPTURE_TOKEN_LAYERS = Metric(
+    "actstore_capture_token_layers_total",
+    C,
+    "token layers",
+    "Work of committed shards, in tokens times the layers that run.",
+    exporters=WORKERS,
+)
+CAPTURED_TOKENS = Metric(
+    "actstore_captured_tokens_total",
+    C,
+    "tokens",
+    "Tokens of committed shards. kind: sink (an attention sink), or other.",
+    (Label("kind", ("sink", OTHER)),),
+    WORKERS,
+)
+NON_FINITE = Metric(
+    "actstore_nonfinite_values_total",
+    C,
+    "values",
+    "Values of committed shards that are infinite or NaN. product: rows (of a site), or features (of an SAE).",
+    (Label("product", ("rows", "features")),),
+    WORKERS,
+)
+PRINCIPAL_DEVICE_SECONDS = Metric(
+    "actstore_principal_device_seconds_total",
+    C,
+    "seconds",
+    "Seconds for which shards of captures used a GPU, or a worker without one, by the name of who submitted them.",
+    (PRINCIPAL,),
+    WORKERS,
+)
+# SAEs.
+SAE_CHECKS = Metric(
+    "actstore_sae_checks_total",
+    C,
+    "checks",
+    "Checks of an SAE on stored text; `.wait()` asks for one after each capture. result: as_claimed, or doubtful (what "
+    "it explains, how many features fire, or its loss differs from its claims).",
+    (Label("result", ("as_claimed", "doubtful")),),
+)
+# The canary.
+CANARY_OK = Metric(
+    "actstore_canary_ok",
+    G,
+    "1",
+    "1 if the answers of the last run of the canary were the golden ones, else 0, by check.",
+    (Label("check", ("capture", "top_features", "norms", "denoise", "noise")),),
+    CANARY,
+)
+CANARY_RUN = Metric(
+    "actstore_canary_last_run_timestamp_seconds",
+    G,
+    "seconds",
+    "When the canary ran last, in seconds since 1970.",
+    exporters=CANARY,
+)
+CANARY_SECONDS = Metric(
+    "actstore_canary_run_seconds", G, "seconds", "How long the last run of the canary took.", exporters=CANARY
 )
 
 METRICS: Mapping[str, Metric] = {found.name: found for found in list(globals().values()) if isinstance(found, Metric)}

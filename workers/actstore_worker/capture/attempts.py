@@ -11,7 +11,7 @@ from actstore_api.reasons import REASONS, Kind
 from actstore_api.records.terms import Failure
 from actstore_storage.errors import ActstoreError
 from actstore_worker.capture.limits import CoordinatorLimits
-from actstore_worker.capture.progress import CaptureState
+from actstore_worker.capture.queueing.progress import CaptureState
 from actstore_worker.capture.queueing.fair_queue import FairQueue, Flow
 from actstore_worker.capture.run_plan import RunPlan
 from actstore_worker.capture.shards.worker import ShardReport
@@ -34,6 +34,8 @@ class Audience(Protocol):
         """No further shard of this capture would succeed."""
 
     def captured(self, capture: CaptureState, report: ShardReport) -> None: ...
+
+    def attempt_failed(self, failure: Failure) -> None: ...
 
 
 @dataclass(eq=False)
@@ -87,7 +89,9 @@ class Attempts:
         while self._waiting():
             worker = await self._pool.idle()
             if waiting := self._waiting():
-                chosen = waiting[self._fair.choose({flow: one.capture.shard_token_layers for flow, one in waiting.items()})]
+                chosen = waiting[
+                    self._fair.choose({flow: one.capture.shard_token_layers for flow, one in waiting.items()})
+                ]
                 chosen.attempts += 1
                 self._start(self._attempt(chosen, chosen.capture.pending.popleft(), worker))
             else:
@@ -116,6 +120,8 @@ class Attempts:
     async def _make(self, capture: CaptureState, plan: RunPlan, shard: int, worker: Worker) -> None:
         """Makes one attempt. A failed shard that will be tried again goes back to the pending ones."""
         failure = await self._try_shard(capture, plan, shard, worker)
+        if failure is not None:
+            self._audience.attempt_failed(failure)
         if failure is None or not capture.active:
             return
         if failure.reason in PAUSING:

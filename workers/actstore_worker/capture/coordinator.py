@@ -27,15 +27,16 @@ from actstore_storage.errors import ActstoreError, NotThere
 from actstore_storage.runs.opening import check_same_run
 from actstore_storage.runs.snapshot import Snapshot
 from actstore_storage.runs.wanted import DEFAULT_PRINCIPAL, Queued
+from actstore_worker.capture.activity import Activity
 from actstore_worker.capture.attempts import PAUSING, Attempts
 from actstore_worker.capture.limits import CoordinatorLimits
 from actstore_worker.capture.merging import Merging
-from actstore_worker.capture.progress import CaptureState
+from actstore_worker.capture.queueing.progress import CaptureState
 from actstore_worker.capture.queued_captures import QueuedCaptures
 from actstore_worker.capture.queueing.usage import DeviceSeconds
 from actstore_worker.capture.run_plan import RunPlan
 from actstore_worker.capture.shards.worker import ShardReport
-from actstore_worker.capture.worker_pool import Worker, WorkerPool
+from actstore_worker.capture.worker_pool import LOST_WORKER, Worker, WorkerPool
 
 _log = logging.getLogger(__name__)
 
@@ -84,6 +85,7 @@ class Coordinator:
         self._planning = asyncio.Semaphore(limits.plans)
         self._totals: Counter[str] = Counter()  # By field of GetCaptureTotalsAnswer.
         self._device_seconds = DeviceSeconds(limits.principals_counted)
+        self.activity = Activity()
 
     async def submit(self, request: CaptureSpecification, principal: str = DEFAULT_PRINCIPAL) -> str:
         """Plans and creates a run, and returns its name. It starts as soon as it has a place.
@@ -189,6 +191,16 @@ class Coordinator:
         await self.pool.interrupt(run)
         return self._progress(capture)
 
+    @property
+    def paused(self) -> int:
+        """Captures that wait for the store."""
+        return self._captures.paused
+
+    @property
+    def workers(self) -> int:
+        """Capture workers, those that are being replaced included."""
+        return len(self.pool)
+
     async def totals(self) -> GetCaptureTotalsAnswer:
         principals = self._device_seconds.by_principal.items()
         return GetCaptureTotalsAnswer(
@@ -237,7 +249,9 @@ class Coordinator:
                 failure = Failure(error.reason, error.message, error.details)
             except Exception:
                 _log.exception("the capture of %s cannot be planned", capture.record.run)
-                failure = Failure("INTERNAL", "the capture cannot be planned; the coordinator's log has the details", {})
+                failure = Failure(
+                    "INTERNAL", "the capture cannot be planned; the coordinator's log has the details", {}
+                )
             if failure is None:
                 capture.go_on()
                 return plan
@@ -299,7 +313,12 @@ class Coordinator:
         except ActstoreError as error:  # The next coordinator then finds a request with nothing left to do.
             _log.warning("the request for run %s could not be removed: %s", run, error.message)
 
+    def attempt_failed(self, failure: Failure) -> None:
+        """Counts an attempt that failed."""
+        self.activity.failed(lost=failure.reason == LOST_WORKER)
+
     def captured(self, capture: CaptureState, report: ShardReport) -> None:
+        self.activity.captured(report, capture.shard_token_layers)
         self._device_seconds.add(capture.queued.principal, report.device_seconds)
         self._captures.speed.observe(capture.shard_token_layers, report.device_seconds)
         if report.won:

@@ -17,7 +17,7 @@ from actstore_storage.runs.wanted import NO_PLACE, Queued, read_wanted, seal_wan
 from actstore_storage.upkeep.folding import fold_commits
 from actstore_worker.capture.encode_plan import plan_encoding
 from actstore_worker.capture.plan import PlanSettings, plan_capture
-from actstore_worker.capture.progress import CaptureState
+from actstore_worker.capture.queueing.progress import CaptureState
 from actstore_worker.capture.run_plan import RunPlan
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.models.model import ModelDescription

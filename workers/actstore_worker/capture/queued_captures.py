@@ -12,7 +12,7 @@ from actstore_storage.runs.snapshot import Snapshot
 from actstore_storage.runs.wanted import Queued
 from actstore_worker.capture.limits import CoordinatorLimits
 from actstore_worker.capture.planning.estimates import token_layers_per_shard
-from actstore_worker.capture.progress import CaptureState
+from actstore_worker.capture.queueing.progress import CaptureState
 from actstore_worker.capture.queueing.fair_queue import Flow
 from actstore_worker.capture.queueing.quotas import TokenQuota, check_queue
 from actstore_worker.capture.queueing.usage import Speed
@@ -56,6 +56,10 @@ class QueuedCaptures:
     @property
     def running(self) -> int:
         return len(self._entries(waiting=False))
+
+    @property
+    def paused(self) -> int:
+        return sum(capture.state == "paused" for capture in self._captures.values())
 
     @contextlib.contextmanager
     def new_place(self, record: RunRecord, principal: str, committed: int) -> Iterator[Queued]:

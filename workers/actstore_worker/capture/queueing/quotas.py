@@ -23,9 +23,7 @@ class TokenQuota:
     A principal without a bucket has a full one, so full ones are forgotten first if there are more than `principals`.
     """
 
-    def __init__(
-        self, tokens_a_day: int | None, principals: int, clock: Callable[[], float] = time.time
-    ) -> None:
+    def __init__(self, tokens_a_day: int | None, principals: int, clock: Callable[[], float] = time.time) -> None:
         self._most, self._principals, self._clock = tokens_a_day, principals, clock
         self._buckets: OrderedDict[str, _Bucket] = OrderedDict()  # The one that was used last is last.
 

@@ -124,9 +124,7 @@ def token_layers_before(
     return of_class + (min(of_other, of_class * (1 - share) / share) if share else of_other)
 
 
-def _own_work_before(
-    entry: Entry, waiting: Sequence[Entry], running: Sequence[Entry], places: Places
-) -> float:
+def _own_work_before(entry: Entry, waiting: Sequence[Entry], running: Sequence[Entry], places: Places) -> float:
     """The work of this principal's captures that must end before this one has a place. If it only waits for a place of
     others: the least that one of them has left.
     """
