@@ -24,6 +24,7 @@ from actstore import (
     Lab,
     NotFound,
     Positions,
+    QueuePlace,
     Retries,
     RowFilter,
     SaeWarning,
@@ -231,6 +232,21 @@ def test_what_is_not_as_it_should_be_is_told_behind_the_shards() -> None:
     assert shards_in_words(replace(paused, failure=None, failed_shards=())) == "1/4 shards, paused, 3 files not read"
     assert shards_in_words(CaptureProgress("r", "running", 3, 4)) == "3/4 shards"
     assert shards_in_words(CaptureProgress("r", "running")) == "running"
+
+
+def test_a_capture_that_waits_is_told_by_its_place() -> None:
+    waiting = CaptureProgress("r", "running", 0, 4, 0, 1000, queue=QueuePlace(3, 2, 95.0))
+    assert shards_in_words(waiting) == "3. in the queue, 2 of yours before it, starts in about 1:35"
+    assert shards_in_words(replace(waiting, queue=QueuePlace(1, 0))) == "1. in the queue"
+    terminal = Terminal()
+    Bar(terminal, "capture r").draw(0, 1000, shards_in_words(waiting), "tokens")
+    assert "3. in the queue, 2 of yours before it, starts in about 1:35" in terminal.getvalue()
+
+
+def test_the_place_in_the_queue_comes_with_the_progress(remote: Lab) -> None:
+    first, *others = remote.attach(planted.WAITS).progress()
+    assert first.queue == QueuePlace(2, 1, 30.0)
+    assert {each.queue for each in others} == {None}
 
 
 def test_what_is_not_said_is_absent_from_the_request(remote: Lab, workers: StandInWorkers) -> None:
