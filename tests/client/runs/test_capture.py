@@ -5,6 +5,7 @@ import io
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import get_type_hints
 
 import pytest
@@ -247,6 +248,18 @@ def test_the_place_in_the_queue_comes_with_the_progress(remote: Lab) -> None:
     first, *others = remote.attach(planted.WAITS).progress()
     assert first.queue == QueuePlace(2, 1, 30.0)
     assert {each.queue for each in others} == {None}
+
+
+def test_captures_that_run_or_wait_are_listed(remote: Lab, store: Path) -> None:
+    incomplete = [row["name"] for row in remote.runs().to_dict()["rows"] if not row["complete"]]
+    rows = remote.captures().to_dict()["rows"]
+    assert [row["run"] for row in rows] == incomplete
+    [waiting] = [row for row in rows if row["run"] == planted.WAITS]
+    assert (waiting["state"], waiting["position"], waiting["captures_ahead"]) == ("queued", 2, 1)
+    assert (waiting["expected_start_seconds"], waiting["shards_total"]) == (30.0, planted.SHARDS)
+    assert all(row["position"] is None and row["state"] == "running" for row in rows if row is not waiting)
+    with connect(str(store)) as lab, pytest.raises(BadRequest, match="bucket without a service"):
+        lab.captures()
 
 
 def test_what_is_not_said_is_absent_from_the_request(remote: Lab, workers: StandInWorkers) -> None:

@@ -82,7 +82,7 @@ def _refuse(context: grpc.ServicerContext, failure: Failure) -> None:
 # Of this run's dataset, and of what is estimated, some files are not read.
 MIXED = "partial"
 # It waits before its first shard.
-WAITS = "float16"
+WAITS = MIXED
 FILES = capture.DatasetFiles(read=20, not_read=3, first_not_read=("notes", ".DS_Store"))
 
 
