@@ -77,7 +77,9 @@ def test_a_capture_without_a_place_waits_and_says_where(lab: Path, bucket: Bucke
         places = {name: (one.queue.position, one.queue.captures_ahead) for name, one in waiting.items() if one.queue}
         # The first of each principal comes before the next of anybody.
         assert places == {"b1": (1, 0), "a2": (2, 1), "a3": (3, 2)}
-        assert {(one.state, one.shards_committed, one.shards_total) for one in waiting.values()} == {("running", 0, SHARDS)}
+        assert {(one.state, one.shards_committed, one.shards_total) for one in waiting.values()} == {
+            ("running", 0, SHARDS)
+        }
         assert (await told(captures, "run")).queue is None
         totals = await captures.totals()
         bulk = next(queue for queue in totals.queues if queue.capture_class == "bulk")
@@ -274,8 +276,8 @@ def test_the_queue_survives_its_coordinator(lab: Path, bucket: Bucket) -> None:
     async def second() -> tuple[dict[str, CaptureProgress], list[str]]:
         again = Gate()
         captures = coordinator(lab, bucket, ThreadWorker(bucket, again), limits=ONE)
-        honest = captures._preparer.plan  # noqa: SLF001
-        captures._preparer = Planned(captures._preparer, planned, honest)  # noqa: SLF001
+        honest = captures._preparer.plan
+        captures._preparer = Planned(captures._preparer, planned, honest)
         assert await captures.resume()
         found = {name: await told(captures, name) for name, _ in submitted}
         assert planned in ([], ["run"])
@@ -309,7 +311,9 @@ class Planned:
 
 def test_a_request_says_who_asked_when_and_of_which_class(lab: Path, bucket: Bucket) -> None:
     async def work(gate: Gate) -> None:
-        captures = coordinator(lab, bucket, ThreadWorker(bucket, gate), limits=replace(ONE, interactive_token_layers=1e9))
+        captures = coordinator(
+            lab, bucket, ThreadWorker(bucket, gate), limits=replace(ONE, interactive_token_layers=1e9)
+        )
         for name in ("run", "b"):
             await captures.submit(replace(REQUEST, run=name), "ann")
         places = []
@@ -347,7 +351,7 @@ def test_a_damaged_place_is_found_and_is_no_obstacle(said: bytes, lab: Path, buc
 def test_a_request_of_an_earlier_version_comes_first(lab: Path, bucket: Bucket) -> None:
     async def work(gate: Gate) -> None:
         first = coordinator(lab, bucket, ThreadWorker(bucket), limits=ONE)
-        preparing = first._preparer  # noqa: SLF001
+        preparing = first._preparer
         for name, place in (("a", Queued("ann", "bulk", 5.0)), ("old", Queued())):
             request = replace(REQUEST, run=name)
             preparing.begin(preparing.plan(request), request, place)
@@ -374,7 +378,7 @@ def test_what_waited_and_cannot_be_planned_any_more_fails_and_stays_requested(
         for name in ("run", "b"):
             await captures.submit(replace(REQUEST, run=name))
         await captures.cancel("run")
-        await until(lambda: captures._captures.running == 1)  # noqa: SLF001
+        await until(lambda: captures._captures.running == 1)
         gate.open.set()
         await watch(captures, "b")
         await captures.submit(replace(REQUEST, run="c"))
@@ -405,7 +409,7 @@ def test_tokens_of_a_day_are_refused_beyond_the_quota_and_given_back(lab: Path, 
     async def work(gate: Gate) -> None:
         captures = coordinator(lab, bucket, ThreadWorker(bucket, gate), limits=replace(ONE, tokens_a_day=tokens + 10))
         await captures.submit(REQUEST, "ann")
-        with pytest.raises(ActstoreError, match=f"{tokens} tokens, and ann may capture {tokens + 10} a day") as refusal:
+        with pytest.raises(ActstoreError, match=f"{tokens} tokens; ann may capture {tokens + 10} a day") as refusal:
             await captures.submit(replace(REQUEST, run="a"), "ann")
         assert (refusal.value.reason, refusal.value.details["value"]) == ("LIMIT_EXCEEDED", str(tokens))
         assert bucket.keys("captures") == ["captures/run.json"]

@@ -84,7 +84,10 @@ def test_interactive_captures_come_first_and_have_places_of_their_own() -> None:
 
 def test_places_are_told_with_what_is_ahead_of_ones_own() -> None:
     waiting, running = [bulk("a1", "ann", 10), bulk("a2", "ann", 20), bulk("b", "bob", 15)], [bulk("a0", "ann")]
-    found = {run: (place_of(run, waiting, running).position, place_of(run, waiting, running).ahead) for run in ("a1", "a2", "b")}
+    found = {
+        run: (place_of(run, waiting, running).position, place_of(run, waiting, running).ahead)
+        for run in ("a1", "a2", "b")
+    }
     assert found == {"a1": (1, 1), "b": (2, 0), "a2": (3, 2)}
 
 

@@ -354,7 +354,7 @@ def test_a_sweep_that_takes_longer_than_its_caller_waits_is_refused_with_both_nu
     async def work() -> None:
         served = sweeps.serve(share(model, Turns()))
         await ask(served, 1e-9)  # nothing was measured yet, so it runs
-        with pytest.raises(BadRequest, match="the sweep would take about .* s, and its deadline is in 0 s") as refusal:
+        with pytest.raises(BadRequest, match=r"the sweep would take about .* s, and its deadline is in 0 s") as refusal:
             await ask(served, 1e-9)
         assert (refusal.value.reason, refusal.value.details["field"]) == ("LIMIT_EXCEEDED", "deadline_seconds")
         assert refusal.value.details["allowed"].startswith("at most 0.0")

@@ -31,8 +31,8 @@ from actstore_worker.capture.activity import Activity
 from actstore_worker.capture.attempts import PAUSING, Attempts
 from actstore_worker.capture.limits import CoordinatorLimits
 from actstore_worker.capture.merging import Merging
-from actstore_worker.capture.queueing.progress import CaptureState
 from actstore_worker.capture.queued_captures import QueuedCaptures
+from actstore_worker.capture.queueing.progress import CaptureState
 from actstore_worker.capture.queueing.usage import DeviceSeconds
 from actstore_worker.capture.run_plan import RunPlan
 from actstore_worker.capture.shards.worker import ShardReport
@@ -113,8 +113,7 @@ class Coordinator:
         return run
 
     async def resume(self) -> bool:
-        """Continue every requested run that this coordinator is not capturing, in the order of their turns. False: the store failed, try again.
-        """
+        """Continue every requested run that this coordinator is not capturing, in the order of their turns.
         whole = True
         try:
             wanted = await asyncio.to_thread(self._preparer.wanted)
@@ -247,7 +246,7 @@ class Coordinator:
                 check_same_run(capture.record, plan.record)
             except ActstoreError as error:
                 failure = Failure(error.reason, error.message, error.details)
-            except Exception:
+            except Exception:  # noqa: BLE001  a fault of planning must not end the coordinator
                 _log.exception("the capture of %s cannot be planned", capture.record.run)
                 failure = Failure(
                     "INTERNAL", "the capture cannot be planned; the coordinator's log has the details", {}

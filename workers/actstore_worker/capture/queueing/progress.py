@@ -67,7 +67,7 @@ class CaptureState:
 
     @property
     def waited_seconds(self) -> float:
-        """Seconds since it was submitted; for one of an earlier version, which does not say when, since it was found."""
+        """Seconds since it was submitted, or since it was found for one of an earlier version, which has no time."""
         submitted = self.queued.submitted_seconds
         return max(0.0, time.time() - submitted) if submitted else time.monotonic() - self.started
 

@@ -43,8 +43,8 @@ class Place:
 
 
 class Turns:
-    """Gives each capture of one class its turn, by start-time fair queueing: a principal's captures follow each other by
-    their work, and a principal that comes later does not wait for what others had before.
+    """Gives each capture of one class its turn, by start-time fair queueing: a principal's captures follow each other
+    by their work, and a principal that comes later does not wait for what others had before.
 
     Goyal, Vin and Cheng (1996), "Start-time fair queuing". A turn is stored with its capture, so that nothing is lost
     with the process.
@@ -69,8 +69,8 @@ class Turns:
 
 
 def in_order(waiting: Sequence[Entry], running: Sequence[Entry]) -> list[tuple[Entry, int]]:
-    """Returns the captures that wait in the order in which they start, interactive ones first, each with the captures of
-    its flow ahead of it.
+    """Returns the captures that wait in the order in which they start, interactive ones first, each with the captures
+    of its flow ahead of it.
     """
     ahead = Counter(entry.flow for entry in running)
     found = []
@@ -129,7 +129,9 @@ def _own_work_before(entry: Entry, waiting: Sequence[Entry], running: Sequence[E
     others: the least that one of them has left.
     """
     own = sorted((found for found in running if found.flow == entry.flow), key=_order)
-    own += sorted((found for found in waiting if found.flow == entry.flow and _order(found) < _order(entry)), key=_order)
+    own += sorted(
+        (found for found in waiting if found.flow == entry.flow and _order(found) < _order(entry)), key=_order
+    )
     must_end = own[: max(0, len(own) + 1 - places.of_principal)]
     if must_end:
         return sum(found.token_layers for found in must_end)

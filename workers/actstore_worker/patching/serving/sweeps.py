@@ -88,17 +88,13 @@ class Sweeps:
         cached = not request.fresh and await asyncio.to_thread(kept.has, key)
         return replace(found, cached=True, seconds=0.0) if cached else found
 
-    async def _estimated(
-        self, served: Served, request: RunSweep, supplies: Supplies, caller: Caller
-    ) -> SweepEstimate:
+    async def _estimated(self, served: Served, request: RunSweep, supplies: Supplies, caller: Caller) -> SweepEstimate:
         steps = estimate_steps(served.model, request, self._limits, served.kernels, supplies, served.pace)
         async with aclosing(self._updates(served, steps, caller)) as updates:
             found: SweepEstimate = await anext(updates)
         return found
 
-    async def _updates(
-        self, served: Served, steps: Steps[Any, None], caller: Caller
-    ) -> AsyncGenerator[Any, None]:
+    async def _updates(self, served: Served, steps: Steps[Any, None], caller: Caller) -> AsyncGenerator[Any, None]:
         loop, there = asyncio.get_running_loop(), asyncio.Event()
 
         def notify() -> None:
