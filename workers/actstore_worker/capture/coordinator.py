@@ -114,6 +114,9 @@ class Coordinator:
 
     async def resume(self) -> bool:
         """Continue every requested run that this coordinator is not capturing, in the order of their turns.
+
+        False: the store failed, try again.
+        """
         whole = True
         try:
             wanted = await asyncio.to_thread(self._preparer.wanted)
