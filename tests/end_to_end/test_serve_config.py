@@ -26,7 +26,7 @@ from actstore._stack.seaweed import free_ports
 from actstore_api.v1 import capture_pb2, model_pb2, service_pb2_grpc
 from actstore_api.verbs import VERBS
 from actstore_service.server import Service
-from actstore_service.settings import Settings
+from actstore_service.settings import Limits, Settings
 from actstore_storage.bucket.access import S3Access
 from actstore_storage.bucket.opening import open_bucket
 from tests.deploy.manifests import KUBERNETES
@@ -109,7 +109,12 @@ def cluster(folder: Path, seaweed: SeaweedServer) -> Iterator[Cluster]:
         wait_until(lambda: runs(head), "the application of the manifest")
         access = S3Access(seaweed.endpoint, credentials_file=str(keys), secure=False)
         settings = Settings(
-            listen="127.0.0.1:0", metrics_listen="127.0.0.1:0", gateway=f"127.0.0.1:{grpc_port}", gateway_token=TOKEN
+            listen="127.0.0.1:0",
+            metrics_listen="127.0.0.1:0",
+            gateway=f"127.0.0.1:{grpc_port}",
+            gateway_token=TOKEN,
+            anonymous=("reader", "writer", "admin"),
+            limits=Limits(totals_seconds=float(CALL_SECONDS), drain_seconds=0.01),
         )
         services = tuple(Service(open_bucket(variables["ACTSTORE_STORE"], access), settings) for _ in range(2))
         for service in services:

@@ -35,8 +35,8 @@ def check_strangers_are_refused(isolated_by: str) -> None:
         if code is not grpc.StatusCode.UNAUTHENTICATED:
             raise SettingsError(
                 f"{what} of the Ray cluster at {address} does not refuse callers without a token, and Ray runs what it "
-                "is sent: start all nodes and the workers with RAY_AUTH_MODE=token and the same RAY_AUTH_TOKEN, or name "
-                "in ACTSTORE_RAY_ISOLATED_BY what keeps strangers away, such as a network policy"
+                "is sent: start all nodes and the workers with RAY_AUTH_MODE=token and the same RAY_AUTH_TOKEN, or "
+                "name in ACTSTORE_RAY_ISOLATED_BY what keeps strangers away, such as a network policy"
             )
 
 
