@@ -19,7 +19,7 @@ from ray.util import get_node_ip_address
 
 from actstore._stack.seaweed import free_ports
 from tests.waiting import wait_until
-from tests.worker_process import command_line, descendants, inherited
+from tests.worker_process import READY_SECONDS, command_line, descendants, inherited
 
 PROGRAMS = Path(sys.executable).parent
 STOP_SECONDS = 60
@@ -79,7 +79,9 @@ def ray_head(log: Path, cpus: int = 2, **environment: str) -> Iterator[RayHead]:
         head = RayHead(process.pid, Path(scratch), get_node_ip_address(), ports, token, variables)
         try:
             health = f"http://localhost:{ports['dashboard']}/api/gcs_healthz"
-            wait_until(lambda: process.poll() is not None or answers(health), "the head of a Ray cluster")
+            wait_until(
+                lambda: process.poll() is not None or answers(health), "the head of a Ray cluster", READY_SECONDS
+            )
             assert process.poll() is None, log.read_text()
             yield head
         finally:

@@ -34,6 +34,7 @@ from tests.made_models.random_models import WORDS, save_model
 from tests.ray_head import RayHead, answers, get, ray_head
 from tests.servers import SeaweedServer
 from tests.waiting import wait_until
+from tests.worker_process import READY_SECONDS
 
 pytestmark = pytest.mark.stack
 
@@ -106,7 +107,7 @@ def cluster(folder: Path, seaweed: SeaweedServer) -> Iterator[Cluster]:
     with ExitStack() as stack:
         head = stack.enter_context(ray_head(folder / "head.log", **variables))
         head.deploy(configuration)
-        wait_until(lambda: runs(head), "the application of the manifest")
+        wait_until(lambda: runs(head), "the application of the manifest", READY_SECONDS)
         access = S3Access(seaweed.endpoint, credentials_file=str(keys), secure=False)
         settings = Settings(
             listen="127.0.0.1:0",
