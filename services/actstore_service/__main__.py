@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 
+from actstore_api.logs import start_logging
 from actstore_service.memory import MemoryKeeper, tune_memory
 from actstore_service.server import Service
 from actstore_service.settings import SETTINGS_BESIDE, Settings
@@ -28,7 +29,6 @@ SIGNAL_SECONDS = 0.1
 def main() -> int:
     options = Options.of("actstore_service")
     tune_memory()
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     # Done before anything is built, so that no signal has its default effect; blocked signals wait for sigwait.
     endings = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, endings)
@@ -65,14 +65,16 @@ def _drain_and_stop(service: Service) -> None:
 
 
 def _start(settings: FoundSettings) -> Service:
-    store = settings.made(StoreSettings)
+    store, own = settings.made(StoreSettings), settings.made(Settings)
+    lines = start_logging("service", own.log_form)
     bucket = open_bucket(store.store, store.s3)
     list_runs(bucket)  # so that a store that cannot be read is reported now, not in the first call
-    return Service(bucket, settings.made(Settings))
+    return Service(bucket, own, lambda: lines.dropped)
 
 
 if __name__ == "__main__":
     status = main()
+    logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
     # At once: Python would wait for threads whose work nobody wants any more.

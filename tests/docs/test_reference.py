@@ -10,6 +10,7 @@ import griffe
 import pytest
 
 import actstore
+from actstore_api.metrics import METRICS
 from actstore_api.reasons import REASONS
 from actstore_storage.settings.unknown import is_of_kubernetes
 from docs.hooks import columns, command, contract, errors, metrics, python_pages, settings
@@ -69,11 +70,12 @@ def test_variables_that_processes_read_are_listed() -> None:
     assert found["ACTSTORE_MERGE_PARTS"] == ("workers",)
 
 
-def test_every_metric_has_a_help_text() -> None:
-    found = {metric.name: metric for metric in metrics.metrics()}
-    assert [name for name, metric in found.items() if not metric.documentation] == []
-    assert metrics.labels(found["actstore_calls"]) == ["code", "method"]
-    assert {"actstore_workers_up", "actstore_captures_ended", "actstore_sweep_error_of_tolerance"} <= set(found)
+def test_every_metric_is_on_the_page_with_its_labels() -> None:
+    lines = metrics.page().splitlines()
+    for metric in METRICS.values():
+        (line,) = {line for line in lines if line.startswith(f"| `{metric.name}` |")}
+        assert all(f"`{label.name}`: " in line for label in metric.labels)
+        assert metric.help.replace("|", "\\|") in line
 
 
 def test_every_command_and_option_has_a_text() -> None:

@@ -35,8 +35,10 @@ class Answers:
         limits = settings.limits
         opening = Opening(limits.message_seconds, limits.unread_calls)
         steps = Steps(Admission(limits), opening, Outbox(limits))
+        cache = RowCache(settings.held_row_bytes)
+        metrics.look_at(steps.admission.rooms, cache)
         questions = Questions(access)
-        self._stored = Stored(Store(bucket, RowCache(settings.held_row_bytes)), questions, steps, limits)
+        self._stored = Stored(Store(bucket, cache), questions, steps, limits)
         watches = {"RunSweep": lambda updates: counted(updates, metrics.sweeps)}
         self._forwarded = Forwarded(gateway, questions, steps, watches)
         self._information = Information(gateway, questions, steps, limits)
