@@ -83,8 +83,10 @@ class Deaf(ThreadWorker):
     def __init__(self, bucket: Bucket, gate: asyncio.Event, dies: bool) -> None:
         super().__init__(bucket)
         self._gate, self._dies = gate, dies
+        self.begun = 0
 
     async def capture(self, task: ShardTask) -> ShardReport:
+        self.begun += 1
         await self._gate.wait()
         return await super().capture(task)
 
@@ -103,9 +105,11 @@ def test_a_worker_that_does_not_hear_is_no_obstacle_to_cancelling(
 
     async def work() -> tuple[CaptureProgress, CaptureProgress]:
         gate = asyncio.Event()
-        captures = coordinator(lab, bucket, Deaf(bucket, gate, dies))
+        worker = Deaf(bucket, gate, dies)
+        captures = coordinator(lab, bucket, worker)
         await captures.submit(REQUEST)
-        await asyncio.sleep(0)
+        while worker.begun < TASKS:
+            await asyncio.sleep(0)
         cancelled = await captures.cancel("run")
         gate.set()
         while not bucket.exists(checkpoint_key("run", range(TASKS))):
