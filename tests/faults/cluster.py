@@ -52,14 +52,14 @@ class KillableLab:
         return f"127.0.0.1:{self._service_port}"
 
     def connect(self) -> actstore.Lab:
-        return actstore.connect(self.address)
+        return actstore.connect(self.address, token=TOKEN)
 
     def kill(self, target: str) -> None:
         self.targets[target]()
 
     def start_service(self) -> None:
         variables = environment(
-            ACTSTORE_LISTEN=self.address, ACTSTORE_GATEWAY=self.workers.address,
+            ACTSTORE_LISTEN=self.address, ACTSTORE_GATEWAY=self.workers.address, ACTSTORE_TOKEN=TOKEN,
             ACTSTORE_GATEWAY_TOKEN=self.workers.token, **store_variables(self.seaweed),
             ACTSTORE_S3_ACCESS_KEY=self.seaweed.access_key, ACTSTORE_S3_SECRET_KEY=self.seaweed.secret_key,
         )  # fmt: skip

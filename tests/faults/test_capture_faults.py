@@ -175,6 +175,33 @@ def test_a_killed_process_loses_nothing(
     pytest.fail(f"each of {TRIES} kills would have come too late to matter")
 
 
+def test_the_queue_survives_a_killed_coordinator(
+    lab: KillableLab, bucket: Bucket, undisturbed: dict[int, dict[str, tuple[int, int, str]]]
+) -> None:
+    """Those that waited end in the order in which they were submitted, which is not that of their names."""
+    for attempt in range(TRIES):
+        names = [f"queued-{attempt}-{name}" for name in "dcba"]
+        with lab.connect() as found:
+            for name in names:
+                start(found, name)
+            places = {row["run"]: row["position"] for row in found.captures().to_dict()["rows"]}
+        in_time = [places.get(name) for name in names] == [None, None, 1, 2] and names[0] in places
+        if in_time:
+            lab.kill("coordinator")
+        ended: list[str] = []
+        give_up = time.monotonic() + ENDS_SECONDS
+        while len(ended) < len(names):
+            assert time.monotonic() < give_up, f"of {names} only {ended} ended"
+            wanted = {key.rpartition("/")[2].removesuffix(".json") for key in bucket.keys("captures")}
+            ended += [name for name in names if name not in wanted and name not in ended]
+            time.sleep(0.2)
+        assert ended == names
+        assert all(contents(bucket, name) == undisturbed for name in names)
+        if in_time:
+            return
+    pytest.fail(f"each of {TRIES} kills would have come too late to matter")
+
+
 def test_two_coordinators_share_a_run(
     folder: Path, lab: KillableLab, bucket: Bucket, undisturbed: dict[int, dict[str, tuple[int, int, str]]]
 ) -> None:

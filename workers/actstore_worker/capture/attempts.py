@@ -77,7 +77,8 @@ class Attempts:
             self._assign_soon()
             # At intervals, too, for workers that have joined.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(running.ended.wait(), self._limits.heartbeat_seconds)
+                async with asyncio.timeout(self._limits.heartbeat_seconds):  # wait_for may swallow a cancellation.
+                    await running.ended.wait()
         self._running.remove(running)
 
     def _assign_soon(self) -> None:
@@ -115,7 +116,7 @@ class Attempts:
         finally:
             running.attempts -= 1
             running.ended.set()
-            self._assign_soon()
+        self._assign_soon()
 
     async def _make(self, capture: CaptureState, plan: RunPlan, shard: int, worker: Worker) -> None:
         """Makes one attempt. A failed shard that will be tried again goes back to the pending ones."""
