@@ -11,8 +11,8 @@ from actstore_api.reasons import REASONS, Kind
 from actstore_api.records.terms import Failure
 from actstore_storage.errors import ActstoreError
 from actstore_worker.capture.limits import CoordinatorLimits
-from actstore_worker.capture.progress import CaptureState
 from actstore_worker.capture.queueing.fair_queue import FairQueue, Flow
+from actstore_worker.capture.queueing.progress import CaptureState
 from actstore_worker.capture.run_plan import RunPlan
 from actstore_worker.capture.shards.worker import ShardReport
 from actstore_worker.capture.worker_pool import LOST_WORKER, Worker, WorkerPool
@@ -77,7 +77,8 @@ class Attempts:
             self._assign_soon()
             # At intervals, too, for workers that have joined.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(running.ended.wait(), self._limits.heartbeat_seconds)
+                async with asyncio.timeout(self._limits.heartbeat_seconds):  # wait_for may swallow a cancellation.
+                    await running.ended.wait()
         self._running.remove(running)
 
     def _assign_soon(self) -> None:
@@ -98,13 +99,13 @@ class Attempts:
                 self._pool.release(worker)
 
     def _waiting(self) -> dict[Flow, _Running]:
-        """The oldest capture of each flow that has a shard to assign. The flow with the least committed work comes first,
-        so that it is also first after a restart.
+        """The first capture of each flow that has a shard to assign. The flow with the least committed work comes
+        first, also after a restart.
 
         A shard that will be tried again keeps its slot, so that an error of every shard does not make all of them fail.
         """
         waiting: dict[Flow, _Running] = {}
-        for one in sorted(self._running, key=lambda one: one.capture.age):
+        for one in sorted(self._running, key=lambda one: one.capture.order):
             if one.capture.active and one.capture.pending and one.attempts < self._pool.places:
                 waiting.setdefault(one.capture.flow, one)
         return dict(sorted(waiting.items(), key=lambda found: found[1].capture.token_layers_committed))
@@ -115,7 +116,7 @@ class Attempts:
         finally:
             running.attempts -= 1
             running.ended.set()
-            self._assign_soon()
+        self._assign_soon()
 
     async def _make(self, capture: CaptureState, plan: RunPlan, shard: int, worker: Worker) -> None:
         """Makes one attempt. A failed shard that will be tried again goes back to the pending ones."""

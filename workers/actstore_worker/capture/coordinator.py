@@ -31,8 +31,8 @@ from actstore_worker.capture.activity import Activity
 from actstore_worker.capture.attempts import PAUSING, Attempts
 from actstore_worker.capture.limits import CoordinatorLimits
 from actstore_worker.capture.merging import Merging
-from actstore_worker.capture.progress import CaptureState
 from actstore_worker.capture.queued_captures import QueuedCaptures
+from actstore_worker.capture.queueing.progress import CaptureState
 from actstore_worker.capture.queueing.usage import DeviceSeconds
 from actstore_worker.capture.run_plan import RunPlan
 from actstore_worker.capture.shards.worker import ShardReport
@@ -59,7 +59,7 @@ class Preparer(Protocol):
         """Removes the request of a run that is not being captured. None: there was no request."""
 
     def wanted(self) -> list[tuple[CaptureSpecification, Queued]]:
-        """Returns the requests, in the order in which they were submitted."""
+        """Returns the requests, in the order in which their captures start, within a class."""
 
     def opened(self, run: str) -> Snapshot | None:
         """Opens a run. None: it does not exist."""
@@ -99,11 +99,13 @@ class Coordinator:
         plan = await self._plan(request)
         run = plan.record.run
         async with self._lock(run):
-            if (there := self._captures.get(run)) is not None and there.active:
-                check_same_run(there.record, plan.record)
+            if (known := self._captures.get(run)) is not None and known.active:
+                check_same_run(known.record, plan.record)
                 return run
-            place = queued or self._captures.new_place(plan.record, principal)
-            with self._captures.reserved(plan.record, place) if queued is None else contextlib.nullcontext():
+            there = await asyncio.to_thread(self._preparer.opened, run)
+            committed = 0 if there is None else there.tokens_committed
+            new = self._captures.new_place(plan.record, principal, committed)
+            with new if queued is None else contextlib.nullcontext(queued) as place:
                 snapshot = await asyncio.to_thread(self._preparer.begin, plan, request, place)
                 capture = self._captures.enter(snapshot, request, place)
         capture.dataset_files = plan.dataset_files
@@ -111,8 +113,9 @@ class Coordinator:
         return run
 
     async def resume(self) -> bool:
-        """Continue every requested run that this coordinator is not capturing, in the order in which they were
-        submitted. False: the store failed, try again.
+        """Continue every requested run that this coordinator is not capturing, in the order of their turns.
+
+        False: the store failed, try again.
         """
         whole = True
         try:
@@ -246,7 +249,7 @@ class Coordinator:
                 check_same_run(capture.record, plan.record)
             except ActstoreError as error:
                 failure = Failure(error.reason, error.message, error.details)
-            except Exception:
+            except Exception:  # noqa: BLE001  a fault of planning must not end the coordinator
                 _log.exception("the capture of %s cannot be planned", capture.record.run)
                 failure = Failure(
                     "INTERNAL", "the capture cannot be planned; the coordinator's log has the details", {}

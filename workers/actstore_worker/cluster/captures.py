@@ -51,12 +51,12 @@ class RayCoordinator(Coordinator):
         self._answers = CaptureAnswers(self, catalog, places)
         self._start(self._look_after_workers(settings))
 
-    async def ask(self, question: Any) -> Any:
+    async def ask(self, question: Any, principal: str) -> Any:
         """Answers any question about captures that has a single answer.
 
         Errors: as `CaptureAnswers.answer`.
         """
-        return await self._answers.answer(question)
+        return await self._answers.answer(question, principal)
 
     async def _look_after_workers(self, settings: WorkerSettings) -> None:
         """Continues what an earlier coordinator left, and uses every node that joins the cluster. Ray itself restarts a

@@ -84,8 +84,8 @@ class _CoordinatorActor:
         """Whether it has these settings."""
         return self._settings == settings
 
-    async def ask(self, question: Any) -> Any:
-        return await self._coordinator.ask(question)
+    async def ask(self, question: Any, principal: str) -> Any:
+        return await self._coordinator.ask(question, principal)
 
     async def progress_after(self, run: str, version: int) -> tuple[int, CaptureProgress]:
         return await self._coordinator.progress_after(run, version)

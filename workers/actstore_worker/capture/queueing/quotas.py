@@ -37,7 +37,7 @@ class TokenQuota:
         left = self._left(principal)
         if tokens > left:
             raise BadRequest(
-                f"the capture has {tokens} tokens, and {principal} may capture {self._most} a day: {int(left)} are left",
+                f"the capture has {tokens} tokens; {principal} may capture {self._most} a day, {int(left)} are left",
                 reason="LIMIT_EXCEEDED",
                 field="tokens_a_day",
                 value=tokens,
