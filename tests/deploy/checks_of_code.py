@@ -18,8 +18,12 @@ from tests.deploy.manifests import Manifest, Pod, environment, named, of_kind, p
 
 # Variables of others that the images need.
 FOREIGN = {"HOME", "HF_HUB_OFFLINE", "RAY_USAGE_STATS_ENABLED", "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S"}
-# Where the image's own folders are, which no volume has.
-_LISTENERS = {"ACTSTORE_LISTEN": "grpc", "ACTSTORE_METRICS_LISTEN": "metrics"}
+# The variables that have an address, and the port of the container that it is for.
+_LISTENERS = {
+    "ACTSTORE_LISTEN": "grpc",
+    "ACTSTORE_METRICS_LISTEN": "metrics",
+    "ACTSTORE_MUTUAL_TLS_LISTEN": "grpc-mutual",
+}
 
 
 @cache
@@ -144,8 +148,9 @@ def addresses(objects: list[Manifest]) -> Iterator[str]:
     (service,) = [pod for pod in pods(objects) if pod.path.startswith("Deployment/")]
     found = environment(objects, service.spec["containers"][0])
     for name, port in _LISTENERS.items():
-        if found.get(name) != f"0.0.0.0:{service.ports()[port]}":
-            yield f"{name} is {found.get(name)}, and the port {port} is {service.ports()[port]}"
+        wanted = f"0.0.0.0:{service.ports()[port]}" if port in service.ports() else None
+        if found.get(name) != wanted:
+            yield f"{name} is {found.get(name)}, and the port {port} is at {wanted}"
     workers = named(objects, "RayService")
     offered = workers["spec"]["serveService"]
     gateway = next(port["port"] for port in offered["spec"]["ports"] if port["name"] == "serve-grpc")

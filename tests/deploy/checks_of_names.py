@@ -13,6 +13,7 @@ SECRETS = {
     "actstore-gateway": ("tokens",),
     "actstore-canary": ("token",),
     "actstore-ray": ("auth_token",),
+    "actstore-client-authorities": ("ca.crt",),
     "actstore-tls": ("tls.crt", "tls.key", "ca.crt"),
 }
 # What decides that a value is a secret, unless it is a path.
