@@ -174,7 +174,9 @@ def _values(objects: list[Manifest]) -> Iterator[tuple[str, str, str]]:
     for pod in pods(objects):
         for path, container in pod.containers():
             yield from ((path, each["name"], each.get("value", "")) for each in container.get("env", []))
-            yield from ((path, argument.partition("=")[0], argument.partition("=")[2]) for argument in _words(container))
+            yield from (
+                (path, argument.partition("=")[0], argument.partition("=")[2]) for argument in _words(container)
+            )
 
 
 def _words(container: Manifest) -> list[str]:

@@ -67,10 +67,7 @@ def restricted(objects: list[Manifest]) -> Iterator[str]:
 def api_tokens(objects: list[Manifest]) -> Iterator[str]:
     """No pod gets a token of the API server, except the head of a cluster that scales."""
     scaling = {
-        f"{path_of(one)}/head"
-        for one in objects
-        for found in ray_clusters(one)
-        if found.get("enableInTreeAutoscaling")
+        f"{path_of(one)}/head" for one in objects for found in ray_clusters(one) if found.get("enableInTreeAutoscaling")
     }
     for pod in pods(objects):
         if pod.spec.get("automountServiceAccountToken") is not (pod.path in scaling):

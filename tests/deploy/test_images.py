@@ -89,13 +89,17 @@ def test_the_service_has_neither_torch_nor_ray() -> None:
     printed = " ".join(requirements("service"))
     assert not re.search(r"\b(torch|ray|transformers)\b", printed)
     assert not [one for one in requirements("worker", "--without", "torch") if one.startswith("torch")]
-    assert requirements("worker", "--only", "torch") == [one for one in requirements("worker") if one.startswith("torch")]
+    assert requirements("worker", "--only", "torch") == [
+        one for one in requirements("worker") if one.startswith("torch")
+    ]
 
 
 def test_the_context_has_the_code_of_the_wheel() -> None:
     ignored = (ROOT / ".dockerignore").read_text().splitlines()
     packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
-    copied = set(re.findall(r"[\w./]+\.(?:toml|txt|py)", " ".join(re.findall(r"^COPY (.*)$", _dockerfile("workers"), re.M))))
+    copied = set(
+        re.findall(r"[\w./]+\.(?:toml|txt|py)", " ".join(re.findall(r"^COPY (.*)$", _dockerfile("workers"), re.M)))
+    )
     for path in {*packages["packages"], *copied, "README.md", "LICENSE"}:
         assert f"!{path}" in ignored, path
         assert (ROOT / path).exists(), path

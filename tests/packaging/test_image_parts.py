@@ -1,5 +1,5 @@
-"""What an image has, without an engine that builds it: its dependencies in an empty environment, the list of them, and its
-entry point as another user without capabilities on a read-only root.
+"""What an image has, without an engine that builds it: its dependencies in an empty environment, the list of them, and
+its entry point as another user without capabilities on a read-only root.
 """
 
 import json
@@ -37,7 +37,7 @@ LISTER = Path(sys.executable).with_name("cyclonedx-py")
 @pytest.fixture(scope="module")
 def folder() -> Iterator[Path]:
     """A folder that every user may read, and that a /tmp of the process's own does not cover."""
-    made = Path(tempfile.mkdtemp(prefix="actstore-image-", dir="/var/tmp"))  # noqa: S108
+    made = Path(tempfile.mkdtemp(prefix="actstore-image-", dir="/var/tmp"))
     made.chmod(0o755)
     yield made
     shutil.rmtree(made)
@@ -137,7 +137,7 @@ def _service_runs(python: Path, folder: Path) -> None:
     store = str(folder / "store")
     with _started(python, "actstore_service", folder, ACTSTORE_STORE=store, **listening) as (ready, pid):
         _check_rights(pid)
-        with urlopen(f"http://{ready['metrics']}/readyz") as answer:  # noqa: S310
+        with urlopen(f"http://{ready['metrics']}/readyz") as answer:
             assert answer.status == 200
         with actstore.connect(ready["address"]) as lab:
             assert [run["name"] for run in lab.runs()] == ["planted"]
