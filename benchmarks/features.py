@@ -124,7 +124,8 @@ def in_process(snapshot: Snapshot) -> dict[str, Query]:
 @contextmanager
 def service_queries(address: str) -> Iterator[dict[str, Query]]:
     """`service_top20` and `_uniform20` without text around the token."""
-    with running_service(ACTSTORE_STORE=address) as ready, grpc.insecure_channel(ready["address"]) as channel:
+    store = {"ACTSTORE_STORE": address, "ACTSTORE_ANONYMOUS": "reader"}
+    with running_service(**store) as ready, grpc.insecure_channel(ready["address"]) as channel:
         service = service_pb2_grpc.FeatureServiceStub(channel)
 
         def reference(feature: int) -> feature_pb2.FeatureReference:

@@ -60,7 +60,7 @@ def live_lab(bucket: Bucket, *folders: Path) -> Iterator[actstore.Lab]:
     """A lab of the models and SAEs below some folders, and of what a bucket stores."""
     server = grpc.server(ThreadPoolExecutor(2))
     models: Any = _Models(folders, bucket)  # captures are asked of nobody
-    _offer(server, Gateway(TOKEN, models, models))
+    _offer(server, Gateway(lambda: (TOKEN,), models, models))
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     settings = Settings(

@@ -16,6 +16,7 @@ from google.protobuf.descriptor_pb2 import (
 )
 from grpc_tools import protoc
 
+from actstore_api.bounds import Bound, bound_of, fields_of_questions, full_name
 from docs.hooks.tables import code, table
 
 ROOT = Path(__file__).parents[2] / "proto"
@@ -114,7 +115,7 @@ def _messages(
             (
                 code(one.name),
                 _type(message, one),
-                comments.get((*path, _IN_MESSAGE["field"], number), "") or _implied(one),
+                (comments.get((*path, _IN_MESSAGE["field"], number), "") or _implied(one)) + _bound(name, one),
             )
             for number, one in enumerate(message.field)
         ]
@@ -182,6 +183,18 @@ def _implied(one: FieldDescriptorProto) -> str:
     """What a field without a comment means: as its name everywhere, or as its type."""
     _, comment = _types().get(one.type_name.removeprefix(".actstore_api.v1."), ("", ""))
     return SHARED_FIELDS.get(one.name, "") or comment.partition(". ")[0].replace("\n", " ")
+
+
+def _bound(message: str, one: FieldDescriptorProto) -> str:
+    """What a question may say in the field, as a last sentence; empty where the type or the meaning says it."""
+    bound = _bounds().get(f"{message}.{one.name}")
+    return f" Bound: {bound}." if bound is not None and str(bound) else ""
+
+
+@cache
+def _bounds() -> dict[str, Bound]:
+    """The bounds of the fields of questions, by the names of message and field."""
+    return {full_name(field): bound_of(field) for field in fields_of_questions()}
 
 
 def _word(enum: str, value: str) -> str:

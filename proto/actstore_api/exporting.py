@@ -19,7 +19,11 @@ from prometheus_client import (
     make_wsgi_app,
 )
 
+from actstore_api import metrics as catalogue
 from actstore_api.metrics import OTHER, Exporter, Label, Metric, MetricType, exported_by
+
+# Outcomes of an operation on a store.
+_STORE_ANSWERED, _STORE_DOWN = frozenset({"ok", "absent", "taken"}), frozenset({"unreachable", "refused", "missing"})
 
 Made: TypeAlias = Counter | Gauge | Histogram
 
@@ -36,6 +40,7 @@ class Exported:
         self._registry = CollectorRegistry()
         self._made = {metric.name: _made(metric, self._registry) for metric in exported_by(exporter)}
         self._seen: dict[tuple[str, str], set[str]] = {}
+        self._totals: dict[tuple[str, tuple[str, ...]], float] = {}
         self._lock = threading.Lock()
         if of_process:
             ProcessCollector(registry=self._registry)
@@ -47,6 +52,13 @@ class Exported:
     def set(self, metric: Metric, value: float, *labels: str) -> None:
         """Sets a gauge."""
         self._of(metric, labels).set(value)
+
+    def count_to(self, metric: Metric, total: float, *labels: str) -> None:
+        """Brings a counter to a total that is counted elsewhere, in this process."""
+        with self._lock:
+            before = self._totals.get((metric.name, labels), 0)
+            self._totals[metric.name, labels] = total
+        self._of(metric, labels).inc(total - before)
 
     def observe(self, metric: Metric, value: float, *labels: str) -> None:
         """Observes a value in a histogram."""
@@ -76,6 +88,26 @@ class Exported:
                 seen.add(value)
                 return value
         return OTHER
+
+
+class ExportedStore:
+    """Exports what it is told of a store, as actstore_storage's `StoreObserver`."""
+
+    def __init__(self, exported: Exported) -> None:
+        self._exported = exported
+
+    def ended(self, operation: str, outcome: str, seconds: float) -> None:
+        """Counts an operation. The store is up if it answered, and down if it could not be reached or refused."""
+        self._exported.add(catalogue.STORE_OPERATIONS, operation, outcome)
+        self._exported.observe(catalogue.STORE_OPERATION_SECONDS, seconds, operation)
+        if outcome in _STORE_ANSWERED:
+            self._exported.set(catalogue.STORE_UP, 1)
+        elif outcome in _STORE_DOWN:
+            self._exported.set(catalogue.STORE_UP, 0)
+
+    def moved(self, direction: str, n_bytes: int) -> None:
+        """Counts bytes."""
+        self._exported.add(catalogue.STORE_BYTES, direction, by=n_bytes)
 
 
 def _made(metric: Metric, registry: CollectorRegistry) -> Made:

@@ -1,16 +1,23 @@
-"""Writes log lines on standard error: one JSON object a line, or text for people. Only this file makes log lines."""
+"""Writes log lines on standard error: one JSON object a line, or text for people. Only this file makes log lines.
+
+A thread of its own writes them. If whoever reads standard error stands still, lines are left out, and calls go on.
+"""
 
 import logging
+import queue
 import sys
 import traceback
 from collections.abc import Mapping
 from enum import Enum
+from logging.handlers import QueueHandler, QueueListener
 from typing import Any
 
 from pythonjsonlogger.json import JsonFormatter
 
 from actstore_api.request_ids import REQUEST_ID
 
+# Lines that wait to be written; further ones are left out.
+WAITING_MAX = 10_000
 # What a record of the standard library has, by the names that stand in a line.
 _NAMES: Mapping[str, str] = {"asctime": "time", "levelname": "level", "name": "logger"}
 _TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -24,11 +31,38 @@ class LogForm(Enum):
     TEXT = "text"
 
 
-def start_logging(process: str, form: LogForm = LogForm.JSON) -> None:
-    """Writes the lines of this process, which is `service` or `workers`, on standard error from now on."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_JsonLine(process) if form is LogForm.JSON else _TextLine())
-    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+class Lines(QueueHandler):
+    """Makes a line at once, where the request's id is known, and lets it wait for the thread that writes."""
+
+    def __init__(self, formatter: logging.Formatter) -> None:
+        super().__init__(queue.Queue(WAITING_MAX))
+        self.dropped = 0
+        self.setFormatter(formatter)
+        self._writing = QueueListener(self.queue, logging.StreamHandler(sys.stderr))
+        self._writing.start()
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        """Never waits."""
+        try:
+            self.queue.put_nowait(record)
+        except queue.Full:
+            self.dropped += 1
+
+    def close(self) -> None:
+        """Returns once all lines are written; `logging.shutdown` calls it."""
+        if self._writing._thread is not None:
+            self._writing.stop()
+        super().close()
+
+
+def start_logging(process: str, form: LogForm) -> Lines:
+    """Writes the lines of this process, which is `service` or `workers`, on standard error from now on.
+
+    `logging.shutdown` writes those that wait; Python calls it at its end.
+    """
+    lines = Lines(_JsonLine(process) if form is LogForm.JSON else _TextLine())
+    logging.basicConfig(level=logging.INFO, handlers=[lines], force=True)
+    return lines
 
 
 class _JsonLine(JsonFormatter):
@@ -51,14 +85,14 @@ class _JsonLine(JsonFormatter):
 
 
 class _TextLine(logging.Formatter):
-    """The access line's fields stand behind its message."""
+    """Has the request's id at its end."""
 
     def __init__(self) -> None:
         super().__init__(_TEXT)
 
-    def format(self, record: logging.LogRecord) -> str:
-        """Puts the request's id at the end."""
-        line = super().format(record)
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        """Adds the request's id to the message's line."""
+        line = super().formatMessage(record)
         return f"{line} [{request}]" if (request := REQUEST_ID.get()) else line
 
     def formatException(self, ei: Any) -> str:  # noqa: N802

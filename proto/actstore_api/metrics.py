@@ -115,15 +115,22 @@ CODES = (
 # A method that the server does not have.
 UNKNOWN_METHOD = "unknown"
 
-METHOD = Label("method", (*(verb.path for verb in VERBS.values()), UNKNOWN_METHOD))
-STREAM = Label("method", tuple(verb.path for verb in VERBS.values() if verb.streams))
-UNARY = Label("method", tuple(verb.path for verb in VERBS.values() if not verb.streams))
+STREAMS = (
+    *(verb.path for verb in VERBS.values() if verb.streams),
+    "/grpc.health.v1.Health/Watch",
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+)
+SINGLE = (*(verb.path for verb in VERBS.values() if not verb.streams), "/grpc.health.v1.Health/Check", UNKNOWN_METHOD)
+
+METHOD = Label("method", (*SINGLE, *STREAMS))
+STREAM = Label("method", STREAMS)
+UNARY = Label("method", SINGLE)
 CODE = Label("code", CODES)
 REASON = Label("reason", tuple(REASONS))
-CALL_CLASS = Label("class", ("catalog", "reads", "streams", "forwarded"))
+CALL_CLASS = Label("class", ("catalog", "reads", "streams", "forwarded", "standard"))
 PRINCIPAL = Label("principal", bound=PRINCIPALS_MAX)
 OPERATION = Label("operation", ("get", "open", "read", "list", "put", "create", "delete"))
-OUTCOME = Label("outcome", ("ok", "absent", "taken", "unreachable", "refused", "failed"))
+OUTCOME = Label("outcome", ("ok", "absent", "taken", "unreachable", "refused", "missing", "failed"))
 ANSWER = Label("answer", ("computed", "kept"))
 KERNEL = Label("kernel", ("resumed", "full"))
 STATE = Label("state", ("complete", "failed", "cancelled"))
@@ -170,6 +177,73 @@ STREAM_SECONDS = Metric(
     (STREAM,),
     buckets=WORK_SECONDS,
 )
+FIRST_MESSAGE_SECONDS = Metric(
+    "actstore_first_message_seconds",
+    H,
+    "seconds",
+    "Seconds from the start of a call that answers with a stream to its first message.",
+    (STREAM,),
+    buckets=CALL_SECONDS,
+)
+MESSAGES = Metric(
+    "actstore_stream_messages_total",
+    C,
+    "messages",
+    "Messages of streams that their callers took, counted when a stream ends.",
+    (STREAM,),
+)
+SENT_BYTES = Metric(
+    "actstore_sent_bytes_total",
+    C,
+    "bytes",
+    "Bytes of messages that callers took, before gRPC's framing, counted when a call ends.",
+    (METHOD,),
+)
+CALL_PLACES = Metric(
+    "actstore_call_places",
+    G,
+    "calls",
+    "Calls of a class that may run at the same time.",
+    (CALL_CLASS,),
+)
+CALL_PLACES_TAKEN = Metric("actstore_call_places_taken", G, "calls", "Calls of a class that run now.", (CALL_CLASS,))
+CALLS_WAITING = Metric(
+    "actstore_calls_waiting",
+    G,
+    "calls",
+    "Calls of a class that wait, because all places are taken.",
+    (CALL_CLASS,),
+)
+PRINCIPAL_CALLS = Metric(
+    "actstore_principal_calls_total",
+    C,
+    "calls",
+    "Calls of the contract that ended, by the caller's name. Callers beyond the bound count as `other`.",
+    (PRINCIPAL,),
+)
+PRINCIPAL_BYTES = Metric(
+    "actstore_principal_bytes_total",
+    C,
+    "bytes",
+    "Bytes of messages that a caller took, by the caller's name, counted when a call ends.",
+    (PRINCIPAL,),
+)
+LOG_LINES_DROPPED = Metric(
+    "actstore_log_lines_dropped_total",
+    C,
+    "lines",
+    "Log lines that were left out, because whoever reads standard error did not keep up.",
+)
+HELD_ROWS_BYTES = Metric(
+    "actstore_held_rows_bytes", G, "bytes", "Bytes of decoded activation rows that are cached in memory."
+)
+HELD_ROWS_REQUESTS = Metric(
+    "actstore_held_rows_requests_total",
+    C,
+    "requests",
+    "Requests for row groups. result: held (cached in memory), or read from the store.",
+    (Label("result", ("held", "read")),),
+)
 REFUSED = Metric(
     "actstore_refused_total",
     C,
@@ -182,7 +256,7 @@ STORE_UP = Metric(
     "actstore_store_up",
     G,
     "1",
-    "1 if the last request to the store was answered, 0 if the store could not be reached or refused its credentials.",
+    "1 if the store answered its last request, 0 if it could not be reached, is missing, or refused the credentials.",
     exporters=BOTH,
 )
 STORE_OPERATIONS = Metric(
@@ -190,7 +264,8 @@ STORE_OPERATIONS = Metric(
     C,
     "operations",
     "Operations on the store, retries included in one. outcome: ok, absent (no such object), taken (a conditional put "
-    "that came second), unreachable, refused (credentials or permissions), failed (any other error).",
+    "that came second), unreachable, refused (credentials or permissions), missing (no such folder or bucket), failed "
+    "(any other error).",
     (OPERATION, OUTCOME),
     BOTH,
 )

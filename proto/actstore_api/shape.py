@@ -14,7 +14,11 @@ class Shape:
 
 
 class Unreadable(ValueError):
-    """An error for a value that the contract does not allow; `field` is its path, such as model.name."""
+    """An error for a value that the contract does not allow; `field` is its path, such as model.name. `reason` is a key
+    of the table of reasons.
+    """
+
+    reason = "ARGUMENT_INVALID"
 
     def __init__(self, why: str, value: object, allowed: str, field: str = "") -> None:
         super().__init__(f"{field}: {why}" if field else why)

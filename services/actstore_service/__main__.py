@@ -10,7 +10,9 @@ import logging
 import os
 import signal
 import sys
+import threading
 
+from actstore_api.logs import start_logging
 from actstore_service.server import Service
 from actstore_service.settings import SETTINGS_BESIDE, Settings
 from actstore_storage.bucket.opening import open_bucket
@@ -24,11 +26,13 @@ from actstore_storage.settings.store import StoreSettings
 # third of a stream's time was spent on the kernel's clearing of pages. With these options memory is reused.
 _MALLOC = {"M_TRIM_THRESHOLD": (-1, 256 * 2**20), "M_MMAP_THRESHOLD": (-3, 32 * 2**20)}
 
+# How soon a second signal, or the end, is noticed.
+SIGNAL_SECONDS = 0.1
+
 
 def main() -> int:
     options = Options.of("actstore_service")
     _keep_freed_pages()
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     # Done before anything is built, so that no signal has its default effect; blocked signals wait for sigwait.
     endings = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, endings)
@@ -41,10 +45,25 @@ def main() -> int:
         print(f"actstore_service: {error.message}", file=sys.stderr)
         return 2
     ready = {"ready": "service", "address": service.address, "metrics": service.metrics_address}
+    ready |= {"mutual_tls": service.mutual_tls_address} if service.mutual_tls_address else {}
     print(json.dumps(ready), flush=True)
     signal.sigwait(endings)
-    service.stop()
+    _end(service, endings)
     return 0
+
+
+def _end(service: Service, endings: set[signal.Signals]) -> None:
+    """Drains and stops; a second signal cuts this short."""
+    ending = threading.Thread(target=_drain_and_stop, args=(service,), daemon=True)
+    ending.start()
+    while ending.is_alive():
+        if signal.sigtimedwait(endings, SIGNAL_SECONDS) is not None:
+            return
+
+
+def _drain_and_stop(service: Service) -> None:
+    service.drain()
+    service.stop()
 
 
 def _keep_freed_pages() -> None:
@@ -56,10 +75,16 @@ def _keep_freed_pages() -> None:
 
 def _start(settings: FoundSettings) -> Service:
     store, own = settings.made(StoreSettings), settings.made(Settings)
+    lines = start_logging("service", own.log_form)
     bucket = open_bucket(store.store, store.s3)
     list_runs(bucket)  # so that a store that cannot be read is reported now, not in the first call
-    return Service(bucket, own)
+    return Service(bucket, own, lambda: lines.dropped)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # At once: Python would wait for threads whose work nobody wants any more.
+    os._exit(status)

@@ -2,24 +2,27 @@
 errors.
 """
 
+import asyncio
 import logging
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable
 from typing import Any, NoReturn
 
 import grpc
 from google.rpc import status_pb2
 
+from actstore_api.request_ids import HEADER
 from actstore_api.v1 import capture_pb2
 from actstore_api.verbs import VERBS
-from actstore_service.failures import ForwardedError
+from actstore_service.calls.call import Call
+from actstore_service.calls.failures import StatusGiven
 from actstore_service.settings import Limits, is_loopback
 from actstore_storage.errors import ActstoreError
 
 LOG = logging.getLogger(__name__)
 # The name of the Ray Serve application, by which its proxy routes calls.
 APPLICATION = "actstore"
+# Tells the workers whose call it is. They believe it, because only the service has their token.
+PRINCIPAL = "actstore-principal"
 # Read here and not by grpc_status, which refuses a status whose message differs from the details in any way.
 STATUS_KEY = "grpc-status-details-bin"
 # Caused by the caller, so they say nothing about the workers.
@@ -27,9 +30,12 @@ _CALLERS = frozenset({grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEED
 
 
 class Gateway:
-    """Forwards calls. Without an address, or while nothing answers there, every call fails with WORKERS_UNAVAILABLE."""
+    """Forwards calls. Without an address, or while nothing answers there, every call fails with WORKERS_UNAVAILABLE.
 
-    def __init__(self, address: str | None, token: str | None, limits: Limits) -> None:
+    It belongs to the event loop in which it is made.
+    """
+
+    def __init__(self, address: str | None, token: Callable[[], str | None], limits: Limits) -> None:
         options = [
             # A proxy of the environment is never used for this machine itself.
             ("grpc.enable_http_proxy", int(address is None or not is_loopback(address))),
@@ -38,105 +44,89 @@ class Gateway:
             # Otherwise workers that come back are found only after gRPC's own two minutes.
             ("grpc.max_reconnect_backoff_ms", int(1000 * limits.reconnect_seconds)),
         ]
-        self._channel = grpc.insecure_channel(address, options) if address else None
-        self._metadata = (("application", APPLICATION), ("authorization", f"Bearer {token}"))
-        self._places = threading.BoundedSemaphore(limits.forwarded_calls)
+        self._loop = asyncio.get_running_loop()
+        self._channel = grpc.aio.insecure_channel(address, options) if address else None
+        self._token = token
         self._limits = limits
+        self._were_up: bool | None = None
 
     @property
     def configured(self) -> bool:
         return self._channel is not None
 
-    def answer(self, path: str, request: bytes, context: grpc.ServicerContext) -> Any:
+    async def answer(self, path: str, request: bytes, call: Call) -> bytes:
         """Forwards a call with one answer message, as bytes. `path` is gRPC's name of the method."""
-        with self._place():
-            method = self._open().unary_unary(path)
-            call = method.future(request, timeout=_seconds_left(context), metadata=self._metadata)
-            try:
-                _cancel_with(context, call)
-                return call.result()
-            except (grpc.RpcError, grpc.FutureCancelledError):
-                _hand_on(call)
-
-    def stream(self, path: str, request: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
-        """Forwards a call with a stream of messages, as bytes. The call is cancelled if nobody reads the stream any
-        more.
-        """
-        with self._place():
-            method = self._open().unary_stream(path)
-            call = method(request, timeout=_seconds_left(context), metadata=self._metadata)
-            try:
-                _cancel_with(context, call)
-                yield from call
-            except grpc.RpcError:
-                _hand_on(call)
-            finally:
-                call.cancel()
-
-    def capture_totals(self) -> capture_pb2.GetCaptureTotalsResponse | None:
-        """Totals for dashboards; None while the workers do not answer."""
-        if self._channel is None:
-            return None
+        method = self._open().unary_unary(path)
         try:
-            return self._totals()
-        except grpc.RpcError as error:
-            LOG.warning("no capture totals from the workers: %s", error.code())
-            return None
+            found: bytes = await method(request, timeout=call.seconds_left(), metadata=self._metadata_of(call))
+        except grpc.aio.AioRpcError as error:
+            _hand_on(error)
+        return found
 
-    def _totals(self) -> capture_pb2.GetCaptureTotalsResponse:
+    async def stream(self, path: str, request: bytes, call: Call) -> AsyncIterator[bytes]:
+        """Forwards a call with a stream of messages, as bytes. It is cancelled if nobody reads the stream any more."""
+        method = self._open().unary_stream(path)
+        forwarded = method(request, timeout=call.seconds_left(), metadata=self._metadata_of(call))
+        try:
+            async for message in forwarded:
+                yield message
+        except grpc.aio.AioRpcError as error:
+            _hand_on(error)
+        finally:
+            forwarded.cancel()
+
+    def workers_up(self) -> bool:
+        """Asks the workers, for a thread other than the loop's. Says so in the log when the answer changes."""
+        if self._channel is None:
+            return False
+        code = self._code()
+        up = code is grpc.StatusCode.OK
+        if up != self._were_up:
+            LOG.log(logging.INFO if up else logging.WARNING, "the workers %s: %s", "answer" if up else "are away", code)
+        self._were_up = up
+        return up
+
+    def _code(self) -> grpc.StatusCode:
+        try:
+            asyncio.run_coroutine_threadsafe(self._totals(), self._loop).result()
+        except grpc.aio.AioRpcError as error:
+            return error.code()
+        return grpc.StatusCode.OK
+
+    async def _totals(self) -> None:
         method = self._open().unary_unary(VERBS["GetCaptureTotals"].path)
         request = capture_pb2.GetCaptureTotalsRequest().SerializeToString()
-        said = method(request, timeout=self._limits.totals_seconds, metadata=self._metadata)
-        return capture_pb2.GetCaptureTotalsResponse.FromString(said)
+        await method(request, timeout=self._limits.totals_seconds, metadata=self._metadata())
 
-    def close(self) -> None:
+    async def close(self) -> None:
         if self._channel is not None:
-            self._channel.close()
+            await self._channel.close()
 
-    @contextmanager
-    def _place(self) -> Iterator[None]:
-        """Reserves one of the threads that calls to the workers may use; the others answer from the bucket."""
-        if not self._places.acquire(blocking=False):
-            raise ActstoreError(
-                f"{self._limits.forwarded_calls} calls to the workers are open, which is the limit of this service",
-                reason="LIMIT_EXCEEDED",
-                field="forwarded_calls",
-                value=self._limits.forwarded_calls + 1,
-                allowed=self._limits.forwarded_calls,
-            )
-        try:
-            yield
-        finally:
-            self._places.release()
+    def _metadata(self) -> tuple[tuple[str, str], ...]:
+        """The token is asked for at each call, because its file may have changed."""
+        return (("application", APPLICATION), ("authorization", f"Bearer {self._token()}"))
 
-    def _open(self) -> grpc.Channel:
+    def _metadata_of(self, call: Call) -> tuple[tuple[str, str], ...]:
+        return (*self._metadata(), (HEADER, call.request_id), (PRINCIPAL, call.name))
+
+    def _open(self) -> Any:
         if self._channel is None:
             raise _unavailable("this service was started without workers (ACTSTORE_GATEWAY)")
         return self._channel
 
 
-def _seconds_left(context: grpc.ServicerContext) -> float | None:
-    """None for a call without a deadline, for which gRPC returns centuries."""
-    seconds = context.time_remaining()
-    return None if seconds > threading.TIMEOUT_MAX else seconds
-
-
-def _cancel_with(context: grpc.ServicerContext, call: Any) -> None:
-    if not context.add_callback(call.cancel):
-        call.cancel()
-
-
-def _hand_on(call: Any) -> NoReturn:
+def _hand_on(call: grpc.aio.AioRpcError) -> NoReturn:
     """Raises the error of the workers' status. Only reasons of our table pass unchanged: other statuses come from Ray
     Serve or from the network, and their codes would mislead (NOT_FOUND: the application is not deployed).
     """
     code, details = call.code(), call.details()
     written = dict(call.trailing_metadata() or ()).get(STATUS_KEY)
     if written is not None and code is not grpc.StatusCode.UNAUTHENTICATED:
-        raise ForwardedError(status_pb2.Status.FromString(written))
+        raise StatusGiven(status_pb2.Status.FromString(written))
     if code in _CALLERS:
-        raise ForwardedError(status_pb2.Status(code=code.value[0], message=details))
-    LOG.error("the workers' gateway answered %s: %s", code, details)
+        raise StatusGiven(status_pb2.Status(code=code.value[0], message=details))
+    # What a fault says of itself may have what a caller sent, such as a prompt; that nobody answers does not.
+    LOG.error("the workers' gateway answered %s: %s", code, details if code is grpc.StatusCode.UNAVAILABLE else "")
     if code is grpc.StatusCode.UNAUTHENTICATED:
         raise _unavailable("the workers refuse this service's token: ACTSTORE_GATEWAY_TOKEN must be the same for both")
     if code in (grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL):

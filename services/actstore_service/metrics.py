@@ -1,64 +1,93 @@
 """Counts what a service does, in metrics of the catalogue: calls, sweeps, and whether the workers answer."""
 
 import math
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any
 
-import grpc
-
 from actstore_api import metrics as catalogue
 from actstore_api.exporting import Exported
-from actstore_api.metrics import OTHER, UNKNOWN_METHOD, Exporter
+from actstore_api.metrics import OTHER, Exporter
 from actstore_api.v1 import patching_pb2
-from actstore_api.verbs import VERBS
-from actstore_service.gateway import Gateway
-from actstore_service.guards import guarded
+from actstore_service.calls.admission import Room
+from actstore_service.calls.call import Call
+from actstore_service.calls.classes import CallClass
 from actstore_storage.format.specification import FORMAT_VERSION
+from actstore_storage.parquet.row_cache import RowCache
 
 KERNELS = {number: name.removeprefix("SWEEP_KERNEL_").lower() for name, number in patching_pb2.SweepKernel.items()}
-_STREAMS = frozenset(verb.path for verb in VERBS.values() if verb.streams)
+_STREAMS = frozenset(catalogue.STREAMS)
 
 
 class Metrics:
-    """The metrics of one service process."""
+    """The metrics of one service process. `workers_up` says whether the workers answer."""
 
-    def __init__(self, gateway: Gateway) -> None:
+    def __init__(self, workers_up: Callable[[], bool]) -> None:
         self.exported = Exported(Exporter.SERVICE)
         self.exported.set(catalogue.BUILD_INFO, 1, version("actstore"), str(FORMAT_VERSION))
         self.sweeps = SweepMetrics(self.exported)
-        self._gateway = gateway
         self._answer_scrape = self.exported.wsgi()
+        self._at_scrape = [lambda: self.exported.set(catalogue.WORKERS_UP, int(workers_up()))]
 
     def wsgi(self) -> Callable[..., Any]:
-        """Answers a scrape, after asking the workers whether they are there."""
+        """Answers a scrape, after looking at all that is only looked at then."""
 
         def answer(environ: Any, start_response: Any) -> Any:
-            self.exported.set(catalogue.WORKERS_UP, int(self._gateway.capture_totals() is not None))
+            for look in self._at_scrape:
+                look()
             return self._answer_scrape(environ, start_response)
 
         return answer
 
-    def refused(self, method: str) -> None:
-        """Counts a call of a method that the server does not have."""
-        self.exported.add(catalogue.CALLS_STARTED, method)
-        self.exported.add(catalogue.CALLS, method, grpc.StatusCode.UNIMPLEMENTED.name)
+    def look_at(self, rooms: Mapping[CallClass, Room], cache: RowCache) -> None:
+        """Looks at the places of calls and at the cached rows, at each scrape from now on."""
+        self._at_scrape += [lambda: self._look_at_rooms(rooms), lambda: self._look_at_rows(cache)]
+
+    def look_at_lines(self, dropped: Callable[[], int]) -> None:
+        """Looks at how many log lines were left out, at each scrape from now on."""
+        self._at_scrape.append(lambda: self.exported.count_to(catalogue.LOG_LINES_DROPPED, dropped()))
 
     @contextmanager
-    def counted(self, context: grpc.ServicerContext, method: str) -> Iterator[None]:
+    def counted(self, call: Call) -> Iterator[None]:
         """Counts a call from its start to its end."""
-        started_seconds = time.monotonic()
-        self.exported.add(catalogue.CALLS_STARTED, method)
+        self.exported.add(catalogue.CALLS_STARTED, call.method)
         self.exported.add(catalogue.CALLS_IN_FLIGHT)
         try:
             yield
         finally:
-            took = catalogue.STREAM_SECONDS if method in _STREAMS else catalogue.UNARY_SECONDS
             self.exported.add(catalogue.CALLS_IN_FLIGHT, by=-1)
-            self.exported.observe(took, time.monotonic() - started_seconds, method)
-            self.exported.add(catalogue.CALLS, method, _code(context).name)
+            self._ended(call)
+
+    def _ended(self, call: Call) -> None:
+        self.exported.add(catalogue.CALLS, call.method, call.code.name)
+        self.exported.add(catalogue.SENT_BYTES, call.method, by=call.sent_bytes)
+        if call.reason:
+            self.exported.add(catalogue.REFUSED, call.reason, call.kind)
+        if call.kind is not CallClass.STANDARD and call.principal:
+            self.exported.add(catalogue.PRINCIPAL_CALLS, call.name)
+            self.exported.add(catalogue.PRINCIPAL_BYTES, call.name, by=call.sent_bytes)
+        if call.method in _STREAMS:
+            self._stream_ended(call)
+        else:
+            self.exported.observe(catalogue.UNARY_SECONDS, call.seconds(), call.method)
+
+    def _stream_ended(self, call: Call) -> None:
+        self.exported.observe(catalogue.STREAM_SECONDS, call.seconds(), call.method)
+        self.exported.add(catalogue.MESSAGES, call.method, by=call.sent_messages)
+        if call.first_message_seconds is not None:
+            self.exported.observe(catalogue.FIRST_MESSAGE_SECONDS, call.first_message_seconds, call.method)
+
+    def _look_at_rooms(self, rooms: Mapping[CallClass, Room]) -> None:
+        for kind, room in rooms.items():
+            self.exported.set(catalogue.CALL_PLACES, room.places, kind)
+            self.exported.set(catalogue.CALL_PLACES_TAKEN, room.taken, kind)
+            self.exported.set(catalogue.CALLS_WAITING, room.waiting, kind)
+
+    def _look_at_rows(self, cache: RowCache) -> None:
+        self.exported.set(catalogue.HELD_ROWS_BYTES, cache.bytes_held)
+        self.exported.count_to(catalogue.HELD_ROWS_REQUESTS, cache.found, "held")
+        self.exported.count_to(catalogue.HELD_ROWS_REQUESTS, cache.missed, "read")
 
 
 class SweepMetrics:
@@ -90,29 +119,5 @@ class SweepMetrics:
             self._exported.observe(catalogue.SWEEP_NOISE, _share(audit.noise_floor, audit.tolerance))
 
 
-class MetricsInterceptor(grpc.ServerInterceptor):
-    """The outermost interceptor, so that refused calls are counted too."""
-
-    def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
-
-    def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], grpc.RpcMethodHandler | None],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler | None:
-        handler = continuation(handler_call_details)
-        if handler is None:
-            self._metrics.refused(UNKNOWN_METHOD)
-            return None
-        return guarded(handler, lambda context: self._metrics.counted(context, handler_call_details.method))
-
-
 def _share(value: float, tolerance: float) -> float:
     return value / tolerance if tolerance else math.inf
-
-
-def _code(context: grpc.ServicerContext) -> grpc.StatusCode:
-    if context.code() is not None:
-        return context.code()
-    return grpc.StatusCode.OK if context.is_active() else grpc.StatusCode.CANCELLED

@@ -11,13 +11,14 @@ from actstore_service.settings import cannot_listen, split_address
 
 # How soon `close` takes effect.
 POLL_SECONDS = 0.1
+Probe = Callable[[], bool]
 
 
 class ProbeServer:
     """Serves from the moment it is built until `close`."""
 
-    def __init__(self, address: str, metrics: Callable[..., Any], ready: Callable[[], bool]) -> None:
-        self._metrics, self._ready = metrics, ready
+    def __init__(self, address: str, metrics: Callable[..., Any], alive: Probe, ready: Probe) -> None:
+        self._metrics, self._alive, self._ready = metrics, alive, ready
         host, port = split_address(address, "ACTSTORE_METRICS_LISTEN")
         try:
             self._server = make_server(host, port, self._answer, _server_for(host), _QuietHandler)
@@ -39,8 +40,8 @@ class ProbeServer:
         path = environ["PATH_INFO"]
         if path == "/metrics":
             return self._metrics(environ, start_response)
-        known = {"/healthz": True, "/readyz": self._ready()}
-        status = "404 Not Found" if path not in known else "200 OK" if known[path] else "503 Service Unavailable"
+        known = {"/healthz": self._alive, "/readyz": self._ready}
+        status = "404 Not Found" if path not in known else "200 OK" if known[path]() else "503 Service Unavailable"
         start_response(status, [("Content-Type", "text/plain")])
         return [status.encode() + b"\n"]
 

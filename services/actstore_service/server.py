@@ -1,90 +1,147 @@
-"""One service process: all services behind their interceptors, health, reflection, probes, and an orderly shutdown."""
+"""One service process: the server for gRPC and the probes, and an orderly end."""
 
 import threading
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
-from actstore_service.access.interceptor import AccessInterceptor
-from actstore_service.failures import FailureInterceptor
+from actstore_api.exporting import ExportedStore
+from actstore_service.access import Access, Role
+from actstore_service.access.certificates import ServerCertificates
+from actstore_service.access.gateway_token import GatewayToken
+from actstore_service.answers.methods import Answers
+from actstore_service.calls.pipeline import Pipeline
 from actstore_service.gateway import Gateway
-from actstore_service.handlers import SERVICES, Forwarded, Stored, forwarded_services, generic_handlers
-from actstore_service.metrics import Metrics, MetricsInterceptor
+from actstore_service.loop import is_alive, run
+from actstore_service.metrics import Metrics
 from actstore_service.probes import ProbeServer
-from actstore_service.settings import Settings, cannot_listen, split_address
-from actstore_service.sweeps import counted
-from actstore_storage.answers import Store
+from actstore_service.settings import Limits, Settings, cannot_listen, split_address
 from actstore_storage.bucket import Bucket
-from actstore_storage.parquet.row_cache import RowCache
+from actstore_storage.bucket.observed import ObservedBucket, StoreWatch
+
+# How long the event loop may be busy with one thing before the process counts as hung.
+ALIVE_SECONDS = 5.0
 
 
 class Service:
-    """Accepts calls from its construction until `stop`."""
+    """Accepts calls from its construction until `stop`. For threads: all that is asynchronous runs in the process's
+    event loop.
+    """
 
-    def __init__(self, bucket: Bucket, settings: Settings) -> None:
+    def __init__(self, bucket: Bucket, settings: Settings, dropped_lines: Callable[[], int] = lambda: 0) -> None:
+        """`dropped_lines` counts the log lines that this process has left out."""
         self._limits = settings.limits
-        self._gateway = Gateway(settings.gateway, settings.gateway_token, settings.limits)
-        metrics = Metrics(self._gateway)
-        self._server = _grpc_server(settings, metrics)
-        self._health = health.HealthServicer()
-        _add_services(self._server, bucket, self._gateway, settings, metrics)
-        _add_standard_services(self._server, self._health, self._gateway)
+        self._dropped_lines = dropped_lines
         self._ready = threading.Event()
-        self.address = _bind(self._server, settings.listen)
-        self._probes = ProbeServer(settings.metrics_listen, metrics.wsgi(), self._ready.is_set)
-        self.metrics_address = self._probes.address
-        self._server.start()
+        # These read files, and the first keys of an issuer: not in the event loop.
+        self._access = Access(settings.token, settings.access_file, frozenset(map(Role, settings.anonymous)))
+        self._ports = _ports(settings)
+        run(self._start(bucket, settings))
         self._ready.set()
 
-    def stop(self) -> None:
-        """Stops: readiness ends at once, no new calls are accepted, and running ones get the grace period. Blocks until
-        the end.
+    async def _start(self, bucket: Bucket, settings: Settings) -> None:
+        token = GatewayToken(settings.gateway_token, settings.gateway_token_file)
+        self._gateway = Gateway(settings.gateway, token.current, settings.limits)
+        metrics = Metrics(self._gateway.workers_up)
+        metrics.look_at_lines(self._dropped_lines)
+        self._probes = ProbeServer(settings.metrics_listen, metrics.wsgi(), _alive, self._ready.is_set)
+        observed = ObservedBucket(bucket, ExportedStore(metrics.exported))
+        self._store_watch = StoreWatch(observed, settings.limits.store_quiet_seconds)
+        self._answers = Answers(observed, settings, self._access, self._gateway, metrics)
+        pipeline = Pipeline(self._access, metrics.counted, self._answers.methods, settings.limits.retry_seconds)
+        self._server = _grpc_server(pipeline, settings.limits)
+        try:
+            self.address, *mutual = [port.bind(self._server) for port in self._ports]
+        except Exception:
+            self._probes.close()
+            raise
+        self.mutual_tls_address = next(iter(mutual), None)
+        self.metrics_address = self._probes.address
+        await self._server.start()
+
+    def drain(self) -> None:
+        """Says that the service is not ready, and goes on serving for `drain_seconds`, in which whoever sends calls
+        here learns of it.
         """
         self._ready.clear()
-        self._health.enter_graceful_shutdown()
-        self._server.stop(self._limits.grace_seconds).wait()
-        self._gateway.close()
+        run(self._answers.stop_serving())
+        time.sleep(self._limits.drain_seconds)
+
+    def stop(self) -> None:
+        """Stops: no new calls are accepted, and running ones get the grace period. Blocks until the end."""
+        self._ready.clear()
+        run(self._stop())
         self._probes.close()
 
-
-def _grpc_server(settings: Settings, metrics: Metrics) -> grpc.Server:
-    limits = settings.limits
-    access = [AccessInterceptor(settings.token)] if settings.token is not None else []
-    return grpc.server(
-        ThreadPoolExecutor(limits.worker_threads, thread_name_prefix="call"),
-        interceptors=[MetricsInterceptor(metrics), *access, FailureInterceptor()],
-        maximum_concurrent_rpcs=limits.concurrent_calls,
-        options=[
-            ("grpc.max_receive_message_length", limits.request_bytes),
-            ("grpc.max_send_message_length", limits.response_bytes),
-            ("grpc.max_concurrent_streams", limits.concurrent_streams),
-            ("grpc.so_reuseport", 0),  # A second process on the same port is a mistake that must be reported.
-        ],
-    )
+    async def _stop(self) -> None:
+        await self._answers.stop_serving()
+        await self._server.stop(self._limits.grace_seconds)
+        await self._gateway.close()
+        self._store_watch.close()
+        self._answers.close()
+        self._access.close()
 
 
-def _add_services(server: grpc.Server, bucket: Bucket, gateway: Gateway, settings: Settings, metrics: Metrics) -> None:
-    stored = Stored(Store(bucket, RowCache(settings.held_row_bytes)), settings.limits.batch_bytes)
-    forwarded = Forwarded(gateway, {"RunSweep": lambda updates: counted(updates, metrics.sweeps)})
-    server.add_generic_rpc_handlers(tuple(generic_handlers(stored, forwarded)))
+def _alive() -> bool:
+    return is_alive(ALIVE_SECONDS)
 
 
-def _add_standard_services(server: grpc.Server, servicer: health.HealthServicer, gateway: Gateway) -> None:
-    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
-    for name in SERVICES:
-        serving = gateway.configured or name not in forwarded_services()
-        states = health_pb2.HealthCheckResponse
-        servicer.set(name, states.SERVING if serving else states.NOT_SERVING)
-    reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+def _grpc_server(pipeline: Pipeline, limits: Limits) -> grpc.aio.Server:
+    server = grpc.aio.server(options=_options(limits))
+    server.add_generic_rpc_handlers((pipeline,))
+    return server
 
 
-def _bind(server: grpc.Server, listen: str) -> str:
-    """Returns the address that clients connect to, with the actual port."""
-    host, _ = split_address(listen, "ACTSTORE_LISTEN")
-    try:
-        port = server.add_insecure_port(listen)
-    except RuntimeError as error:
-        raise cannot_listen(listen, "ACTSTORE_LISTEN", error) from error
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+def _options(limits: Limits) -> list[tuple[str, int]]:
+    return [
+        ("grpc.max_receive_message_length", limits.request_bytes),
+        ("grpc.max_send_message_length", limits.response_bytes),
+        ("grpc.max_concurrent_streams", limits.concurrent_streams),
+        ("grpc.max_allowed_incoming_connections", limits.connections),
+        ("grpc.so_reuseport", 0),  # A second process on the same port is a mistake that must be reported.
+        ("grpc.keepalive_time_ms", _milliseconds(limits.keepalive_seconds)),
+        ("grpc.keepalive_timeout_ms", _milliseconds(limits.keepalive_timeout_seconds)),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_ping_interval_without_data_ms", _milliseconds(limits.ping_seconds)),
+    ]
+
+
+def _milliseconds(seconds: float) -> int:
+    return round(1000 * seconds)
+
+
+@dataclass(frozen=True)
+class Port:
+    """One port for clients; with certificates it speaks TLS."""
+
+    listen: str
+    field: str
+    certificates: ServerCertificates | None
+
+    def bind(self, server: grpc.aio.Server) -> str:
+        """Returns the address that clients connect to, with the actual port."""
+        host, _ = split_address(self.listen, self.field)
+        try:
+            port = self._added_to(server)
+        except RuntimeError as error:
+            raise cannot_listen(self.listen, self.field, error) from error
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+    def _added_to(self, server: grpc.aio.Server) -> int:
+        if self.certificates is None:
+            return server.add_insecure_port(self.listen)
+        return server.add_secure_port(self.listen, self.certificates.credentials())
+
+
+def _ports(settings: Settings) -> list[Port]:
+    """The port for all clients, and the one for those that show a certificate."""
+    if settings.tls_certificate is None or settings.tls_key is None:
+        return [Port(settings.listen, "ACTSTORE_LISTEN", None)]
+    own = ServerCertificates(settings.tls_certificate, settings.tls_key)
+    found = [Port(settings.listen, "ACTSTORE_LISTEN", own)]
+    if settings.mutual_tls_listen is not None:
+        mutual = ServerCertificates(settings.tls_certificate, settings.tls_key, settings.client_authorities)
+        found.append(Port(settings.mutual_tls_listen, "ACTSTORE_MUTUAL_TLS_LISTEN", mutual))
+    return found

@@ -5,13 +5,19 @@ A setting is a field with a text: `actstore_storage.settings` reads it, from the
 
 import ipaddress
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from pathlib import Path
 
+from actstore_api.logs import LogForm
 from actstore_storage.errors import BadRequest
 from actstore_storage.settings.checks import check_least, check_positive
 from actstore_storage.settings.reading import Beside
 
 MEBIBYTE = 1 << 20
+# As access.principals.Role has them; settings stand below the rooms that they configure.
+ROLES = ("reader", "writer", "admin")
+# 0 is a choice: to stop at once.
+_MAY_BE_ZERO = ("drain_seconds", "grace_seconds")
 # Their variables may be set for this process too, and their keys are in the same file.
 SETTINGS_BESIDE = Beside(("actstore_worker.settings:WorkerSettings",), ("actstore._variables:ClientVariables",))
 # A host name, an IPv4 address or an IPv6 address in brackets, and a port.
@@ -22,29 +28,69 @@ _ADDRESS = re.compile(r"([\w.-]+|\[[\da-fA-F:.]+\]):(\d{1,5})", re.ASCII)
 class Limits:
     """Limits on what one service process accepts and holds."""
 
-    worker_threads: int = 64
-    """Calls that run at the same time. A server stream occupies a thread for as long as it is open."""
-    concurrent_calls: int = 256
-    """Calls that run or wait for a thread. gRPC refuses further ones at once, with RESOURCE_EXHAUSTED."""
+    catalog_threads: int = 16
+    """Calls about what is there (runs, models, SAEs) that run at the same time."""
+    read_threads: int = 32
+    """Questions about stored data with a single answer that run at the same time."""
+    stream_threads: int = 16
+    """Threads that read stored rows for all open streams. A stream whose client does not read occupies none."""
+    waiting_calls: int = 128
+    """Calls of one class that wait for a thread, for the catalog and for questions each. Further ones are refused with
+    BUSY."""
+    open_streams: int = 256
+    """Open streams of stored rows. Further ones are refused with BUSY."""
+    forwarded_calls: int = 128
+    """Open calls to the workers (captures, watches, sweeps, live questions). Further ones are refused with BUSY."""
+    standard_calls: int = 512
+    """Open calls of gRPC's own services, health and reflection."""
+    principal_calls: int = 160
+    """Calls of one class that one caller may have open. Further ones are refused with BUSY."""
+    principal_streams: int = 256
+    """Streams of stored rows that one caller may have open. Further ones are refused with BUSY."""
+    retry_seconds: float = 1.0
+    """About how long a client that was refused with BUSY is told to wait before it tries again."""
+    connections: int = 4096
+    """Connections that are open at the same time. Further ones are closed at once."""
     concurrent_streams: int = 256
     """HTTP/2 streams of one connection. Further ones wait in the client."""
-    forwarded_calls: int = 32
-    """Open calls to the workers (captures, watches, sweeps). The rest of the threads stay free for stored answers."""
+    unread_calls: int = 2048
+    """Calls whose message has not arrived. If there are more, the one that has kept the service waiting for the longest
+    is ended with MESSAGE_LATE."""
+    message_seconds: float = 10.0
+    """How long a call's message may take after its headers, before the call is ended with MESSAGE_LATE."""
+    stalled_seconds: float = 60.0
+    """How long a client may take to accept one message, before its stream is ended with STREAM_STALLED."""
+    waiting_bytes: int = 256 * MEBIBYTE
+    """Messages that wait for their clients, all together. If there are more, the slowest clients have only
+    `hurried_seconds` for theirs."""
+    hurried_seconds: float = 5.0
+    """How long the slowest clients may take to accept one message while more than `waiting_bytes` are waiting."""
+    keepalive_seconds: float = 60.0
+    """Time without news from a connection after which the service asks whether its peer is still there."""
+    keepalive_timeout_seconds: float = 20.0
+    """How long a peer may take to answer that, before its connection and its calls are ended."""
+    ping_seconds: float = 20.0
+    """Shortest pause between two such questions by a client; one that asks more often is disconnected."""
     request_bytes: int = 1 * MEBIBYTE
     """Largest request message. Prompts and specifications are small."""
     response_bytes: int = 64 * MEBIBYTE
     """Largest message of an answer, including answers from the workers."""
     batch_bytes: int = 3 * MEBIBYTE
     """Rows in one message of a stream, below the 4 MiB that gRPC clients accept by default."""
+    drain_seconds: float = 5.0
+    """How long a service that got SIGTERM still accepts calls, while it already says that it is not ready."""
     grace_seconds: float = 20.0
-    """Time that running calls have to finish after SIGTERM."""
+    """Time that running calls have to finish after that."""
     reconnect_seconds: float = 1.0
     """Longest pause between two attempts to reach workers that do not answer."""
     totals_seconds: float = 1.0
-    """How long a scrape of /metrics waits for the workers' capture totals."""
+    """How long a scrape of /metrics waits for the workers, to see whether they answer."""
+    store_quiet_seconds: float = 15.0
+    """Time without a request to the store after which the service makes one, to see whether the store answers."""
 
     def __post_init__(self) -> None:
-        check_positive(self)
+        check_least(self, 0, *_MAY_BE_ZERO)
+        check_positive(self, *(one.name for one in fields(self) if one.name not in _MAY_BE_ZERO))
 
 
 @dataclass(frozen=True)
@@ -52,15 +98,38 @@ class Settings:
     """Configuration of one service process. Addresses are host:port; port 0 takes a free port."""
 
     listen: str = "127.0.0.1:7433"
-    """Address on which clients connect. Without a token it must be a loopback address."""
+    """Address on which clients connect. With anonymous callers it must be a loopback address."""
     metrics_listen: str = "127.0.0.1:9433"
     """Address on which Prometheus scrapes `/metrics`."""
     token: str | None = field(default=None, repr=False)
-    """The token that clients send as `authorization: Bearer <token>`. None: no token is needed, on loopback only."""
+    """A token that clients send as `authorization: Bearer <token>`. Its callers have every role on every run. It is the
+    simplest form of access, and counts beside the access file."""
+    access_file: Path | None = None
+    """File of those who may call: hashes of tokens, client certificates and the issuer of signed tokens, with roles and
+    prefixes of runs. It is read again when it changes."""
+    anonymous: tuple[str, ...] = ()
+    """Roles of callers without credentials: `reader`, `writer`, `admin`. On loopback only. None: such callers are
+    refused."""
+    tls_certificate: Path | None = None
+    """File of the certificate that the service shows, with its chain, in PEM. It is read again before each handshake.
+    None: connections are not encrypted."""
+    tls_key: Path | None = None
+    """File of the key of that certificate, in PEM."""
+    mutual_tls_listen: str | None = None
+    """Address on which clients connect that show a certificate of their own. None: no such port."""
+    client_authorities: Path | None = None
+    """File of the authorities that sign certificates of clients, in PEM, for the port with mutual TLS."""
+    open_health: bool = False
+    """Whether gRPC's health service answers without a token. Probes over HTTP need none in any case."""
     gateway: str | None = None
     """The workers' address. None: captures and live questions are refused with WORKERS_UNAVAILABLE."""
     gateway_token: str | None = field(default=None, repr=False)
-    """Token that the service presents to the workers. Required if there is a gateway; the same on both sides."""
+    """Token that the service presents to the workers; the same on both sides. A gateway needs it, or its file."""
+    gateway_token_file: Path | None = None
+    """File of that token, instead of the token itself. It is read again when it changes. The first line is presented;
+    workers that read the same file accept the second line, too."""
+    log_form: LogForm = LogForm.JSON
+    """How log lines are written on standard error: json, one object a line, or text, for people."""
     held_row_bytes: int = 256 * MEBIBYTE
     """Bytes of decoded activation rows that are cached in memory."""
     limits: Limits = Limits()
@@ -70,21 +139,58 @@ class Settings:
         split_address(self.metrics_listen, "ACTSTORE_METRICS_LISTEN")
         if self.gateway is not None:
             split_address(self.gateway, "ACTSTORE_GATEWAY")
-        if self.token is None and not is_loopback(self.listen):
-            raise BadRequest(
-                f"without a token the service listens on loopback only, not on {self.listen}: set ACTSTORE_TOKEN",
-                field="ACTSTORE_LISTEN",
-                value=self.listen,
-                allowed="127.0.0.1, ::1 or localhost, or any address with a token",
-            )
+        self._check_encryption()
         for variable, token in (("ACTSTORE_TOKEN", self.token), ("ACTSTORE_GATEWAY_TOKEN", self.gateway_token)):
             if token is not None and not (token.isascii() and token.isprintable()):
                 message = f"{variable} contains a character that cannot be sent in a header, such as a line break"
                 raise BadRequest(message, field=variable, allowed="printable ASCII characters")
         check_least(self, 0, "held_row_bytes")
-        if self.gateway is not None and self.gateway_token is None:
+        self._check_gateway_token()
+        self._check_callers()
+
+    def _check_encryption(self) -> None:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            message = "ACTSTORE_TLS_CERTIFICATE and ACTSTORE_TLS_KEY belong together"
+            raise BadRequest(message, field="ACTSTORE_TLS_KEY", allowed="both, or neither")
+        if self.mutual_tls_listen is None:
+            return
+        split_address(self.mutual_tls_listen, "ACTSTORE_MUTUAL_TLS_LISTEN")
+        if None in (self.tls_certificate, self.client_authorities, self.access_file):
             raise BadRequest(
-                "a gateway needs ACTSTORE_GATEWAY_TOKEN", field="ACTSTORE_GATEWAY_TOKEN", allowed="the workers' token"
+                "a port with mutual TLS needs ACTSTORE_TLS_CERTIFICATE, ACTSTORE_CLIENT_AUTHORITIES and "
+                "ACTSTORE_ACCESS_FILE, which says whose certificates they are",
+                field="ACTSTORE_MUTUAL_TLS_LISTEN",
+                value=self.mutual_tls_listen,
+                allowed="all of these, or no such port",
+            )
+
+    def _check_gateway_token(self) -> None:
+        given = [self.gateway_token, self.gateway_token_file]
+        if self.gateway is not None and given.count(None) != 1:
+            raise BadRequest(
+                "a gateway needs ACTSTORE_GATEWAY_TOKEN_FILE or ACTSTORE_GATEWAY_TOKEN, and one of them only",
+                field="ACTSTORE_GATEWAY_TOKEN",
+                allowed="the workers' token",
+            )
+
+    def _check_callers(self) -> None:
+        """Nobody is let in by an oversight."""
+        wrong = ", ".join(sorted(set(self.anonymous) - set(ROLES)))
+        if wrong:
+            message = f"ACTSTORE_ANONYMOUS names {wrong}, which is no role"
+            raise BadRequest(message, field="ACTSTORE_ANONYMOUS", value=wrong, allowed=ROLES)
+        if self.token is None and self.access_file is None and not self.anonymous:
+            raise BadRequest(
+                "nobody may call this service: set ACTSTORE_ACCESS_FILE or ACTSTORE_TOKEN",
+                field="ACTSTORE_ACCESS_FILE",
+                allowed="an access file or a token; or ACTSTORE_ANONYMOUS=reader for callers without one, on loopback",
+            )
+        if self.anonymous and not is_loopback(self.listen):
+            raise BadRequest(
+                f"anonymous callers are served on loopback only, not on {self.listen}: leave out ACTSTORE_ANONYMOUS",
+                field="ACTSTORE_LISTEN",
+                value=self.listen,
+                allowed="127.0.0.1, ::1 or localhost, or any address without anonymous callers",
             )
 
 

@@ -299,7 +299,7 @@ CAPTURES = [
         "text",
     ),
     Wrong({"run": "../up"}, actstore.BadRequest, "NAME_INVALID", "run", "../up", NAMES),
-    Wrong({"run": "x" * 20_000}, actstore.BadRequest, "NAME_INVALID", "run", "xxx", NAMES),
+    Wrong({"run": "x" * 20_000}, actstore.LimitExceeded, "LIMIT_EXCEEDED", "run", "20000 characters", "at most 128"),
 ]
 # Of which a tokenizer of bytes makes tokens.
 BYTES = {"clean": "abcdef", "corrupt": "abXdef", "answers": ("p", "q")}

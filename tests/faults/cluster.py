@@ -14,7 +14,7 @@ from ray.cluster_utils import Cluster
 
 import actstore
 from actstore._stack.seaweed import free_ports
-from actstore_worker.cluster.process import PROXY_READY_SECONDS
+from actstore_worker.cluster.joining.process import PROXY_READY_SECONDS
 from tests.servers import SeaweedServer
 from tests.service.process import COMMAND, environment
 from tests.waiting import wait_until

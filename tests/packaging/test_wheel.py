@@ -68,7 +68,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def address(store: Path) -> Iterator[str]:
-    service = Service(open_bucket(str(store)), Settings(listen="127.0.0.1:0", metrics_listen="127.0.0.1:0"))
+    service = Service(
+        open_bucket(str(store)), Settings(listen="127.0.0.1:0", metrics_listen="127.0.0.1:0", anonymous=("reader",))
+    )
     yield service.address
     service.stop()
 

@@ -10,13 +10,14 @@ from contextlib import contextmanager
 
 COMMAND = (sys.executable, "-m", "actstore_service")
 FREE_PORTS = {"ACTSTORE_LISTEN": "127.0.0.1:0", "ACTSTORE_METRICS_LISTEN": "127.0.0.1:0"}
+AT_ONCE = {"ACTSTORE_LIMITS_DRAIN_SECONDS": "0"}
 STOP_SECONDS = 180
 
 
 def environment(**variables: str) -> dict[str, str]:
     """The tests' own environment with no ACTSTORE_ variables but these."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("ACTSTORE_")}
-    return inherited | FREE_PORTS | variables
+    return inherited | FREE_PORTS | AT_ONCE | variables
 
 
 @contextmanager

@@ -21,6 +21,10 @@ def _start(run: str = "new") -> capture_pb2.StartCaptureRequest:
     return capture_pb2.StartCaptureRequest(specification=capture_pb2.CaptureSpecification(run=run, saes=["a", "b"]))
 
 
+def _sweep(model: str) -> patching_pb2.RunSweepRequest:
+    return patching_pb2.RunSweepRequest(model=common_pb2.ModelReference(name=model))
+
+
 def test_requests_and_answers_pass_unchanged(call: Caller, workers: stand_in.StandIn) -> None:
     assert call("CaptureService", "StartCapture", _start()).run == "new"
     assert workers.requests == [_start()]
@@ -29,7 +33,7 @@ def test_requests_and_answers_pass_unchanged(call: Caller, workers: stand_in.Sta
     cancelled = call("CaptureService", "CancelCapture", capture_pb2.CancelCaptureRequest(run="new"))
     assert cancelled.progress.state == capture_pb2.CAPTURE_STATE_CANCELLED
     assert call("CaptureService", "GetCaptureTotals", capture_pb2.GetCaptureTotalsRequest()) == stand_in.TOTALS
-    progress, result = call("PatchingService", "RunSweep", patching_pb2.RunSweepRequest(sites=["x"]))
+    progress, result = call("PatchingService", "RunSweep", _sweep("any"))
     assert (progress.progress.cells_total, result.result.clean_logit_difference) == (2, 1.5)
 
 
@@ -50,7 +54,7 @@ def test_workers_get_their_own_token_and_the_applications_name(call: Caller, wor
         (
             "PatchingService",
             "RunSweep",
-            patching_pb2.RunSweepRequest(model=common_pb2.ModelReference(name="refused")),
+            _sweep("refused"),
         ),
     ],
 )
@@ -101,7 +105,7 @@ def test_workers_that_come_back_are_found_soon(
 
 def test_no_workers_configured(serve: Serve, connect: Callable[..., Caller]) -> None:
     call = connect(serve())
-    sweep = patching_pb2.RunSweepRequest()
+    sweep = _sweep("any")
     for service, method, request in (
         ("CaptureService", "StartCapture", _start()),
         ("PatchingService", "RunSweep", sweep),
@@ -169,7 +173,7 @@ def test_open_calls_to_the_workers_are_bounded(
     code, failure = call.failure("CaptureService", "StartCapture", _start())
     assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert failure is not None
-    assert (failure.reason, failure.details["field"]) == ("LIMIT_EXCEEDED", "forwarded_calls")
+    assert (failure.reason, failure.details["field"]) == ("BUSY", "forwarded calls")
     stream.cancel()
     assert workers.cancelled.wait(PATIENCE_SECONDS)
     until(lambda: len(call("CaptureService", "WatchCapture", capture_pb2.WatchCaptureRequest(run="new"))) == 3)
@@ -178,10 +182,10 @@ def test_open_calls_to_the_workers_are_bounded(
         call.failure("CaptureService", "StartCapture", _start("refused"))
 
 
-def test_waiting_answers_leave_threads_for_the_store(
+def test_waiting_answers_hold_no_place_of_other_calls(
     serve: Serve, connect: Callable[..., Caller], workers: stand_in.StandIn
 ) -> None:
-    limits = Limits(forwarded_calls=1, worker_threads=2)
+    limits = Limits(forwarded_calls=1, catalog_threads=1, waiting_calls=1)
     call = connect(serve(gateway=workers.address, gateway_token=stand_in.TOKEN, limits=limits))
     answer = call.stub("CaptureService").StartCapture.future(_start("waiting"), metadata=call.metadata)
     assert workers.waiting.wait(PATIENCE_SECONDS)

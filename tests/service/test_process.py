@@ -44,8 +44,12 @@ def test_the_same_answers_over_s3(tmp_path: Path, bucket: Bucket, stored: Stored
             "ACTSTORE_S3_ACCESS_KEY": weed.reader_access_key,
             "ACTSTORE_S3_SECRET_KEY": weed.reader_secret_key,
             "ACTSTORE_S3_SECURE": "0",
+            "ACTSTORE_ANONYMOUS": "reader",
         }
-        with running_service(**s3) as on_s3, running_service(ACTSTORE_STORE=bucket.address) as on_disk:
+        with (
+            running_service(**s3) as on_s3,
+            running_service(ACTSTORE_STORE=bucket.address, ACTSTORE_ANONYMOUS="reader") as on_disk,
+        ):
             callers = [Caller(ready["address"], token=None) for ready in (on_s3, on_disk)]
             answers = [call("FeatureService", "SampleExamples", TOP) for call in callers]
             for call in callers:

@@ -4,6 +4,7 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from typing import Any
 
 import grpc
 import pytest
@@ -11,7 +12,7 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
-from actstore_api.v1 import capture_pb2, catalog_pb2, service_pb2
+from actstore_api.v1 import capture_pb2, catalog_pb2, feature_pb2, service_pb2
 from actstore_api.verbs import VERBS
 from actstore_service.server import Service
 from actstore_service.settings import Limits, Settings
@@ -25,15 +26,27 @@ STATES = health_pb2.HealthCheckResponse
 SERVED = {f"actstore_api.v1.{name}" for name in service_pb2.DESCRIPTOR.services_by_name}
 
 
-def _health(service: Service, name: str) -> int:
-    with grpc.insecure_channel(service.address) as channel:
-        check = health_pb2_grpc.HealthStub(channel).Check
-        return check(health_pb2.HealthCheckRequest(service=name), timeout=PATIENCE_SECONDS).status
+def _health(service: Service, name: str, token: str | None = TOKEN) -> int:
+    call = Caller(service.address, token)
+    with call.channel:
+        check = health_pb2_grpc.HealthStub(call.channel).Check
+        asked = health_pb2.HealthCheckRequest(service=name)
+        return check(asked, timeout=PATIENCE_SECONDS, metadata=call.metadata).status
 
 
-@pytest.mark.parametrize("name", ["", *sorted(SERVED)])
-def test_health_of_every_service_is_open(forwarding: Service, name: str) -> None:
-    assert _health(forwarding, name) == STATES.SERVING
+def test_health_of_every_service(forwarding: Service) -> None:
+    for name in ("", *SERVED):
+        assert _health(forwarding, name) == STATES.SERVING
+    with pytest.raises(grpc.RpcError) as caught:
+        _health(forwarding, "somewhere.Service")
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+def test_health_needs_the_token_unless_it_is_open(serve: Serve) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        _health(serve(), "", token=None)
+    assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+    assert _health(serve(open_health=True), "", token=None) == STATES.SERVING
 
 
 def test_forwarding_services_do_not_serve_without_workers(serve: Serve) -> None:
@@ -44,19 +57,21 @@ def test_forwarding_services_do_not_serve_without_workers(serve: Serve) -> None:
 
 
 def test_watching_health_holds_no_thread_and_sees_the_end(
-    serve: Serve, in_thread: Callable[..., threading.Thread]
+    serve: Serve, connect: Callable[..., Caller], in_thread: Callable[..., threading.Thread]
 ) -> None:
     service = serve(limits=Limits(grace_seconds=PATIENCE_SECONDS))
-    with grpc.insecure_channel(service.address) as channel:
-        watch = health_pb2_grpc.HealthStub(channel).Watch
-        watches = [watch(health_pb2.HealthCheckRequest(), timeout=PATIENCE_SECONDS) for _ in range(100)]
-        assert [next(states).status for states in watches] == [STATES.SERVING] * 100
-        # More of them than the service has threads, and a call is still answered.
-        assert _health(service, "") == STATES.SERVING
-        in_thread(service.stop)
-        assert {next(states).status for states in watches} == {STATES.NOT_SERVING}
-        for states in watches:
-            states.cancel()
+    call = connect(service)
+    watch = health_pb2_grpc.HealthStub(call.channel).Watch
+    watches = [
+        watch(health_pb2.HealthCheckRequest(), timeout=PATIENCE_SECONDS, metadata=call.metadata) for _ in range(100)
+    ]
+    assert [next(states).status for states in watches] == [STATES.SERVING] * 100
+    watches.pop(0).cancel()  # one that leaves takes no news from the others
+    assert _health(service, "") == STATES.SERVING
+    in_thread(service.stop)
+    assert {next(states).status for states in watches} == {STATES.NOT_SERVING}
+    for states in watches:
+        states.cancel()
 
 
 def test_reflection_describes_every_service(call: Caller) -> None:
@@ -115,33 +130,51 @@ def test_reflection_needs_the_token(forwarding: Service) -> None:
     assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
 
 
-def test_no_token_on_loopback_lets_everyone_in(serve: Serve, connect: Callable[..., Caller]) -> None:
-    call = connect(serve(token=None), None)
+def test_nobody_is_anonymous_unless_the_operator_says_so(serve: Serve, connect: Callable[..., Caller]) -> None:
+    with pytest.raises(BadRequest, match="nobody may call this service"):
+        serve(token=None)
+    call = connect(serve(token=None, anonymous=("reader",)), None)
     assert call("CatalogService", "ListRuns", catalog_pb2.ListRunsRequest()).runs
 
 
 @pytest.mark.parametrize("listen", ["0.0.0.0:0", "[::]:0", "lab.internal:7433", "10.0.0.1:7433"])
-def test_no_token_beyond_loopback_is_refused(listen: str) -> None:
+def test_nobody_is_anonymous_beyond_loopback(listen: str) -> None:
     with pytest.raises(BadRequest) as caught:
-        Settings(listen=listen)
+        Settings(listen=listen, token=TOKEN, anonymous=("reader",))
     assert caught.value.details["field"] == "ACTSTORE_LISTEN"
     Settings(listen=listen, token=TOKEN)
 
 
 @pytest.mark.parametrize("listen", ["127.0.0.1:0", "127.8.8.8:1", "[::1]:0", "localhost:7433"])
 def test_loopback_is_loopback(listen: str) -> None:
-    Settings(listen=listen)
+    Settings(listen=listen, anonymous=("reader", "writer"))
 
 
 @pytest.mark.parametrize("listen", ["", "localhost", ":7433", "localhost:", "localhost:http", "localhost:65536"])
 def test_an_address_is_host_and_port(listen: str) -> None:
     with pytest.raises(BadRequest):
-        Settings(listen=listen)
+        Settings(listen=listen, token=TOKEN)
 
 
 def test_a_gateway_needs_its_token() -> None:
-    with pytest.raises(BadRequest):
-        Settings(gateway="127.0.0.1:9000")
+    for given in ({}, {"gateway_token": "a", "gateway_token_file": "b"}):
+        with pytest.raises(BadRequest, match="one of them only"):
+            Settings(gateway="127.0.0.1:9000", token=TOKEN, **given)
+
+
+@pytest.mark.parametrize(
+    ("given", "field"),
+    [
+        ({"anonymous": ("reader", "king")}, "ACTSTORE_ANONYMOUS"),
+        ({"tls_key": "key.pem"}, "ACTSTORE_TLS_KEY"),
+        ({"mutual_tls_listen": "127.0.0.1:1"}, "ACTSTORE_MUTUAL_TLS_LISTEN"),
+        ({"mutual_tls_listen": "lab"}, "ACTSTORE_MUTUAL_TLS_LISTEN"),
+    ],
+)
+def test_who_may_call_is_told_without_contradictions(given: dict[str, Any], field: str) -> None:
+    with pytest.raises(BadRequest) as caught:
+        Settings(token=TOKEN, **given)
+    assert caught.value.details["field"] == field
 
 
 def test_secrets_are_not_shown() -> None:
@@ -163,10 +196,11 @@ def test_large_requests_are_refused(call: Caller) -> None:
 
 @pytest.mark.parametrize("letter", ["x", "é", "𝄞"])
 def test_errors_about_long_texts_fit_into_grpcs_headers(call: Caller, letter: str) -> None:
-    code, failure = call.failure("CatalogService", "GetRun", catalog_pb2.GetRunRequest(run=letter * 100_000))
-    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    asked = feature_pb2.GetFeatureStatisticsRequest(run="planted", sae=letter * 1000)
+    code, failure = call.failure("FeatureService", "GetFeatureStatistics", asked)
+    assert code is grpc.StatusCode.NOT_FOUND
     assert failure is not None
-    assert failure.reason == "NAME_INVALID"
+    assert failure.reason == "SAE_NOT_FOUND"
     assert failure.details["value"].endswith(f"{letter} ...")
 
 

@@ -66,7 +66,11 @@ def caller(workers: WorkerProcess, channel: grpc.Channel) -> Caller:
 def lab(folder: Path, workers: WorkerProcess) -> Iterator[actstore.Lab]:
     """The public client, of a service before these workers."""
     settings = Settings(
-        listen="127.0.0.1:0", metrics_listen="127.0.0.1:0", gateway=workers.address, gateway_token=workers.token
+        listen="127.0.0.1:0",
+        metrics_listen="127.0.0.1:0",
+        gateway=workers.address,
+        gateway_token=workers.token,
+        anonymous=("reader", "writer", "admin"),
     )
     service = Service(open_bucket(str(folder / "store")), settings)
     with actstore.connect(service.address) as lab:

@@ -13,19 +13,22 @@ from actstore_api.records.terms import Failure
 def watch(backend: Backend, run: str) -> Iterator[CaptureProgress]:
     """News of a capture to its end, taken up again where the watch breaks off. Raises the capture's error."""
     left = backend.retries.watch_attempts
-    while True:
+    last = None
+    while last is None or not last.ended:
         try:
+            # To the end of the stream, as one that is left before counts as cancelled in the service's metrics.
             for update in backend.listen(WatchCapture(run)):
-                left, news = backend.retries.watch_attempts, unless_failed(update.progress)
-                yield news
-                if news.ended:
-                    return
-            raise Fault(f"the service stopped telling about the capture of {run} before its end")
+                left, last = backend.retries.watch_attempts, update.progress
+                if not last.ended:
+                    yield last
+            if last is None or not last.ended:
+                raise Fault(f"the service stopped telling about the capture of {run} before its end")
         except Unavailable:
             if not left:
                 raise
             left -= 1
             time.sleep(backend.retries.watch_pause_seconds)
+    yield unless_failed(last)
 
 
 def unless_failed(news: CaptureProgress) -> CaptureProgress:

@@ -199,6 +199,7 @@ class LocalStack:
             "ACTSTORE_GATEWAY": gateway,
             "ACTSTORE_GATEWAY_TOKEN": gateway_token,
             "ACTSTORE_TOKEN": self.token,
+            "ACTSTORE_LIMITS_DRAIN_SECONDS": "0",  # nobody balances calls over the services of this machine
         }
 
     def _store_environment(self) -> dict[str, str]:

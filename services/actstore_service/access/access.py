@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from actstore_api.records.terms import Failure
@@ -37,7 +38,7 @@ class Access:
     def __init__(
         self,
         token: str | None = None,
-        file: str | None = None,
+        file: str | Path | None = None,
         anonymous: frozenset[Role] = frozenset(),
         counted: Callable[[str], None] = lambda _: None,
     ) -> None:
@@ -66,10 +67,6 @@ class Access:
     def permit(self, principal: Principal, verb: Verb, question: object) -> None:
         """Errors: PERMISSION_DENIED, with the role or the run that is missing."""
         permissions.permit(principal, verb.name, question)
-
-    def permit_method(self, principal: Principal, verb: Verb) -> None:
-        """The part of `permit` that needs no question: whether the caller has the method's role at all."""
-        permissions.rule_of(principal, verb.name)
 
     def visible(self, principal: Principal, verb: Verb, answer: Any) -> Any:
         """An answer without what the principal may not see."""

@@ -1,6 +1,7 @@
 """The certificates that the service shows, read again before each handshake, and the authorities of its clients."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import grpc
 from cryptography import x509
@@ -30,7 +31,7 @@ class ServerCertificates:
     key does not belong to the certificate, leave the old ones in use.
     """
 
-    def __init__(self, certificate: str, key: str, authorities: str | None = None) -> None:
+    def __init__(self, certificate: str | Path, key: str | Path, authorities: str | Path | None = None) -> None:
         paths = [certificate, key, *([authorities] if authorities is not None else [])]
         self._files = Reloaded(FIELD, paths, read_server_files, check_seconds=0.0)
         self._mutual = authorities is not None

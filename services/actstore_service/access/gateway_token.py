@@ -1,5 +1,7 @@
 """The token that the service presents to the workers, from a setting or from a file that is read again."""
 
+from pathlib import Path
+
 from actstore_service.access.reloading import Reloaded
 from actstore_storage.errors import BadRequest
 
@@ -11,7 +13,7 @@ class GatewayToken:
     that a token is changed without a moment at which it is refused.
     """
 
-    def __init__(self, token: str | None, file: str | None = None) -> None:
+    def __init__(self, token: str | None, file: str | Path | None = None) -> None:
         self._token = token
         self._file = None if file is None else Reloaded(FIELD, [file], read_tokens)
 

@@ -15,10 +15,13 @@ from actstore_service.server import Service
 from actstore_service.settings import Settings
 from actstore_storage.bucket.opening import open_bucket
 
+# For tests of what is answered, and not of who may ask.
+OPEN_TO_ALL = {"listen": "127.0.0.1:0", "metrics_listen": "127.0.0.1:0", "anonymous": ("reader", "writer", "admin")}
+
 
 @contextmanager
 def served(folder: Path) -> Iterator[actstore.Lab]:
-    started = Service(open_bucket(str(folder)), Settings(listen="127.0.0.1:0", metrics_listen="127.0.0.1:0"))
+    started = Service(open_bucket(str(folder)), Settings(**OPEN_TO_ALL))
     with actstore.connect(started.address) as lab:
         yield lab
     started.stop()

@@ -23,14 +23,14 @@ from actstore_api.records.terms import Range
 from actstore_service.server import Service
 from actstore_service.settings import Settings
 from actstore_storage.bucket.opening import open_bucket
-from tests.client.lab.doors import awaited
+from tests.client.lab.doors import OPEN_TO_ALL, awaited
 from tests.stored_run import BOS_ONLY, EVERYWHERE, FIRING, SAE, SILENT
 
 
 @pytest.fixture(scope="module")
 def address(store: Path) -> Iterator[str]:
     """One service for all of these questions, which change nothing."""
-    service = Service(open_bucket(str(store)), Settings(listen="127.0.0.1:0", metrics_listen="127.0.0.1:0"))
+    service = Service(open_bucket(str(store)), Settings(**OPEN_TO_ALL))
     yield service.address
     service.stop()
 

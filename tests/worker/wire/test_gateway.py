@@ -37,7 +37,7 @@ from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.datasets.places import DatasetPlaces
 from actstore_worker.wire.gateway import Gateway
 
-TOKEN = "gateway-token"
+TOKEN, PREVIOUS = "gateway-token", "token-of-before"
 MODEL = ModelReference("tiny")
 SPECIFICATION = CaptureSpecification(run="run")
 PROGRESS = CaptureProgress("run", "running", 1, 2)
@@ -126,7 +126,7 @@ def call(models: Models, name: str, message: Any, context: Call) -> list[Any]:
     """The messages that come back."""
 
     async def everything() -> list[Any]:
-        answer = getattr(Gateway(TOKEN, Captures(), models), name)(message, grpc_context=context)
+        answer = getattr(Gateway(lambda: (TOKEN, PREVIOUS), Captures(), models), name)(message, grpc_context=context)
         return [found async for found in answer] if VERBS[name].streams else [await answer]
 
     return asyncio.run(everything())
@@ -217,3 +217,9 @@ def test_no_verb_answers_without_the_token(models: Models, token: str) -> None:
             (empty,) = call(models, verb.name, message_of(verb.question)(), context)
             assert not empty.ByteSize()
             assert (context.code, context.failure.reason) == (grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED")
+
+
+def test_the_token_of_before_is_valid_while_it_is_replaced(models: Models) -> None:
+    context = Call(PREVIOUS)
+    (answer,) = call(models, "GetCaptureTotals", encode(GetCaptureTotals()), context)
+    assert (context.code, decode(GetCaptureTotalsAnswer, answer)) == (grpc.StatusCode.OK, TOTALS)

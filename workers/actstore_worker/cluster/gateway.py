@@ -14,7 +14,9 @@ from actstore_api.records.capture import CaptureProgress
 from actstore_api.records.patching import RunSweep, SweepCells, SweepEstimate, SweepProgress, SweepResult
 from actstore_api.records.terms import ModelReference
 from actstore_worker.cluster.answers import answer, unavailable
-from actstore_worker.cluster.session import COORDINATOR, NAMESPACE
+from actstore_worker.cluster.coordinator import ensure_coordinator
+from actstore_worker.cluster.joining.session import COORDINATOR, NAMESPACE
+from actstore_worker.files.secrets import TokenFile
 from actstore_worker.live.questions import NamesModel, Question
 from actstore_worker.patching.serving.failover import ProcessDied, going_on
 from actstore_worker.patching.updates import Finished, SweepUpdate
@@ -29,7 +31,8 @@ def model_id_of(model: ModelReference) -> str:
 
 class GatewayIngress(Gateway):
     def __init__(self, settings: WorkerSettings, models: serve.handle.DeploymentHandle) -> None:
-        super().__init__(settings.gateway_token, _RemoteCoordinator(), _RemoteModels(models))
+        ensure_coordinator(settings)
+        super().__init__(TokenFile(settings.token_file), _RemoteCoordinator(), _RemoteModels(models))
 
 
 class _RemoteCoordinator:

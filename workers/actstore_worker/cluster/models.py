@@ -33,7 +33,7 @@ def model_replica(models_per_replica: int) -> type:
 
             bucket = open_bucket(settings.store, settings.s3)
             catalog = catalog_of(settings, bucket)
-            self._replica = Replica(catalog, bucket, device_here(), settings.live, settings.patching)
+            self._replica = Replica(catalog, bucket, device_here(settings), settings.live, settings.patching)
 
         @serve.multiplexed(max_num_models_per_replica=models_per_replica)  # type: ignore[untyped-decorator]
         async def model(self, model_id: str) -> "OpenModel":

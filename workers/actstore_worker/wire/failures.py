@@ -5,6 +5,7 @@ from typing import Any, TypeVar, cast
 
 import grpc
 
+from actstore_api.bounds import check_bounds
 from actstore_api.codec import decode
 from actstore_api.records.terms import Failure
 from actstore_api.shape import Unreadable
@@ -16,15 +17,17 @@ Question = TypeVar("Question")
 
 
 def read_question(kind: type[Question], message: Any) -> Question:
-    """Decode the question in a message.
+    """Decode the question in a message, once its size is checked.
 
-    Errors: BadRequest if the contract does not allow it.
+    Errors: BadRequest if the contract does not allow it, or not that much of it.
     """
     try:
+        check_bounds(message)
         return decode(kind, message)
     except Unreadable as error:
-        field = _spoken_of(kind, error.field)
-        raise BadRequest(f"{field}: {error.why}", field=field, value=error.value, allowed=error.allowed) from None
+        field, reason = _spoken_of(kind, error.field), error.reason
+        what = f"{field}: {error.why}"
+        raise BadRequest(what, reason=reason, field=field, value=error.value, allowed=error.allowed) from None
 
 
 def _spoken_of(kind: type, field: str) -> str:

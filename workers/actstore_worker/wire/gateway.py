@@ -7,7 +7,7 @@ exception.
 
 import hmac
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Protocol
 
 from actstore_api.codec import encode, message_of
@@ -66,11 +66,12 @@ class Context(Protocol):
 class Gateway:
     """Answers each method that is forwarded to the workers, by a method of the same name; see below.
 
-    Every call must have `authorization: Bearer <token>`; only the service has the token.
+    Every call must have `authorization: Bearer <token>`; only the service has the token. `tokens` returns those that
+    are valid now: while a token is replaced, there are two.
     """
 
-    def __init__(self, token: str, captures: Captures, models: Models) -> None:
-        self._expected = f"Bearer {token}".encode()
+    def __init__(self, tokens: Callable[[], Sequence[str]], captures: Captures, models: Models) -> None:
+        self._tokens = tokens
         self._captures, self._models = captures, models
 
     async def answer(self, verb: Verb, request: Any, context: Context) -> Any:
@@ -123,7 +124,8 @@ class Gateway:
     def _check_token(self, context: Context) -> None:
         """If a header occurs twice only the first counts. The comparison takes constant time."""
         sent = next((value for key, value in context.invocation_metadata() if key == "authorization"), "")
-        if not hmac.compare_digest(str(sent).encode(), self._expected):
+        matches = [hmac.compare_digest(str(sent).encode(), f"Bearer {token}".encode()) for token in self._tokens()]
+        if not any(matches):
             raise ActstoreError("the gateway's token is missing or wrong", reason="UNAUTHENTICATED")
 
 

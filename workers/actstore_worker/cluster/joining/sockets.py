@@ -17,11 +17,12 @@ from actstore_api.v1 import service_pb2_grpc
 from actstore_api.v1.capture_pb2 import GetCaptureTotalsRequest
 from actstore_storage.errors import ActstoreError
 from actstore_worker.errors import SettingsError
+from actstore_worker.files.secrets import read_tokens
 from actstore_worker.settings import WorkerSettings
 
 CONNECT_SECONDS = 10.0
 _POLL_SECONDS = 0.05
-_NO_PROXY = [("grpc.enable_http_proxy", 0)]
+NO_PROXY = [("grpc.enable_http_proxy", 0)]
 # A method of Ray's own contract. Any cluster answers it, if only with UNAUTHENTICATED.
 _ASK = "/ray.rpc.NodeInfoGcsService/GetClusterId"
 _NO_GRPC = re.compile("HTTP/2|http1")
@@ -42,7 +43,7 @@ def check_cluster(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
     except (OSError, OverflowError) as error:
         raise no_cluster(address, f"nothing answers there ({error})") from error
-    with grpc.insecure_channel(address, _NO_PROXY) as channel:
+    with grpc.insecure_channel(address, NO_PROXY) as channel:
         try:
             channel.unary_unary(_ASK)(b"", timeout=CONNECT_SECONDS)
         except grpc.RpcError as error:
@@ -86,9 +87,12 @@ def wait_until_answering(address: str, application: str, settings: WorkerSetting
     """Waits until the gateway answers: Serve reports an application as running before its proxy knows it. Errors:
     ActstoreError after `start_seconds`.
     """
-    metadata = (("application", application), ("authorization", f"Bearer {settings.gateway_token}"))
+    metadata = (
+        ("application", application),
+        ("authorization", f"Bearer {read_tokens(settings.token_file)[0]}"),
+    )
     give_up = time.monotonic() + settings.ray.start_seconds
-    with grpc.insecure_channel(address, _NO_PROXY) as channel:
+    with grpc.insecure_channel(address, NO_PROXY) as channel:
         captures = service_pb2_grpc.CaptureServiceStub(channel)  # type: ignore[no-untyped-call]
         while True:
             try:
@@ -104,10 +108,13 @@ def wait_until_answering(address: str, application: str, settings: WorkerSetting
                 return
 
 
-def check_port_is_free(port: int) -> None:
-    """Checks a port for Serve, which would only say that its proxies are not ready. Errors: SettingsError."""
+def check_port_is_free(port: int, variable: str) -> None:
+    """Checks a port for another process, whose failure to listen there would be told late and unclearly.
+
+    Errors: SettingsError.
+    """
     if not _is_free(port):
-        raise SettingsError(f"ACTSTORE_GATEWAY_PORT is {port}, which another program uses")
+        raise SettingsError(f"{variable} is {port}, which another program uses")
 
 
 def free_port(but: int = 0) -> int:

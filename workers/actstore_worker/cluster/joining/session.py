@@ -10,7 +10,7 @@ from pathlib import Path
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from actstore_worker.cluster.sockets import check_cluster, no_cluster
+from actstore_worker.cluster.joining.sockets import check_cluster, no_cluster
 from actstore_worker.errors import SettingsError
 from actstore_worker.settings import WorkerSettings
 
@@ -18,6 +18,7 @@ NAMESPACE = "actstore"
 COORDINATOR = "coordinator"
 POLL_SECONDS = 0.05
 _REMOVE_SECONDS = 10.0
+_RAY_FOLDER = "ray"
 
 
 @contextmanager
@@ -33,7 +34,8 @@ def ray_session(address: str | None, object_store_bytes: int) -> Iterator[None]:
         finally:
             ray.shutdown()
         return
-    # A short path, because Ray's socket names must fit into 107 bytes; the folder is not needed afterwards.
+    # A short path, because Ray's socket names must fit into 107 bytes; the folder is not needed afterwards. Only its
+    # owner may enter it: Ray makes everything below writable for all users.
     folder = Path(tempfile.mkdtemp(prefix="actstore-", dir="/tmp"))
     try:
         # Ray's workers import from the folder that it is started in. That would be a user's folder, which may contain a
@@ -44,7 +46,7 @@ def ray_session(address: str | None, object_store_bytes: int) -> Iterator[None]:
                 namespace=NAMESPACE,
                 include_dashboard=False,
                 object_store_memory=object_store_bytes,
-                _temp_dir=str(folder),
+                _temp_dir=str(folder / _RAY_FOLDER),
             )
         yield
     finally:
@@ -78,15 +80,28 @@ def on_this_node() -> NodeAffinitySchedulingStrategy:
     return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
+def on_head() -> dict[str, float]:
+    """Resources that only the head of the cluster has: other nodes come and go."""
+    return {"node:__internal_head__": 0.001}
+
+
 def gpu_count() -> int:
     """GPUs of the whole cluster."""
     return int(ray.cluster_resources().get("GPU", 0))
 
 
+def uses_gpus(settings: WorkerSettings) -> bool:
+    """Whether captures and models run on GPUs, which may still have to join the cluster."""
+    return settings.device == "cuda" or (settings.device == "auto" and gpu_count() > 0)
+
+
 def worker_count(settings: WorkerSettings) -> int:
-    """The number of capture workers: as requested; else one per GPU, or one per node without GPUs."""
-    nodes = sum(bool(node["Alive"] and node["Resources"].get("CPU")) for node in ray.nodes())
-    return settings.capture_workers or gpu_count() or nodes
+    """The number of capture workers: as requested; else one per GPU, or one per node if GPUs are not used."""
+    if settings.capture_workers:
+        return settings.capture_workers
+    if uses_gpus(settings):
+        return gpu_count()
+    return sum(bool(node["Alive"] and node["Resources"].get("CPU")) for node in ray.nodes())
 
 
 def check_room(count: int) -> None:

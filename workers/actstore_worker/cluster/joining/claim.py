@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 import ray
 from ray.exceptions import RayError
 
-from actstore_worker.cluster.session import NAMESPACE, POLL_SECONDS, on_this_node
+from actstore_worker.cluster.joining.session import NAMESPACE, POLL_SECONDS, on_this_node
 from actstore_worker.errors import SettingsError
 from actstore_worker.settings import WorkerSettings
 

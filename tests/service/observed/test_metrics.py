@@ -1,31 +1,20 @@
 """What Prometheus reads off a service: real scrapes after real calls."""
 
-import urllib.request
+import logging
 from collections.abc import Callable
 
 import grpc
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
-from actstore_api.v1 import capture_pb2, catalog_pb2, common_pb2, patching_pb2
+from actstore_api import metrics as catalogue
+from actstore_api.v1 import activation_pb2, capture_pb2, catalog_pb2, common_pb2, patching_pb2
+from actstore_service.calls.classes import CallClass
 from actstore_service.server import Service
 from tests.service import stand_in
 from tests.service.conftest import Caller, Serve
+from tests.service.observed.scrapes import scrape
+from tests.stored_run import DENSE_SITE
 from tests.waiting import PATIENCE_SECONDS
-
-Samples = dict[tuple[str, tuple[str, ...]], float]
-
-
-def _scrape(service: Service) -> Samples:
-    """Values by sample name and label values in order of label name, without histogram bounds."""
-    with urllib.request.urlopen(f"http://{service.metrics_address}/metrics", timeout=PATIENCE_SECONDS) as answer:
-        families = text_string_to_metric_families(answer.read().decode())
-        samples = [sample for family in families for sample in family.samples]
-    return {
-        (sample.name, tuple(value for _, value in sorted(sample.labels.items()))): sample.value
-        for sample in samples
-        if "le" not in sample.labels
-    }
 
 
 def _method(service: str, method: str) -> str:
@@ -38,7 +27,7 @@ def test_calls_by_method_and_code(forwarding: Service, call: Caller, connect: Ca
     call.failure("CatalogService", "GetRun", catalog_pb2.GetRunRequest(run="absent"))
     call("CaptureService", "WatchCapture", capture_pb2.WatchCaptureRequest(run="new"))
     connect(forwarding, "wrong").failure("CatalogService", "ListRuns", catalog_pb2.ListRunsRequest())
-    found = _scrape(forwarding)
+    found = scrape(forwarding)
     assert found["actstore_calls_total", ("OK", _method("CatalogService", "ListRuns"))] == 3
     assert found["actstore_calls_total", ("UNAUTHENTICATED", _method("CatalogService", "ListRuns"))] == 1
     assert found["actstore_calls_total", ("NOT_FOUND", _method("CatalogService", "GetRun"))] == 1
@@ -56,11 +45,11 @@ def test_a_running_call_is_in_flight_and_a_cancelled_one_is_counted(
     watch = capture_pb2.WatchCaptureRequest(run="waiting")
     stream = call.stub("CaptureService").WatchCapture(watch, metadata=call.metadata)
     assert workers.waiting.wait(PATIENCE_SECONDS)
-    assert _scrape(forwarding)["actstore_calls_in_flight", ()] == 1
+    assert scrape(forwarding)["actstore_calls_in_flight", ()] == 1
     stream.cancel()
     cancelled = "actstore_calls_total", ("CANCELLED", _method("CaptureService", "WatchCapture"))
-    until(lambda: _scrape(forwarding)[cancelled] == 1)
-    assert _scrape(forwarding)["actstore_calls_in_flight", ()] == 0
+    until(lambda: scrape(forwarding)[cancelled] == 1)
+    assert scrape(forwarding)["actstore_calls_in_flight", ()] == 0
 
 
 def test_what_sweeps_say_of_themselves(forwarding: Service, call: Caller) -> None:
@@ -68,7 +57,7 @@ def test_what_sweeps_say_of_themselves(forwarding: Service, call: Caller) -> Non
         list(call("PatchingService", "RunSweep", _sweep(name)))
     call.failure("PatchingService", "RunSweep", _sweep("audit-failed"))
     call.failure("PatchingService", "RunSweep", _sweep("refused"))
-    found = _scrape(forwarding)
+    found = scrape(forwarding)
     assert found["actstore_sweeps_total", ("computed", "resumed")] == 2
     assert found["actstore_sweeps_total", ("computed", "full")] == 1
     assert found["actstore_sweeps_total", ("kept", "resumed")] == 1
@@ -90,6 +79,60 @@ def _sweep(model: str) -> patching_pb2.RunSweepRequest:
     return patching_pb2.RunSweepRequest(model=common_pb2.ModelReference(name=model))
 
 
+def test_a_stream_is_measured_to_its_first_message_and_in_bytes(call: Caller, forwarding: Service) -> None:
+    answers = call("CaptureService", "WatchCapture", capture_pb2.WatchCaptureRequest(run="new"))
+    found, watch = scrape(forwarding), (_method("CaptureService", "WatchCapture"),)
+    assert found["actstore_stream_messages_total", watch] == len(answers) == stand_in.PROGRESS
+    assert found["actstore_sent_bytes_total", watch] == sum(answer.ByteSize() for answer in answers)
+    assert found["actstore_principal_bytes_total", ("everyone",)] == found["actstore_sent_bytes_total", watch]
+    assert found["actstore_principal_calls_total", ("everyone",)] == 1
+    assert 0 < found["actstore_first_message_seconds_sum", watch] < found["actstore_stream_seconds_sum", watch]
+
+
+def test_places_of_each_class_and_what_is_taken(
+    forwarding: Service, call: Caller, workers: stand_in.StandIn, until: Callable[..., None]
+) -> None:
+    watch = capture_pb2.WatchCaptureRequest(run="waiting")
+    stream = call.stub("CaptureService").WatchCapture(watch, metadata=call.metadata)
+    assert workers.waiting.wait(PATIENCE_SECONDS)
+    found = scrape(forwarding)
+    assert {labels[0] for name, labels in found if name == "actstore_call_places"} == set(CallClass)
+    assert set(catalogue.CALL_CLASS.values) == set(CallClass)
+    assert found["actstore_call_places_taken", ("forwarded",)] == 1
+    assert found["actstore_calls_waiting", ("forwarded",)] == 0
+    stream.cancel()
+    until(lambda: scrape(forwarding)["actstore_call_places_taken", ("forwarded",)] == 0)
+
+
+def test_rows_that_are_held_are_told_from_rows_that_are_read(serve: Serve, connect: Callable[..., Caller]) -> None:
+    service = serve()
+    call, request = connect(service), activation_pb2.ReadActivationsRequest(run="planted", sites=[DENSE_SITE])
+    for _ in range(2):
+        call("ActivationService", "ReadActivations", request)
+    found = scrape(service)
+    assert (
+        found["actstore_held_rows_requests_total", ("read",)] == found["actstore_held_rows_requests_total", ("held",)]
+    )
+    assert found["actstore_held_rows_bytes", ()] > 0
+
+
+def test_workers_that_leave_are_one_line_and_not_one_a_scrape(
+    forwarding: Service, workers: stand_in.StandIn, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    for _ in range(3):
+        assert scrape(forwarding)["actstore_workers_up", ()] == 1
+    workers.close()
+    for _ in range(3):
+        assert scrape(forwarding)["actstore_workers_up", ()] == 0
+    said = [record.message for record in caplog.records if "the workers" in record.message]
+    assert [line.startswith("the workers answer") for line in said] == [True, False]
+
+
+def test_every_method_of_the_server_is_a_label(forwarding: Service) -> None:
+    assert set(forwarding._answers.methods) <= set(catalogue.METHOD.values)
+
+
 def test_labels_stay_bounded(forwarding: Service, call: Caller) -> None:
     for number in range(20):
         unknown = call.channel.unary_unary(f"/somewhere.Service/Method{number}")
@@ -97,14 +140,14 @@ def test_labels_stay_bounded(forwarding: Service, call: Caller) -> None:
             unknown(b"", metadata=call.metadata)
         assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
         call.failure("CatalogService", "GetRun", catalog_pb2.GetRunRequest(run=f"absent{number}"))
-    found = _scrape(forwarding)
+    found = scrape(forwarding)
     assert found["actstore_calls_total", ("UNIMPLEMENTED", "unknown")] == 20
     assert not [key for key in found if "somewhere" in str(key) or "absent1" in str(key)]
 
 
 def test_the_workers_totals_are_not_a_services(forwarding: Service) -> None:
     """Each of several services would report them, and a sum would be a multiple of the truth."""
-    found = _scrape(forwarding)
+    found = scrape(forwarding)
     assert found["actstore_workers_up", ()] == 1
     assert {name for name, _ in found if "committed" in name or "captures" in name} == set()
 
@@ -113,4 +156,4 @@ def test_the_workers_totals_are_not_a_services(forwarding: Service) -> None:
 def test_a_scrape_without_workers_says_so(serve: Serve, workers: stand_in.StandIn, configured: bool) -> None:
     settings = {"gateway": workers.address, "gateway_token": stand_in.TOKEN} if configured else {}
     workers.close()
-    assert _scrape(serve(**settings))["actstore_workers_up", ()] == 0
+    assert scrape(serve(**settings))["actstore_workers_up", ()] == 0

@@ -1,0 +1,44 @@
+"""Answers calls with what the workers answer. Messages go there and come back as bytes."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+
+from actstore_api.verbs import Verb
+from actstore_service.answers.questions import Questions
+from actstore_service.answers.work import Threads
+from actstore_service.calls.call import Call
+from actstore_service.calls.classes import CallClass
+from actstore_service.calls.steps import Steps
+from actstore_service.gateway import Gateway
+
+# Questions are parsed here too, for their bounds and permission. The rest is waiting, which needs no thread.
+_PARSING_THREADS = 4
+# Looks at the messages of a stream from the workers, by method name.
+Watch = Callable[[AsyncIterator[bytes]], AsyncIterator[bytes]]
+
+
+class Forwarded:
+    """The answers of all verbs that the workers answer."""
+
+    def __init__(self, gateway: Gateway, questions: Questions, steps: Steps, watches: Mapping[str, Watch]) -> None:
+        self._gateway, self._questions, self._steps, self._watches = gateway, questions, steps, watches
+        self._threads = Threads("forwarded", _PARSING_THREADS)
+
+    def answers(self, verb: Verb) -> Callable[[Call], Awaitable[None]]:
+        way = self._stream if verb.streams else self._single
+        return lambda call: self._placed(call, verb, way)
+
+    def close(self) -> None:
+        self._threads.close()
+
+    async def _placed(self, call: Call, verb: Verb, way: Callable[[Call, Verb, bytes], Awaitable[None]]) -> None:
+        async with self._steps.begun(call, CallClass.FORWARDED) as (message, room), room.place(call.name):
+            await self._threads.run(call, lambda: self._questions.read(call, verb, message), lambda: None)
+            await way(call, verb, message)
+
+    async def _single(self, call: Call, verb: Verb, message: bytes) -> None:
+        await self._steps.outbox.send(call, await self._gateway.answer(verb.path, message, call))
+
+    async def _stream(self, call: Call, verb: Verb, message: bytes) -> None:
+        watch = self._watches.get(verb.name, aiter)
+        async for part in watch(self._gateway.stream(verb.path, message, call)):
+            await self._steps.outbox.send(call, part)

@@ -1,0 +1,29 @@
+"""Classes of calls. Each has its own threads and its own waiting room, so that one full class never delays another."""
+
+from enum import StrEnum
+
+from actstore_api.verbs import Verb
+
+_CATALOG = "CatalogService"
+
+
+class CallClass(StrEnum):
+    CATALOG = "catalog"
+    """What is there: runs, models, SAEs. Answered in milliseconds."""
+    READS = "reads"
+    """Questions about stored data with a single answer."""
+    STREAMS = "streams"
+    """Stored rows, message by message."""
+    FORWARDED = "forwarded"
+    """What the workers answer."""
+    STANDARD = "standard"
+    """gRPC's own services: health and reflection. They need no thread."""
+
+
+def class_of(verb: Verb) -> CallClass:
+    """A fact of the verb: whoever calls, and whatever it asks for."""
+    if verb.forwarded:
+        return CallClass.FORWARDED
+    if verb.streams:
+        return CallClass.STREAMS
+    return CallClass.CATALOG if verb.service.endswith(f".{_CATALOG}") else CallClass.READS

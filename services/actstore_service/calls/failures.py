@@ -1,0 +1,96 @@
+"""Turns errors into gRPC statuses: actstore's own as google.rpc.Status, the workers' unchanged, others without internal
+details.
+"""
+
+import logging
+from collections.abc import Callable
+from random import SystemRandom
+from typing import NoReturn
+
+import grpc
+from google.protobuf.duration_pb2 import Duration
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from actstore_api.reasons import REASONS, Kind, from_status, to_status, with_request_id
+from actstore_api.records.terms import Failure
+from actstore_api.request_ids import HEADER
+from actstore_service.calls.call import Call
+from actstore_storage.errors import ActstoreError
+
+LOG = logging.getLogger(__name__)
+# Errors that a caller cannot fix, so the log must have them too.
+OPERATORS = frozenset({Kind.STORE, Kind.CORRUPT, Kind.FAULT})
+# gRPC's clients wait as long as this trailer says before they try again, and do not where it is negative.
+PUSHBACK = "grpc-retry-pushback-ms"
+NEVER = "-1"
+
+_CHANCE = SystemRandom()
+# What a caller may see of an error.
+Seen = Callable[[Failure], Failure]
+
+
+class StatusGiven(Exception):
+    """A status that is passed on unchanged, such as the workers'."""
+
+    def __init__(self, status: status_pb2.Status) -> None:
+        super().__init__(status.message)
+        self.status = status
+
+
+async def refuse(call: Call, error: Exception, retry_seconds: float, seen: Seen) -> NoReturn:
+    """Ends the call with the error's status, or with what of it the caller may see. A BUSY call may be tried again
+    after about `retry_seconds`.
+    """
+    status = with_request_id(_status(call, error, retry_seconds, seen), call.request_id)
+    written = rpc_status.to_status(status)
+    failure = from_status(status)
+    call.code, call.reason = written.code, failure.reason if failure else ""
+    trailers = (*written.trailing_metadata, (HEADER, call.request_id), *_pushback(status))
+    await call.context.abort(written.code, written.details, trailers)
+    raise AssertionError("abort returned")
+
+
+def _status(call: Call, error: Exception, retry_seconds: float, seen: Seen) -> status_pb2.Status:
+    if isinstance(error, StatusGiven):
+        return _passed_on(error.status, seen)
+    if not isinstance(error, ActstoreError):
+        return to_status(_hidden(call, error))
+    if REASONS[error.reason].kind in OPERATORS:
+        LOG.error("%s: %s, request %s", call.method, error.message, call.request_id)
+    status = to_status(seen(Failure(error.reason, error.message, error.details)))
+    if error.reason == "BUSY":
+        _add_retry(status, retry_seconds * _CHANCE.uniform(0.5, 1.5))
+    return status
+
+
+def _passed_on(status: status_pb2.Status, seen: Seen) -> status_pb2.Status:
+    failure = from_status(status)
+    shown = failure and seen(failure)
+    return status if shown is None or shown == failure else to_status(shown)
+
+
+def _hidden(call: Call, error: Exception) -> Failure:
+    """The error may contain files, addresses or secrets of the server, so it is only logged."""
+    LOG.error("%s failed, request %s", call.method, call.request_id, exc_info=error)
+    return Failure("INTERNAL", f"internal error; the service's log has the details under request {call.request_id}")
+
+
+def _add_retry(status: status_pb2.Status, seconds: float) -> None:
+    delay = Duration()
+    delay.FromMilliseconds(round(1000 * seconds))
+    status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=delay))
+
+
+def _pushback(status: status_pb2.Status) -> tuple[tuple[str, str], ...]:
+    """When a client may try again. What is too large stays too large, so such a call must not be tried again."""
+    retry = error_details_pb2.RetryInfo()
+    if any(packed.Unpack(retry) for packed in status.details):
+        return ((PUSHBACK, str(retry.retry_delay.ToMilliseconds())),)
+    return ((PUSHBACK, NEVER),) if status.code == code_pb2.RESOURCE_EXHAUSTED else ()
+
+
+def ended_by_caller(call: Call) -> None:
+    """Notes the code of a call that was cut off: its client left, or its deadline passed."""
+    over = call.seconds_left() == 0
+    call.code = grpc.StatusCode.DEADLINE_EXCEEDED if over else grpc.StatusCode.CANCELLED

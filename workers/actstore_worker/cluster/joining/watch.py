@@ -1,0 +1,65 @@
+"""Notices that the Ray cluster has gone: its own processes tell nobody, and calls to it wait for minutes."""
+
+import shutil
+import socket
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import NoReturn
+
+import ray
+from ray._private import worker as ray_worker
+
+_CONNECT_SECONDS = 5.0
+_POLL_SECONDS = 0.5
+
+
+class RayGone(Exception):
+    """The GCS of the cluster, or the raylet of this node, has ended."""
+
+
+class RayWatch:
+    """Watches the cluster that this process belongs to."""
+
+    def __init__(self, gone_seconds: float) -> None:
+        """`gone_seconds`: how long GCS or raylet may refuse connections before the cluster counts as gone."""
+        self._gone_seconds = gone_seconds
+        node = next(node for node in ray.nodes() if node["NodeID"] == ray.get_runtime_context().get_node_id())
+        self._doors = {
+            "its GCS": _address(ray.get_runtime_context().gcs_address),
+            "the raylet of this node": (node["NodeManagerAddress"], node["NodeManagerPort"]),
+        }
+
+    def wait(self) -> NoReturn:
+        """Errors: RayGone once the cluster has gone. A busy process still accepts connections: the system does."""
+        answered = dict.fromkeys(self._doors, time.monotonic())
+        while True:
+            time.sleep(_POLL_SECONDS)
+            for what, door in self._doors.items():
+                if _accepts(door):
+                    answered[what] = time.monotonic()
+                elif time.monotonic() - answered[what] > self._gone_seconds:
+                    raise RayGone(f"the Ray cluster of the workers is gone: {what} at {door[0]}:{door[1]} has ended")
+
+
+def abandon_ray() -> None:
+    """Kills what is left of a Ray of our own, and removes its folder: no part of it would answer a request to end."""
+    node = ray_worker._global_node
+    if node is None or not node.head:
+        return
+    folder = Path(node.temp_dir).parent
+    with suppress(Exception):  # some of them have ended
+        node.kill_all_processes(check_alive=False, allow_graceful=False)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _accepts(door: tuple[str, int]) -> bool:
+    with suppress(OSError):
+        socket.create_connection(door, _CONNECT_SECONDS).close()
+        return True
+    return False
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    return host.strip("[]"), int(port)
