@@ -116,6 +116,8 @@ MISTAKES: list[tuple[str, Callable[[list[Manifest]], Any]]] = [
     ("probes", lambda all_: _container(all_)["livenessProbe"].update(timeoutSeconds=1)),
     ("probes", lambda all_: _container(all_)["livenessProbe"].update(failureThreshold=3)),
     ("termination", lambda all_: _service(all_).update(terminationGracePeriodSeconds=29)),
+    ("termination", lambda all_: _map(all_, "actstore-service").update(ACTSTORE_LIMITS_GRACE_SECONDS="60")),
+    ("termination", lambda all_: _map(all_, "actstore-service").pop("ACTSTORE_LIMITS_DRAIN_SECONDS")),
     ("memory_of_service", lambda all_: _container(all_)["resources"]["limits"].update(memory="1Gi")),
     ("rollout", lambda all_: _first(all_, "Deployment").update(replicas=2)),
     ("rollout", lambda all_: _first(all_, "Deployment")["strategy"]["rollingUpdate"].update(maxUnavailable=1)),

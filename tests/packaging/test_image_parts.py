@@ -135,7 +135,8 @@ def test_the_entry_point_runs_as_a_container_does(image: tuple[str, Path], folde
 def _service_runs(python: Path, folder: Path) -> None:
     listening = {"ACTSTORE_LISTEN": "127.0.0.1:0", "ACTSTORE_METRICS_LISTEN": "127.0.0.1:0"}
     store = str(folder / "store")
-    with _started(python, "actstore_service", folder, ACTSTORE_STORE=store, **listening) as (ready, pid):
+    variables = {"ACTSTORE_STORE": store, "ACTSTORE_ANONYMOUS": "reader", **listening}
+    with _started(python, "actstore_service", folder, **variables) as (ready, pid):
         _check_rights(pid)
         with urlopen(f"http://{ready['metrics']}/readyz") as answer:
             assert answer.status == 200
