@@ -158,7 +158,7 @@ def termination(objects: list[Manifest]) -> Iterator[str]:
 
 
 def memory_of_service(objects: list[Manifest]) -> Iterator[str]:
-    """The service's memory has room for the rows that it caches, for messages that wait for slow readers, and for its threads."""
+    """The service has memory for the rows that it caches, for messages that wait for readers, and for its threads."""
     limits = Limits()
     threads = limits.catalog_threads + limits.read_threads + limits.stream_threads
     held = int(_settings(objects)["ACTSTORE_HELD_ROW_BYTES"]) + limits.waiting_bytes

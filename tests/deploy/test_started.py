@@ -1,4 +1,4 @@
-"""What the manifests start, started: each process reads the settings of its pod, and the jobs do their work on a bucket."""
+"""What the manifests start, started: processes read the settings of their pods, and jobs do their work on a bucket."""
 
 import os
 import subprocess

@@ -163,7 +163,7 @@ def test_s3_takes_its_keys_from_a_file(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("ACTSTORE_S3_CREDENTIALS_FILE", str(file))
     with (
         actstore.connect("s3://bucket/prefix") as lab,
-        pytest.raises(StoreFailed, match="credentials has no S3 credentials"),
+        pytest.raises(StoreFailed, match="has no S3 credentials"),
     ):
         lab.runs()
     with pytest.raises(BadRequest, match="access_key"):
