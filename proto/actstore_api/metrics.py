@@ -251,6 +251,29 @@ REFUSED = Metric(
     "Calls that ended with an error of actstore's own, by its reason and the class of the method.",
     (REASON, CALL_CLASS),
 )
+AUTH = Metric(
+    "actstore_auth_total",
+    C,
+    "calls",
+    "Calls by what became of their caller: accepted, unauthenticated (no credentials, or wrong ones), denied (may not "
+    "do this).",
+    (Label("result", ("accepted", "unauthenticated", "denied")),),
+)
+RELOADED = Metric(
+    "actstore_config_last_reload_successful",
+    G,
+    "1",
+    "1 if a file that is read again when it changes could be used the last time, else 0: then what was read before "
+    "stays in use. issuer_keys: the keys of the issuer of signed tokens. Absent for files that are not configured.",
+    (Label("file", ("access", "issuer_keys", "certificate", "gateway_token")),),
+)
+CERTIFICATE_EXPIRES = Metric(
+    "actstore_certificate_expiry_timestamp_seconds",
+    G,
+    "seconds",
+    "When the certificate that clients are shown expires, in seconds since 1970. Absent without TLS.",
+    (Label("file", ("certificate",)),),
+)
 # The store.
 STORE_UP = Metric(
     "actstore_store_up",

@@ -18,6 +18,8 @@ from actstore_storage.parquet.row_cache import RowCache
 
 KERNELS = {number: name.removeprefix("SWEEP_KERNEL_").lower() for name, number in patching_pb2.SweepKernel.items()}
 _STREAMS = frozenset(catalogue.STREAMS)
+# By reason of a call's error.
+_AUTH = {"UNAUTHENTICATED": "unauthenticated", "PERMISSION_DENIED": "denied"}
 
 
 class Metrics:
@@ -44,6 +46,17 @@ class Metrics:
         """Looks at the places of calls and at the cached rows, at each scrape from now on."""
         self._at_scrape += [lambda: self._look_at_rooms(rooms), lambda: self._look_at_rows(cache)]
 
+    def look_at_files(self, reloads: Callable[[], Mapping[str, bool]], expires: Callable[[], float | None]) -> None:
+        """Looks at the files that are read again, and when the certificate expires, at each scrape from now on."""
+
+        def look() -> None:
+            for file, successful in reloads().items():
+                self.exported.set(catalogue.RELOADED, int(successful), file)
+            if (seconds := expires()) is not None:
+                self.exported.set(catalogue.CERTIFICATE_EXPIRES, seconds, "certificate")
+
+        self._at_scrape.append(look)
+
     def look_at_lines(self, dropped: Callable[[], int]) -> None:
         """Looks at how many log lines were left out, at each scrape from now on."""
         self._at_scrape.append(lambda: self.exported.count_to(catalogue.LOG_LINES_DROPPED, dropped()))
@@ -62,6 +75,8 @@ class Metrics:
     def _ended(self, call: Call) -> None:
         self.exported.add(catalogue.CALLS, call.method, call.code.name)
         self.exported.add(catalogue.SENT_BYTES, call.method, by=call.sent_bytes)
+        if (result := _AUTH.get(call.reason, "accepted" if call.principal else None)) is not None:
+            self.exported.add(catalogue.AUTH, result)
         if call.reason:
             self.exported.add(catalogue.REFUSED, call.reason, call.kind)
         if call.kind is not CallClass.STANDARD and call.principal:

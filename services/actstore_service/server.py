@@ -46,6 +46,7 @@ class Service:
         self._gateway = Gateway(settings.gateway, token.current, settings.limits)
         metrics = Metrics(self._gateway.workers_up)
         metrics.look_at_lines(self._dropped_lines)
+        metrics.look_at_files(lambda: self._reloads() | token.reloads(), self._ports[0].expires_seconds)
         self._probes = ProbeServer(settings.metrics_listen, metrics.wsgi(), _alive, self._ready.is_set)
         observed = ObservedBucket(bucket, ExportedStore(metrics.exported))
         self._store_watch = StoreWatch(observed, settings.limits.store_quiet_seconds)
@@ -60,6 +61,11 @@ class Service:
         self.mutual_tls_address = next(iter(mutual), None)
         self.metrics_address = self._probes.address
         await self._server.start()
+
+    def _reloads(self) -> dict[str, bool]:
+        """Of each file that is read again when it changes: whether it could be used the last time."""
+        certificates = [port.certificates.successful for port in self._ports if port.certificates]
+        return {**self._access.reloads(), **({"certificate": all(certificates)} if certificates else {})}
 
     def drain(self) -> None:
         """Says that the service is not ready, and goes on serving for `drain_seconds`, in which whoever sends calls
@@ -128,6 +134,10 @@ class Port:
         except RuntimeError as error:
             raise cannot_listen(self.listen, self.field, error) from error
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+    def expires_seconds(self) -> float | None:
+        """When the certificate expires, in seconds since 1970; None without one."""
+        return None if self.certificates is None else self.certificates.expires_seconds
 
     def _added_to(self, server: grpc.aio.Server) -> int:
         if self.certificates is None:

@@ -94,7 +94,7 @@ def test_a_call_has_one_line_with_its_fields(process: Process, caller: Caller) -
     line = process.line(request_id="mine-1", run="planted")
     assert dict(call.trailing_metadata())["x-request-id"] == "mine-1"
     assert {name: line[name] for name in ("method", "code", "reason", "principal", "request_id", "process")} == {
-        "method": "/actstore_api.v1.CatalogService/GetRun", "code": "OK", "reason": "", "principal": "everyone",
+        "method": "/actstore_api.v1.CatalogService/GetRun", "code": "OK", "reason": "", "principal": "shared",
         "request_id": "mine-1", "process": "service",
     }  # fmt: skip
     assert line["ms"] > 0

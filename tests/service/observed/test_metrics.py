@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from pathlib import Path
 
 import grpc
 import pytest
@@ -14,7 +15,7 @@ from tests.service import stand_in
 from tests.service.conftest import Caller, Serve
 from tests.service.observed.scrapes import scrape
 from tests.stored_run import DENSE_SITE
-from tests.waiting import PATIENCE_SECONDS
+from tests.waiting import PATIENCE_SECONDS, wait_until
 
 
 def _method(service: str, method: str) -> str:
@@ -84,8 +85,8 @@ def test_a_stream_is_measured_to_its_first_message_and_in_bytes(call: Caller, fo
     found, watch = scrape(forwarding), (_method("CaptureService", "WatchCapture"),)
     assert found["actstore_stream_messages_total", watch] == len(answers) == stand_in.PROGRESS
     assert found["actstore_sent_bytes_total", watch] == sum(answer.ByteSize() for answer in answers)
-    assert found["actstore_principal_bytes_total", ("everyone",)] == found["actstore_sent_bytes_total", watch]
-    assert found["actstore_principal_calls_total", ("everyone",)] == 1
+    assert found["actstore_principal_bytes_total", ("shared",)] == found["actstore_sent_bytes_total", watch]
+    assert found["actstore_principal_calls_total", ("shared",)] == 1
     assert 0 < found["actstore_first_message_seconds_sum", watch] < found["actstore_stream_seconds_sum", watch]
 
 
@@ -127,6 +128,24 @@ def test_workers_that_leave_are_one_line_and_not_one_a_scrape(
         assert scrape(forwarding)["actstore_workers_up", ()] == 0
     said = [record.message for record in caplog.records if "the workers" in record.message]
     assert [line.startswith("the workers answer") for line in said] == [True, False]
+
+
+def test_a_file_that_breaks_is_told_and_so_is_who_was_let_in(
+    serve: Serve, connect: Callable[..., Caller], workers: stand_in.StandIn, tmp_path: Path
+) -> None:
+    file = tmp_path / "token"
+    file.write_text(stand_in.TOKEN)
+    service = serve(gateway=workers.address, gateway_token_file=file)
+    assert scrape(service)["actstore_config_last_reload_successful", ("gateway_token",)] == 1
+    file.write_text("not a token\n")
+    wait_until(
+        lambda: scrape(service)["actstore_config_last_reload_successful", ("gateway_token",)] == 0, "the broken file"
+    )
+    connect(service)("CatalogService", "ListRuns", catalog_pb2.ListRunsRequest())
+    connect(service, "wrong").failure("CatalogService", "ListRuns", catalog_pb2.ListRunsRequest())
+    found = scrape(service)
+    results = ("accepted", "unauthenticated", "denied")
+    assert [found["actstore_auth_total", (result,)] for result in results] == [1, 1, 0]
 
 
 def test_every_method_of_the_server_is_a_label(forwarding: Service) -> None:

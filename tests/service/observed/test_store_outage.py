@@ -26,7 +26,7 @@ def weed() -> Iterator[SeaweedServer]:
 
 
 def test_an_outage_is_seen_and_empties_no_endpoints(
-    serve: Serve, connect: Callable[..., Caller], weed: SeaweedServer
+    serve: Serve, connect: Callable[..., Caller], until: Callable[..., None], weed: SeaweedServer
 ) -> None:
     bucket = open_bucket(
         f"s3://{weed.bucket}/{uuid4().hex}", S3Access(weed.endpoint, weed.access_key, weed.secret_key, secure=False)
@@ -50,4 +50,4 @@ def test_an_outage_is_seen_and_empties_no_endpoints(
     assert found["actstore_refused_total", ("catalog", "STORE_UNREACHABLE")] == 1
     weed.restart()
     wait_until(lambda: scrape(service)["actstore_store_up", ()] == 1, "the store to be back")
-    assert call("CatalogService", "ListRuns", catalog_pb2.ListRunsRequest()).runs
+    until(lambda: bool(call("CatalogService", "ListRuns", catalog_pb2.ListRunsRequest()).runs))

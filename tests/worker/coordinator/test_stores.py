@@ -69,7 +69,7 @@ def test_a_run_that_the_store_does_not_let_begin_is_asked_for_again_and_holds_up
 ) -> None:
     """Before it and after it in the order of names. One that is wrong in itself is not asked for again."""
     away = [True]
-    failing(monkeypatch, "begin", lambda _self, plan, _request: away[0] and plan.record.run == "b")
+    failing(monkeypatch, "begin", lambda _self, plan, *_: away[0] and plan.record.run == "b")
     want(bucket, "a", "b", "c")
     wrong = replace(REQUEST, run="wrong", model=ModelReference("nobody"))
     bucket.put("captures/wrong.json", sealed_request(wrong))

@@ -5,12 +5,17 @@ import random
 import time
 from collections import Counter, deque
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from actstore_api.records import capture
-from actstore_api.records.capture import CaptureProgress, DatasetFiles, ShardFailure
+from actstore_api.records.capture import CaptureProgress, CaptureSpecification, DatasetFiles, ShardFailure
 from actstore_api.records.terms import Failure
 from actstore_storage.format.specification import RunRecord
 from actstore_storage.runs.snapshot import Snapshot
+from actstore_storage.runs.wanted import Queued
+from actstore_worker.capture.planning.estimates import token_layers_per_shard
+from actstore_worker.capture.queueing.fair_queue import Flow
+from actstore_worker.capture.queueing.waiting import Entry
 
 # The number of failed shards whose causes are reported.
 FAILED_SHARDS_TOLD = 100
@@ -23,7 +28,7 @@ NO_FILES = DatasetFiles()
 class CaptureState:
     """A capture of this coordinator. `changed` is set, and replaced, at each change.
 
-    `tried` counts the failures of a shard, `lost` the workers that died with it.
+    `waits` is whether it is in the queue. `tried` counts the failures of a shard, `lost` the workers that died with it.
     """
 
     record: RunRecord
@@ -31,6 +36,9 @@ class CaptureState:
     shards_committed: int
     tokens_committed: int
     dataset_files: DatasetFiles = field(default_factory=DatasetFiles)
+    queued: Queued = field(default_factory=Queued)
+    request: CaptureSpecification = field(default_factory=CaptureSpecification)
+    waits: bool = False
     state: capture.CaptureState = "running"
     failure: Failure | None = None
     failed_shards: dict[int, Failure] = field(default_factory=dict)
@@ -52,6 +60,38 @@ class CaptureState:
     @property
     def active(self) -> bool:
         return self.state in ("running", "paused")
+
+    @property
+    def flow(self) -> Flow:
+        return Flow(self.queued.capture_class, self.queued.principal)
+
+    @property
+    def waited_seconds(self) -> float:
+        """Seconds since it was submitted; for one of an earlier version, which does not say when, since it was found."""
+        submitted = self.queued.submitted_seconds
+        return max(0.0, time.time() - submitted) if submitted else time.monotonic() - self.started
+
+    @cached_property
+    def shard_token_layers(self) -> float:
+        return token_layers_per_shard(self.record)
+
+    @property
+    def age(self) -> tuple[float, str]:
+        """The oldest capture is the smallest."""
+        return self.queued.submitted_seconds, self.record.run
+
+    @property
+    def token_layers_committed(self) -> float:
+        return self.shards_committed * self.shard_token_layers
+
+    @property
+    def entry(self) -> Entry:
+        left = (self.record.shards_total - self.shards_committed) * self.shard_token_layers
+        return Entry(self.record.run, self.flow, self.queued.submitted_seconds, left)
+
+    def leave_queue(self) -> None:
+        self.waits = False
+        self.tell()
 
     def progress(self) -> CaptureProgress:
         elapsed_seconds = time.monotonic() - self.started if self.elapsed_seconds is None else self.elapsed_seconds
@@ -103,7 +143,7 @@ class CaptureState:
     def end(self, state: capture.CaptureState, failure: Failure | None = None) -> None:
         self.pending.clear()
         self.elapsed_seconds = time.monotonic() - self.started
-        self.state, self.failure = state, failure
+        self.state, self.failure, self.waits = state, failure, False
         self.tell()
 
     def tell(self) -> None:

@@ -1,9 +1,10 @@
 """A capture worker: keeps the model and SAEs of the last run loaded, and captures shards with them."""
 
 import threading
+import time
 from collections import deque
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,15 @@ TASKS = 2
 
 @dataclass(frozen=True)
 class ShardReport:
-    """What the bucket now has of the shard, without borrowed rows; `won` if this attempt's commit succeeded."""
+    """What the bucket now has of the shard, without borrowed rows; `won` if this attempt's commit succeeded.
+
+    `device_seconds` is how long the attempt used the device, or the model where there is no device.
+    """
 
     won: bool
     tokens: int
     bytes: int
+    device_seconds: float = 0.0
 
 
 class CaptureWorker:
@@ -57,12 +62,14 @@ class CaptureWorker:
         with ExitStack() as open_writer:
             with self._turn:
                 self._check(task.attempt)
+                began = time.monotonic()
                 loaded = self._loaded(task)
                 loaded.check = lambda: self._check(task.attempt)
                 writer = task.write(loaded, self._bucket, open_writer)
+                device_seconds = time.monotonic() - began
             self._check(task.attempt)
             won = writer.commit()
-        return self._report(task, won)
+        return replace(self._report(task, won), device_seconds=device_seconds)
 
     def flops(self) -> float:
         """The speed in float32, or in the dtype of the current run. A measurement of 0.2 s, once."""
