@@ -110,6 +110,9 @@ class StandIn(CaptureServiceServicer, PatchingServiceServicer):
             details = ("grpc-status-details-bin", to_status(FAILURE).SerializeToString())
             context.set_trailing_metadata([details])
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, FAILURE.message * 2)
+        if name == "other-nowhere":
+            details = {"field": "run", "value": name, "allowed": "other-run, planted"}
+            context.abort_with_status(rpc_status.to_status(to_status(Failure("CAPTURE_NOT_FOUND", "no", details))))
         if name.startswith("bare-"):
             context.abort(grpc.StatusCode[name.removeprefix("bare-")], "Traceback: /secret/path.py")
         if name == "waiting":
