@@ -87,6 +87,7 @@ def main() -> None:
     folder = options.folder.resolve()
     if not (folder / "actstore.toml").exists():
         sys.exit(f"up.py: {folder} has no actstore.toml: make it with deploy/local/setup")
+    (folder / "run" / "up.pid").write_text(f"{os.getpid()}\n")
     # The first signal unwinds everything, and further ones do not disturb that.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     ports, metrics = _ports(options.free_ports)
@@ -193,11 +194,17 @@ def _prometheus(program: str, folder: Path, ports: dict[str, int], metrics: dict
 
 
 def _say(folder: Path, ports: dict[str, int], metrics: dict[str, int], store: dict[str, str]) -> None:
-    addresses = {f"{name}": f"127.0.0.1:{port}" for name, port in ports.items()}
+    """Says where everything is, with what a client or a job needs to reach it."""
+    addresses = {name: f"127.0.0.1:{port}" for name, port in ports.items()}
     addresses |= {f"{name}-metrics": f"127.0.0.1:{port}" for name, port in metrics.items()}
-    lines = [f"{name.upper().replace('-', '_')}={address}\n" for name, address in addresses.items()]
-    lines += [f"STORE={store['ACTSTORE_STORE']}\n", f"S3_ENDPOINT={store['ACTSTORE_S3_ENDPOINT']}\n"]
-    (folder / "addresses").write_text("".join(lines))
+    variables = {name.upper().replace("-", "_"): address for name, address in addresses.items()}
+    variables |= {
+        "ACTSTORE_ADDRESS": "ipv4:" + ",".join(addresses[name] for name in SERVICES),
+        "ACTSTORE_TLS": "1",
+        "ACTSTORE_ROOT_CERTIFICATES": str(folder / "tls" / "ca.crt"),
+        **store,
+    }
+    (folder / "addresses").write_text("".join(f"export {name}={value}\n" for name, value in variables.items()))
     print(json.dumps({"ready": "deployment", **addresses}), flush=True)
 
 
