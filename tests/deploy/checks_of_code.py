@@ -12,6 +12,7 @@ import yaml
 
 from actstore._cli.main import command_parser
 from actstore_api.metrics import METRICS
+from actstore_storage.settings.command import Options
 from docs.hooks.settings import variables
 from tests.deploy.checks_of_names import SECRETS
 from tests.deploy.manifests import Manifest, Pod, environment, named, of_kind, path_of, pods
@@ -100,13 +101,14 @@ def entry_points(objects: list[Manifest]) -> Iterator[str]:
 def _wrong_start(arguments: list[str]) -> Iterator[str]:
     if arguments[:1] != ["-m"] or not _is_found(f"{arguments[1]}.__main__"):
         yield f"{arguments} starts no module"
-    elif arguments[1] == "actstore":
-        try:
+        return
+    try:
+        if arguments[1] == "actstore":
             command_parser().parse_args(arguments[2:])
-        except (SystemExit, argparse.ArgumentError):
-            yield f"the command does not know {arguments[2:]}"
-    elif unknown := [word for word in arguments[2:] if word not in _source(f"{arguments[1]}.__main__")]:
-        yield f"{arguments[1]} does not know {unknown}"
+        else:
+            Options.of(arguments[1], arguments[2:])
+    except (SystemExit, argparse.ArgumentError):
+        yield f"{arguments[1]} does not know {arguments[2:]}"
 
 
 def serve_config(service: Manifest) -> dict[str, Any]:
