@@ -18,7 +18,13 @@ from tests.deploy.checks_of_names import SECRETS
 from tests.deploy.manifests import Manifest, Pod, environment, named, of_kind, path_of, pods
 
 # Variables of others that the images need.
-FOREIGN = {"HOME", "HF_HUB_OFFLINE", "RAY_USAGE_STATS_ENABLED", "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S"}
+FOREIGN = {
+    "HOME",
+    "HF_HUB_OFFLINE",
+    "RAY_USAGE_STATS_ENABLED",
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S",
+    "RAY_SERVE_GRPC_MAX_MESSAGE_SIZE",
+}
 # The variables that have an address, and the port of the container that it is for.
 _LISTENERS = {
     "ACTSTORE_LISTEN": "grpc",
