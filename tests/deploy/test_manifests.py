@@ -159,6 +159,7 @@ MISTAKES: list[tuple[str, Callable[[list[Manifest]], Any]]] = [
     ("network", lambda all_: _policy(all_, "actstore-workers")["ingress"][1].pop("ports")),
     ("network", lambda all_: _policy(all_, "actstore-workers")["ingress"][1]["ports"].append({"port": "client"})),
     ("network", lambda all_: all_.remove(named(all_, "NetworkPolicy", "actstore-canary"))),
+    ("network", lambda all_: _policy(all_, "actstore-workers")["egress"].pop()),
     ("settings", lambda all_: _map(all_, "actstore-service").update(ACTSTORE_METRIC_LISTEN="0.0.0.0:1")),
     ("settings", lambda all_: _map(all_, "actstore-workers").update(ACTSTORE_LISTEN="0.0.0.0:1")),
     ("files", lambda all_: _map(all_, "actstore-store").update(ACTSTORE_S3_CREDENTIALS_FILE="/etc/credentials")),

@@ -1,7 +1,9 @@
 """Every command of docs/operate.md, in their order, on a deployment that they start themselves."""
 
+import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,11 +11,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 
 from tests.deploy.manifests import ROOT
 from tests.docs.code_blocks import Block, blocks_of, run_block
+from tests.waiting import PATIENCE_SECONDS, wait_until
 
 # It starts workers, which take more than a core.
 pytestmark = pytest.mark.stack
@@ -21,6 +25,9 @@ pytestmark = pytest.mark.stack
 PAGE = ROOT / "docs" / "operate.md"
 # Ports of the page may be taken here.
 START = "deploy/local/up.py lab"
+# Debian's, as `make up MONITORING=1` gets it. Where there is none, the rest of the page runs without.
+PROMETHEUS = shutil.which("prometheus") or shutil.which(ROOT / ".prometheus" / "usr" / "bin" / "prometheus")
+TARGETS = 3
 
 
 @pytest.fixture(scope="module")
@@ -52,10 +59,24 @@ def test_the_page_leads_from_nothing_to_a_deployment(
     folder: Path, environment: Mapping[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(folder)
+    watched = f" --prometheus {PROMETHEUS}" if PROMETHEUS else ""
     for block in _blocks():
-        text = block.body.replace(START, f"{START} --free-ports")
+        text = block.body.replace(START, f"{START} --free-ports{watched}")
         run_block(PAGE, replace(block, body=text), {}, environment)
+        if START in block.body and watched:
+            wait_until(lambda: _targets_up(folder) == TARGETS, "Prometheus scrapes both services and the workers")
     assert not re.search(r"-----BEGIN|actstore_[0-9A-Za-z]{20}", _logs(folder)), "a secret is in a log"
+
+
+def _targets_up(folder: Path) -> int:
+    """How many processes the Prometheus of the deployment has scraped."""
+    (address,) = re.findall(r"^export PROMETHEUS=(.*)$", (folder / "lab" / "addresses").read_text(), re.MULTILINE)
+    try:
+        with urlopen(f"http://{address}/api/v1/query?query=sum(up)", timeout=PATIENCE_SECONDS) as answer:
+            found = json.load(answer)["data"]["result"]
+    except OSError:  # it starts
+        return 0
+    return int(found[0]["value"][1]) if found else 0
 
 
 def _logs(folder: Path) -> str:
