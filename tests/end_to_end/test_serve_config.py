@@ -8,6 +8,7 @@ import os
 import pickle
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -243,13 +244,28 @@ def attack(door: str, poison: bytes, token: str | None) -> None:
     assert token is not None or refusal.value.code() in refusals
 
 
-def test_the_proxy_reads_no_message_beyond_its_bound(cluster: Cluster) -> None:
-    """Whoever sends it: the token is looked at later."""
+@pytest.mark.parametrize(
+    ("token", "code"), [(TOKEN, grpc.StatusCode.RESOURCE_EXHAUSTED), ("wrong", grpc.StatusCode.UNAUTHENTICATED)]
+)
+def test_the_proxy_reads_no_message_beyond_its_bound(cluster: Cluster, token: str, code: grpc.StatusCode) -> None:
+    """And none at all of a caller without the token, who is told so and not that the message is large."""
     text = "w" * (MESSAGE_BYTES + 1)
-    for token in (TOKEN, ""):
-        with pytest.raises(grpc.RpcError) as refusal:
-            cluster.call("GetTextLens", model_pb2.GetTextLensRequest(text={"text": text}), token)
-        assert refusal.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    with pytest.raises(grpc.RpcError) as refusal:
+        cluster.call("GetTextLens", model_pb2.GetTextLensRequest(text={"text": text}), token)
+    assert refusal.value.code() is code
+
+
+def test_a_stranger_who_sends_no_message_is_refused(cluster: Cluster) -> None:
+    over = threading.Event()
+
+    def nothing() -> Iterator[bytes]:
+        over.wait(CALL_SECONDS)
+        yield from ()
+
+    with grpc.insecure_channel(f"127.0.0.1:{cluster.grpc_port}") as channel:
+        call = channel.stream_stream("/actstore.v1.ModelService/GetTextLens")(nothing(), timeout=CALL_SECONDS)
+        assert call.code() is grpc.StatusCode.UNAUTHENTICATED
+        over.set()
 
 
 def test_a_token_is_replaced_while_the_gateway_runs(cluster: Cluster) -> None:

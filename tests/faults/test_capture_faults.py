@@ -211,6 +211,17 @@ def take_part(folder: Path, bucket: Bucket, run: str) -> int:
     return 0
 
 
+def test_a_cluster_that_answers_strangers_is_refused(lab: KillableLab) -> None:
+    """The workers of this one run on it because they were told what isolates it."""
+    refused = subprocess.run(
+        [sys.executable, "-m", "actstore_worker"],
+        env=inherited() | {name: value for name, value in lab.variables.items() if name != "ACTSTORE_RAY_ISOLATED_BY"},
+        stderr=subprocess.PIPE, text=True, check=False,
+    )  # fmt: skip
+    assert refused.returncode == 2
+    assert f"the GCS of the Ray cluster at {lab.variables['ACTSTORE_RAY_ADDRESS']} answers callers" in refused.stderr
+
+
 def test_a_second_start_takes_the_serve_that_runs(folder: Path, lab: KillableLab) -> None:
     """The last test, for it kills the workers: while they live, others are refused. The next take the port, which Serve
     keeps, and of those that were killed nothing: neither their coordinator nor their settings.
@@ -220,7 +231,7 @@ def test_a_second_start_takes_the_serve_that_runs(folder: Path, lab: KillableLab
     (folder / "more" / "more.jsonl").write_text('{"text": "a"}')
     second = subprocess.run(
         [sys.executable, "-m", "actstore_worker"],
-        env=inherited() | lab.variables | {"ACTSTORE_GATEWAY_TOKEN": "t"},
+        env=inherited() | lab.variables,
         stderr=subprocess.PIPE, text=True, check=False,
     )  # fmt: skip
     assert second.returncode == 2

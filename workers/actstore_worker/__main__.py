@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -22,6 +23,7 @@ from actstore_storage.bucket.probe import probe
 from actstore_storage.errors import ActstoreError
 from actstore_storage.settings.command import Options
 from actstore_worker.cluster.joining.process import prepare_ray, reserve_standard_output
+from actstore_worker.files.secrets import TOKEN_FILE
 from actstore_worker.settings import SETTINGS_BESIDE, WorkerSettings, workers_settings
 
 # The exit code if the cluster of the workers has gone.
@@ -69,6 +71,7 @@ def _check_store(settings: WorkerSettings) -> None:
 def _serve(settings: WorkerSettings, secrets: Path | None) -> None:
     for name in _SECRETS:
         os.environ.pop(name, None)  # They are in files, and Ray's processes would inherit them.
+    os.environ[TOKEN_FILE] = str(settings.token_file)  # Serve's proxy reads it.
     ready_line = reserve_standard_output()
     prepare_ray(os.environ, settings.ray_address)
     with os.fdopen(ready_line, "w", buffering=1) as output:
@@ -82,24 +85,23 @@ def _serve(settings: WorkerSettings, secrets: Path | None) -> None:
             running,
         )  # Not sooner: errors of the store are reported before Ray starts.
 
-        with running(settings, _stop_on_signals, waits=lambda part: tell(starting=part)) as address:
+        gone = partial(_end_with_ray, secrets)
+        with running(settings, _stop_on_signals, gone, waits=lambda part: tell(starting=part)) as address:
             tell(ready="workers", address=address)
             output.close()
-            _end_with_ray(settings, secrets)
+            while True:
+                signal.pause()
 
 
-def _end_with_ray(settings: WorkerSettings, secrets: Path | None) -> NoReturn:
-    """Waits until Ray has gone, and ends this process at once: an orderly end would make calls to Ray."""
-    from actstore_worker.cluster.joining.watch import RayGone, RayWatch, abandon_ray
+def _end_with_ray(secrets: Path | None, why: Exception) -> NoReturn:
+    """Ends this process at once: an orderly end would make calls to a Ray that has gone."""
+    from actstore_worker.cluster.joining.watch import abandon_ray
 
-    try:
-        RayWatch(settings.ray.gone_seconds).wait()
-    except RayGone as error:
-        print(f"actstore_worker: {error}; start the workers again", file=sys.stderr, flush=True)
-        abandon_ray()
-        if secrets is not None:
-            shutil.rmtree(secrets, ignore_errors=True)
-        os._exit(RAY_GONE)
+    print(f"actstore_worker: {why}; start the workers again", file=sys.stderr, flush=True)
+    abandon_ray()
+    if secrets is not None:
+        shutil.rmtree(secrets, ignore_errors=True)
+    os._exit(RAY_GONE)
 
 
 def _stop_on_signals() -> None:

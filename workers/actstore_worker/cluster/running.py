@@ -10,27 +10,35 @@ from actstore_worker.cluster.joining.claim import only_deployment
 from actstore_worker.cluster.joining.session import ray_session
 from actstore_worker.cluster.joining.sockets import check_port_is_free, wait_until_answering
 from actstore_worker.cluster.joining.strangers import check_strangers_are_refused
+from actstore_worker.cluster.joining.watch import RayGone, watched
 from actstore_worker.cluster.serving import APPLICATION, LOOPBACK, deploy, port_of_running, serve_running
 from actstore_worker.settings import WorkerSettings
 
 
 @contextmanager
 def running(
-    settings: WorkerSettings, connected: Callable[[], None], waits: Callable[[str], None] = lambda _: None
+    settings: WorkerSettings,
+    connected: Callable[[], None],
+    gone: Callable[[RayGone], None],
+    waits: Callable[[str], None] = lambda _: None,
 ) -> Iterator[str]:
     """Within this context, the workers are up and answer at the yielded address.
 
-    `connected` is called once Ray is up, which has replaced this process's signal handlers. `waits` is called with what
-    is waited for next.
+    Args:
+        settings: The settings.
+        connected: Is called once Ray is up, which has replaced this process's signal handlers.
+        gone: Is called in another thread if Ray ends before this context. Calls to Ray wait for minutes then.
+        waits: Is called with what is waited for next.
 
-    Errors: SettingsError if the cluster has too few resources, or answers strangers.
+    Raises:
+        SettingsError: The cluster has too few resources, or answers strangers.
     """
     _check_metrics_port(settings)
     waits("Ray")
     with ray_session(settings.ray_address, settings.ray.object_store_bytes):
         connected()
         check_strangers_are_refused(settings.ray_isolated_by)
-        with only_deployment(settings):
+        with watched(settings.ray.gone_seconds, gone), only_deployment(settings):
             running_port = port_of_running(settings)
             waits("the coordinator")
             with coordinator_running(settings), serve_running(settings, running_port, waits) as port:

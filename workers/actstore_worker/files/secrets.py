@@ -1,14 +1,19 @@
 """Secrets in files that only their owner can read, and that are read again when they change."""
 
+import hmac
 import logging
 import os
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from actstore_worker.errors import SettingsError
 from actstore_worker.files.stamps import stamp_of
 
 _log = logging.getLogger(__name__)
-_FIELD = "ACTSTORE_GATEWAY_TOKEN_FILE"
+# The variable of the file with the gateway's token.
+TOKEN_FILE = "ACTSTORE_GATEWAY_TOKEN_FILE"  # noqa: S105  a name
+NO_TOKEN = "the gateway's token is missing or wrong"  # noqa: S105  what its caller is told
 # While a token is replaced, callers may still present the previous one.
 _TOKENS_MAX = 2
 
@@ -51,6 +56,15 @@ def read_tokens(path: Path) -> tuple[str, ...]:
     return tokens
 
 
+def has_token(headers: Iterable[tuple[str, Any]], tokens: Iterable[str]) -> bool:
+    """Whether a call has one of the tokens. If a header occurs twice only the first counts. Comparing takes the same
+    time wherever the first difference is.
+    """
+    sent = next((value for key, value in headers if key == "authorization"), "")
+    matches = [hmac.compare_digest(str(sent).encode(), f"Bearer {token}".encode()) for token in tokens]
+    return any(matches)
+
+
 def check_secret(secret: str, name: str) -> None:
     """Errors: SettingsError for a secret that cannot be sent in a header. It does not show the secret."""
     if not (secret.isascii() and secret.isprintable() and secret == secret.strip()):
@@ -72,4 +86,4 @@ def write_s3_keys(path: Path, access_key: str, secret_key: str) -> None:
 
 
 def _refused(path: Path, why: str) -> SettingsError:
-    return SettingsError(f"{_FIELD} is {path}, {why}", field=_FIELD, value=str(path))
+    return SettingsError(f"{TOKEN_FILE} is {path}, {why}", field=TOKEN_FILE, value=str(path))

@@ -5,7 +5,6 @@ failure is set on the context, because trailers with google.rpc.Status are sent 
 exception.
 """
 
-import hmac
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Protocol
@@ -26,11 +25,11 @@ from actstore_api.records.patching import (
 from actstore_api.v1 import service_pb2
 from actstore_api.verbs import VERBS, Verb
 from actstore_storage.errors import ActstoreError
-from actstore_worker.wire.failures import STATUS_CODES, failure_of, read_question
+from actstore_worker.files.secrets import NO_TOKEN, has_token
+from actstore_worker.wire.failures import DETAILS_KEY, STATUS_CODES, failure_of, read_question
 
 _log = logging.getLogger(__name__)
 _CAPTURES = service_pb2.DESCRIPTOR.services_by_name["CaptureService"].full_name
-_DETAILS_KEY = "grpc-status-details-bin"
 
 
 class Captures(Protocol):
@@ -122,11 +121,8 @@ class Gateway:
             ended = progress.ended
 
     def _check_token(self, context: Context) -> None:
-        """If a header occurs twice only the first counts. The comparison takes constant time."""
-        sent = next((value for key, value in context.invocation_metadata() if key == "authorization"), "")
-        matches = [hmac.compare_digest(str(sent).encode(), f"Bearer {token}".encode()) for token in self._tokens()]
-        if not any(matches):
-            raise ActstoreError("the gateway's token is missing or wrong", reason="UNAUTHENTICATED")
+        if not has_token(context.invocation_metadata(), self._tokens()):
+            raise ActstoreError(NO_TOKEN, reason="UNAUTHENTICATED")
 
 
 def _refuse(context: Context, error: Exception) -> None:
@@ -136,7 +132,7 @@ def _refuse(context: Context, error: Exception) -> None:
     context.set_code(STATUS_CODES[REASONS[failure.reason].status])
     status = to_status(failure)  # with texts cut to what trailers can hold
     context.set_details(status.message)
-    context.set_trailing_metadata([(_DETAILS_KEY, status.SerializeToString())])
+    context.set_trailing_metadata([(DETAILS_KEY, status.SerializeToString())])
 
 
 def _method(verb: Verb) -> Any:

@@ -2,44 +2,58 @@
 
 import shutil
 import socket
+import threading
 import time
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NoReturn
 
 import ray
 from ray._private import worker as ray_worker
 
 _CONNECT_SECONDS = 5.0
-_POLL_SECONDS = 0.5
+_POLL_SECONDS = 1.0
 
 
 class RayGone(Exception):
     """The GCS of the cluster, or the raylet of this node, has ended."""
 
 
-class RayWatch:
-    """Watches the cluster that this process belongs to."""
+@contextmanager
+def watched(gone_seconds: float, gone: Callable[[RayGone], object]) -> Iterator[None]:
+    """Within this context, `gone` is called in a thread of its own once the cluster of this process has gone.
 
-    def __init__(self, gone_seconds: float) -> None:
-        """`gone_seconds`: how long GCS or raylet may refuse connections before the cluster counts as gone."""
-        self._gone_seconds = gone_seconds
-        node = next(node for node in ray.nodes() if node["NodeID"] == ray.get_runtime_context().get_node_id())
-        self._doors = {
-            "its GCS": _address(ray.get_runtime_context().gcs_address),
-            "the raylet of this node": (node["NodeManagerAddress"], node["NodeManagerPort"]),
-        }
+    `gone_seconds`: how long GCS or raylet may refuse connections before the cluster counts as gone.
+    """
+    node = next(node for node in ray.nodes() if node["NodeID"] == ray.get_runtime_context().get_node_id())
+    doors = {
+        "its GCS": _address(ray.get_runtime_context().gcs_address),
+        "the raylet of this node": (node["NodeManagerAddress"], node["NodeManagerPort"]),
+    }
+    stop = threading.Event()
 
-    def wait(self) -> NoReturn:
-        """Errors: RayGone once the cluster has gone. A busy process still accepts connections: the system does."""
-        answered = dict.fromkeys(self._doors, time.monotonic())
-        while True:
-            time.sleep(_POLL_SECONDS)
-            for what, door in self._doors.items():
-                if _accepts(door):
-                    answered[what] = time.monotonic()
-                elif time.monotonic() - answered[what] > self._gone_seconds:
-                    raise RayGone(f"the Ray cluster of the workers is gone: {what} at {door[0]}:{door[1]} has ended")
+    def watch() -> None:
+        try:
+            _wait(doors, gone_seconds, stop)
+        except RayGone as error:
+            gone(error)
+
+    threading.Thread(target=watch, name="ray-watch", daemon=True).start()
+    try:
+        yield
+    finally:
+        stop.set()
+
+
+def _wait(doors: Mapping[str, tuple[str, int]], gone_seconds: float, stop: threading.Event) -> None:
+    """Errors: RayGone once the cluster has gone. A busy process still accepts connections: the system does it."""
+    answered = {what: time.monotonic() for what in doors}
+    while not stop.wait(_POLL_SECONDS):
+        for what, door in doors.items():
+            if _accepts(door):
+                answered[what] = time.monotonic()
+            elif time.monotonic() - answered[what] > gone_seconds and not stop.is_set():
+                raise RayGone(f"the Ray cluster of the workers is gone: {what} at {door[0]}:{door[1]} has ended")
 
 
 def abandon_ray() -> None:
