@@ -112,6 +112,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--models", type=Path, nargs="*", default=[], metavar="DIR", help="folders of models and SAEs")
     parser.add_argument("--datasets", type=Path, nargs="*", default=[], metavar="DIR", help="folders of text")
+    parser.add_argument("--without-workers", action="store_true", help="answer what is stored, and no more")
     parser.add_argument("--prometheus", metavar="PROGRAM", help="the program `prometheus`, to watch all of it")
     parser.add_argument("--free-ports", action="store_true", help="any free ports, instead of those of the page")
     return parser.parse_args()
@@ -154,7 +155,8 @@ def _parts(
         "ACTSTORE_MODEL_FOLDERS": os.pathsep.join(str(one.resolve()) for one in options.models),
         "ACTSTORE_DATASET_FOLDERS": os.pathsep.join(str(one.resolve()) for one in options.datasets),
     }
-    yield Part("workers", [sys.executable, "-P", "-m", "actstore_worker"], workers, folder)
+    if not options.without_workers:
+        yield Part("workers", [sys.executable, "-P", "-m", "actstore_worker"], workers, folder)
     for name in SERVICES:
         service = {
             **shared,
@@ -199,7 +201,7 @@ def _say(folder: Path, ports: dict[str, int], metrics: dict[str, int], store: di
     addresses |= {f"{name}-metrics": f"127.0.0.1:{port}" for name, port in metrics.items()}
     variables = {name.upper().replace("-", "_"): address for name, address in addresses.items()}
     variables |= {
-        "ACTSTORE_ADDRESS": "ipv4:" + ",".join(addresses[name] for name in SERVICES),
+        "ACTSTORE_ADDRESS": addresses[SERVICES[0]],
         "ACTSTORE_TLS": "1",
         "ACTSTORE_ROOT_CERTIFICATES": str(folder / "tls" / "ca.crt"),
         **store,
