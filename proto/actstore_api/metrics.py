@@ -133,6 +133,7 @@ OPERATION = Label("operation", ("get", "open", "read", "list", "put", "create", 
 OUTCOME = Label("outcome", ("ok", "absent", "taken", "unreachable", "refused", "missing", "failed"))
 ANSWER = Label("answer", ("computed", "kept"))
 KERNEL = Label("kernel", ("resumed", "full"))
+QUEUE_CLASS = Label("class", ("interactive", "bulk"))
 STATE = Label("state", ("complete", "failed", "cancelled"))
 
 C, G, H = MetricType.COUNTER, MetricType.GAUGE, MetricType.HISTOGRAM
@@ -393,6 +394,120 @@ BYTES_COMMITTED = Metric(
     "bytes",
     "Bytes in shards that were committed since the coordinator started.",
     exporters=WORKERS,
+)
+CAPTURES_PAUSED = Metric(
+    "actstore_captures_paused",
+    G,
+    "captures",
+    "Captures that wait for a store that cannot be reached or refuses its credentials.",
+    exporters=WORKERS,
+)
+QUEUE_DEPTH = Metric(
+    "actstore_queue_depth", G, "captures", "Captures that wait in the queue, by class.", (QUEUE_CLASS,), WORKERS
+)
+QUEUE_OLDEST = Metric(
+    "actstore_queue_oldest_seconds",
+    G,
+    "seconds",
+    "How long the capture has waited that was submitted first, of those in the queue. 0: none waits.",
+    (QUEUE_CLASS,),
+    WORKERS,
+)
+CAPTURES_STARTED = Metric(
+    "actstore_captures_started_total", C, "captures", "Captures that left the queue.", (QUEUE_CLASS,), WORKERS
+)
+QUEUE_WAITED = Metric(
+    "actstore_queue_waited_seconds_total",
+    C,
+    "seconds",
+    "Seconds in the queue of all captures that left it; divided by their number, the average.",
+    (QUEUE_CLASS,),
+    WORKERS,
+)
+CAPTURE_WORKERS = Metric(
+    "actstore_capture_workers",
+    G,
+    "workers",
+    "Capture workers, by their device.",
+    (Label("device", ("cpu", "gpu")),),
+    WORKERS,
+)
+SHARD_ATTEMPTS = Metric(
+    "actstore_shard_attempts_total",
+    C,
+    "attempts",
+    "Attempts at shards. outcome: committed, second (another coordinator's commit came first), failed, lost (its "
+    "worker died).",
+    (Label("outcome", ("committed", "second", "failed", "lost")),),
+    WORKERS,
+)
+CAPTURE_SECONDS = Metric(
+    "actstore_capture_stage_seconds_total",
+    C,
+    "seconds",
+    "Seconds of shards by stage: wait (for the device, which another shard uses), load (model and SAEs), compute "
+    "(forward passes, SAEs, sorting and writing), commit. Divided by the time and the workers, compute is their use.",
+    (Label("stage", ("wait", "load", "compute", "commit")),),
+    WORKERS,
+)
+CAPTURE_TOKEN_LAYERS = Metric(
+    "actstore_capture_token_layers_total",
+    C,
+    "token layers",
+    "Work of committed shards, in tokens times the layers that run.",
+    exporters=WORKERS,
+)
+CAPTURED_TOKENS = Metric(
+    "actstore_captured_tokens_total",
+    C,
+    "tokens",
+    "Tokens of committed shards. kind: sink (an attention sink), or other.",
+    (Label("kind", ("sink", OTHER)),),
+    WORKERS,
+)
+NON_FINITE = Metric(
+    "actstore_nonfinite_values_total",
+    C,
+    "values",
+    "Values of committed shards that are infinite or NaN. product: rows (of a site), or features (of an SAE).",
+    (Label("product", ("rows", "features")),),
+    WORKERS,
+)
+PRINCIPAL_DEVICE_SECONDS = Metric(
+    "actstore_principal_device_seconds_total",
+    C,
+    "seconds",
+    "Seconds for which shards of captures used a GPU, or a worker without one, by the name of who submitted them.",
+    (PRINCIPAL,),
+    WORKERS,
+)
+# SAEs.
+SAE_CHECKS = Metric(
+    "actstore_sae_checks_total",
+    C,
+    "checks",
+    "Checks of an SAE on stored text; `.wait()` asks for one after each capture. result: as_claimed, or doubtful (what "
+    "it explains, how many features fire, or its loss differs from its claims).",
+    (Label("result", ("as_claimed", "doubtful")),),
+)
+# The canary.
+CANARY_OK = Metric(
+    "actstore_canary_ok",
+    G,
+    "1",
+    "1 if the answers of the last run of the canary were the golden ones, else 0, by check.",
+    (Label("check", ("capture", "top_features", "norms", "denoise", "noise")),),
+    CANARY,
+)
+CANARY_RUN = Metric(
+    "actstore_canary_last_run_timestamp_seconds",
+    G,
+    "seconds",
+    "When the canary ran last, in seconds since 1970.",
+    exporters=CANARY,
+)
+CANARY_SECONDS = Metric(
+    "actstore_canary_run_seconds", G, "seconds", "How long the last run of the canary took.", exporters=CANARY
 )
 
 METRICS: Mapping[str, Metric] = {found.name: found for found in list(globals().values()) if isinstance(found, Metric)}

@@ -24,6 +24,7 @@ from google.protobuf.wrappers_pb2 import BytesValue
 import actstore
 from actstore._stack.seaweed import free_ports
 from actstore_api.v1 import capture_pb2, model_pb2, service_pb2_grpc
+from actstore_api.verbs import VERBS
 from actstore_service.server import Service
 from actstore_service.settings import Settings
 from actstore_storage.bucket.access import S3Access
@@ -263,7 +264,7 @@ def test_a_stranger_who_sends_no_message_is_refused(cluster: Cluster) -> None:
         yield from ()
 
     with grpc.insecure_channel(f"127.0.0.1:{cluster.grpc_port}") as channel:
-        call = channel.stream_stream("/actstore.v1.ModelService/GetTextLens")(nothing(), timeout=CALL_SECONDS)
+        call = channel.stream_stream(VERBS["GetTextLens"].path)(nothing(), timeout=CALL_SECONDS)
         assert call.code() is grpc.StatusCode.UNAUTHENTICATED
         over.set()
 

@@ -25,11 +25,14 @@ class Queued:
         principal: Who asked for it.
         capture_class: Small captures are interactive; they come before bulk ones.
         submitted_seconds: When it was accepted, in seconds since 1970.
+        turn: Captures of a class start in this order. A principal's next capture has its turn later by its estimated
+            work, in tokens times layers.
     """
 
     principal: str = DEFAULT_PRINCIPAL
     capture_class: CaptureClass = "bulk"
     submitted_seconds: float = 0.0
+    turn: float = 0.0
 
 
 NO_PLACE = Queued()

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from actstore_worker.wire.proxy_streams import mended_streams
+from actstore_worker.wire.proxy_streams import SECONDS_LEFT, mended_streams
 
 
 class Call:
@@ -15,10 +15,17 @@ class Call:
     def __init__(self) -> None:
         self.over = False
         self.told: list[str] = []
+        self.seconds_left: float | None = None
 
     def peer(self) -> str:
         assert not self.over
         return "peer"
+
+    def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
+        return (("authorization", "Bearer token"), (SECONDS_LEFT, "forged"))
+
+    def time_remaining(self) -> float | None:
+        return self.seconds_left
 
     def log(self, text: str) -> None:
         self.told.append(text)
@@ -79,3 +86,22 @@ def test_empty_messages_stay_behind(kind: str, expected: list[bytes]) -> None:
         return found
 
     assert asyncio.run(take()) == expected
+
+
+@pytest.mark.parametrize(("seconds_left", "said"), [(None, []), (2.5, [(SECONDS_LEFT, "2.5")])])
+def test_a_deadline_is_handed_on_as_a_header(seconds_left: float | None, said: list[tuple[str, str]]) -> None:
+    """As the proxy finds it, whatever a caller says."""
+    call, heard = Call(), []
+    call.seconds_left = seconds_left
+
+    async def handler(request: object, context: Call) -> AsyncIterator[bytes]:
+        heard.extend(context.invocation_metadata())
+        yield b"message"
+
+    async def ask() -> None:
+        stream_of = mended_streams(lambda **_: handler)
+        opened = stream_of(service_method="", streaming_type=SimpleNamespace(value="unary_stream"))(None, call)
+        assert [message async for message in opened] == [b"message"]
+
+    asyncio.run(ask())
+    assert heard == [("authorization", "Bearer token"), *said]

@@ -2,12 +2,14 @@
 
 import socket
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import grpc
 import pytest
 
-from actstore_worker.cluster.joining.strangers import answers_strangers, check_release
+from actstore_worker.cluster.joining import strangers
 from actstore_worker.cluster.joining.watch import RayGone, _wait
 from actstore_worker.errors import SettingsError
 from tests.waiting import wait_until
@@ -47,16 +49,9 @@ def test_who_stops_watching_is_told_nothing() -> None:
     _wait({"its GCS": ("127.0.0.1", 1)}, 0.0, stop)
 
 
-@pytest.mark.parametrize(
-    ("code", "answers"),
-    [
-        (grpc.StatusCode.UNAUTHENTICATED, False),
-        (grpc.StatusCode.UNIMPLEMENTED, True),
-        (grpc.StatusCode.OK, True),
-        (grpc.StatusCode.UNAVAILABLE, True),
-    ],
-)
-def test_only_a_refusal_for_the_missing_token_is_one(code: grpc.StatusCode, answers: bool) -> None:
+@contextmanager
+def process_of_ray(code: grpc.StatusCode) -> Iterator[str]:
+    """The address of a stand-in that answers so to who has no token."""
     server = grpc.server(ThreadPoolExecutor(1))
 
     def answer(_request: bytes, context: grpc.ServicerContext) -> bytes:
@@ -68,13 +63,36 @@ def test_only_a_refusal_for_the_missing_token_is_one(code: grpc.StatusCode, answ
     server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("ray.rpc.NodeInfoGcsService", handlers)])
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
-    assert answers_strangers(f"127.0.0.1:{port}", METHOD) == answers
+    yield f"127.0.0.1:{port}"
     server.stop(None).wait()
+
+
+@pytest.mark.parametrize("code", [grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.OK])
+@pytest.mark.parametrize("what", ["the GCS", "a raylet"])
+def test_only_a_refusal_for_the_missing_token_is_one(
+    what: str, code: grpc.StatusCode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with process_of_ray(code) as address:
+        monkeypatch.setattr(strangers, "_doors", lambda: [(what, address, METHOD)])
+        if code is grpc.StatusCode.UNAUTHENTICATED:
+            strangers.check_strangers_are_refused("")
+        else:
+            with pytest.raises(SettingsError, match=f"{what} of the Ray cluster at {address} does not refuse"):
+                strangers.check_strangers_are_refused("")
+        strangers.check_strangers_are_refused("a network policy")
+
+
+def test_a_node_that_has_gone_hinders_no_start(monkeypatch: pytest.MonkeyPatch, free_port: int) -> None:
+    monkeypatch.setattr(strangers, "_doors", lambda: [(strangers._RAYLET, f"127.0.0.1:{free_port}", METHOD)])
+    strangers.check_strangers_are_refused("")
+    monkeypatch.setattr(strangers, "_doors", lambda: [("the GCS", f"127.0.0.1:{free_port}", METHOD)])
+    with pytest.raises(SettingsError, match="does not refuse"):
+        strangers.check_strangers_are_refused("")
 
 
 def test_a_ray_whose_replicas_do_not_check_the_token() -> None:
     for version in ("2.51.0", "2.55.1", "2.58.9", "1.99.0"):
         with pytest.raises(SettingsError, match=f"Ray {version} runs code of callers without its token"):
-            check_release(version)
+            strangers.check_release(version)
     for version in ("2.59.0", "2.60.0", "3.0.0rc1"):
-        check_release(version)
+        strangers.check_release(version)

@@ -16,10 +16,10 @@ import pytest
 from actstore_api.records.capture import CaptureProgress, CaptureSpecification, DatasetFiles, DatasetReference
 from actstore_api.records.terms import ModelReference
 from actstore_storage.bucket import Bucket
-from actstore_storage.errors import ActstoreError, Conflict, CorruptObject, NotThere, StoreError
+from actstore_storage.errors import ActstoreError, Conflict, CorruptObject, StoreError
 from actstore_storage.format.keys import checkpoint_key, checkpoint_sketches_key
 from actstore_storage.rows.reading import dense_matrix, read_activations, read_tokens
-from actstore_storage.runs.opening import create_run, list_runs, open_run
+from actstore_storage.runs.opening import create_run, open_run
 from actstore_storage.runs.shard_writer import ShardWriter
 from actstore_storage.runs.snapshot import Snapshot
 from actstore_storage.upkeep.fsck import check_runs

@@ -11,8 +11,8 @@ from actstore_api.reasons import REASONS, Kind
 from actstore_api.records.terms import Failure
 from actstore_storage.errors import ActstoreError
 from actstore_worker.capture.limits import CoordinatorLimits
-from actstore_worker.capture.progress import CaptureState
 from actstore_worker.capture.queueing.fair_queue import FairQueue, Flow
+from actstore_worker.capture.queueing.progress import CaptureState
 from actstore_worker.capture.run_plan import RunPlan
 from actstore_worker.capture.shards.worker import ShardReport
 from actstore_worker.capture.worker_pool import LOST_WORKER, Worker, WorkerPool
@@ -34,6 +34,8 @@ class Audience(Protocol):
         """No further shard of this capture would succeed."""
 
     def captured(self, capture: CaptureState, report: ShardReport) -> None: ...
+
+    def attempt_failed(self, failure: Failure) -> None: ...
 
 
 @dataclass(eq=False)
@@ -87,20 +89,22 @@ class Attempts:
         while self._waiting():
             worker = await self._pool.idle()
             if waiting := self._waiting():
-                chosen = waiting[self._fair.choose({flow: one.capture.shard_token_layers for flow, one in waiting.items()})]
+                chosen = waiting[
+                    self._fair.choose({flow: one.capture.shard_token_layers for flow, one in waiting.items()})
+                ]
                 chosen.attempts += 1
                 self._start(self._attempt(chosen, chosen.capture.pending.popleft(), worker))
             else:
                 self._pool.release(worker)
 
     def _waiting(self) -> dict[Flow, _Running]:
-        """The oldest capture of each flow that has a shard to assign. The flow with the least committed work comes first,
-        so that it is also first after a restart.
+        """The first capture of each flow that has a shard to assign. The flow with the least committed work comes
+        first, also after a restart.
 
         A shard that will be tried again keeps its slot, so that an error of every shard does not make all of them fail.
         """
         waiting: dict[Flow, _Running] = {}
-        for one in sorted(self._running, key=lambda one: one.capture.age):
+        for one in sorted(self._running, key=lambda one: one.capture.order):
             if one.capture.active and one.capture.pending and one.attempts < self._pool.places:
                 waiting.setdefault(one.capture.flow, one)
         return dict(sorted(waiting.items(), key=lambda found: found[1].capture.token_layers_committed))
@@ -116,6 +120,8 @@ class Attempts:
     async def _make(self, capture: CaptureState, plan: RunPlan, shard: int, worker: Worker) -> None:
         """Makes one attempt. A failed shard that will be tried again goes back to the pending ones."""
         failure = await self._try_shard(capture, plan, shard, worker)
+        if failure is not None:
+            self._audience.attempt_failed(failure)
         if failure is None or not capture.active:
             return
         if failure.reason in PAUSING:

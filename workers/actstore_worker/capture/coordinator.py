@@ -27,15 +27,16 @@ from actstore_storage.errors import ActstoreError, NotThere
 from actstore_storage.runs.opening import check_same_run
 from actstore_storage.runs.snapshot import Snapshot
 from actstore_storage.runs.wanted import DEFAULT_PRINCIPAL, Queued
+from actstore_worker.capture.activity import Activity
 from actstore_worker.capture.attempts import PAUSING, Attempts
 from actstore_worker.capture.limits import CoordinatorLimits
 from actstore_worker.capture.merging import Merging
-from actstore_worker.capture.progress import CaptureState
 from actstore_worker.capture.queued_captures import QueuedCaptures
+from actstore_worker.capture.queueing.progress import CaptureState
 from actstore_worker.capture.queueing.usage import DeviceSeconds
 from actstore_worker.capture.run_plan import RunPlan
 from actstore_worker.capture.shards.worker import ShardReport
-from actstore_worker.capture.worker_pool import Worker, WorkerPool
+from actstore_worker.capture.worker_pool import LOST_WORKER, Worker, WorkerPool
 
 _log = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ class Preparer(Protocol):
         """Removes the request of a run that is not being captured. None: there was no request."""
 
     def wanted(self) -> list[tuple[CaptureSpecification, Queued]]:
-        """Returns the requests, in the order in which they were submitted."""
+        """Returns the requests, in the order in which their captures start, within a class."""
 
     def opened(self, run: str) -> Snapshot | None:
         """Opens a run. None: it does not exist."""
@@ -84,6 +85,7 @@ class Coordinator:
         self._planning = asyncio.Semaphore(limits.plans)
         self._totals: Counter[str] = Counter()  # By field of GetCaptureTotalsAnswer.
         self._device_seconds = DeviceSeconds(limits.principals_counted)
+        self.activity = Activity()
 
     async def submit(self, request: CaptureSpecification, principal: str = DEFAULT_PRINCIPAL) -> str:
         """Plans and creates a run, and returns its name. It starts as soon as it has a place.
@@ -97,11 +99,13 @@ class Coordinator:
         plan = await self._plan(request)
         run = plan.record.run
         async with self._lock(run):
-            if (there := self._captures.get(run)) is not None and there.active:
-                check_same_run(there.record, plan.record)
+            if (known := self._captures.get(run)) is not None and known.active:
+                check_same_run(known.record, plan.record)
                 return run
-            place = queued or self._captures.new_place(plan.record, principal)
-            with self._captures.reserved(plan.record, place) if queued is None else contextlib.nullcontext():
+            there = await asyncio.to_thread(self._preparer.opened, run)
+            committed = 0 if there is None else there.tokens_committed
+            new = self._captures.new_place(plan.record, principal, committed)
+            with new if queued is None else contextlib.nullcontext(queued) as place:
                 snapshot = await asyncio.to_thread(self._preparer.begin, plan, request, place)
                 capture = self._captures.enter(snapshot, request, place)
         capture.dataset_files = plan.dataset_files
@@ -109,8 +113,9 @@ class Coordinator:
         return run
 
     async def resume(self) -> bool:
-        """Continue every requested run that this coordinator is not capturing, in the order in which they were
-        submitted. False: the store failed, try again.
+        """Continue every requested run that this coordinator is not capturing, in the order of their turns.
+
+        False: the store failed, try again.
         """
         whole = True
         try:
@@ -188,6 +193,16 @@ class Coordinator:
         await self.pool.interrupt(run)
         return self._progress(capture)
 
+    @property
+    def paused(self) -> int:
+        """Captures that wait for the store."""
+        return self._captures.paused
+
+    @property
+    def workers(self) -> int:
+        """Capture workers, those that are being replaced included."""
+        return len(self.pool)
+
     async def totals(self) -> GetCaptureTotalsAnswer:
         principals = self._device_seconds.by_principal.items()
         return GetCaptureTotalsAnswer(
@@ -234,9 +249,11 @@ class Coordinator:
                 check_same_run(capture.record, plan.record)
             except ActstoreError as error:
                 failure = Failure(error.reason, error.message, error.details)
-            except Exception:
+            except Exception:  # noqa: BLE001  a fault of planning must not end the coordinator
                 _log.exception("the capture of %s cannot be planned", capture.record.run)
-                failure = Failure("INTERNAL", "the capture cannot be planned; the coordinator's log has the details", {})
+                failure = Failure(
+                    "INTERNAL", "the capture cannot be planned; the coordinator's log has the details", {}
+                )
             if failure is None:
                 capture.go_on()
                 return plan
@@ -298,7 +315,12 @@ class Coordinator:
         except ActstoreError as error:  # The next coordinator then finds a request with nothing left to do.
             _log.warning("the request for run %s could not be removed: %s", run, error.message)
 
+    def attempt_failed(self, failure: Failure) -> None:
+        """Counts an attempt that failed."""
+        self.activity.failed(lost=failure.reason == LOST_WORKER)
+
     def captured(self, capture: CaptureState, report: ShardReport) -> None:
+        self.activity.captured(report, capture.shard_token_layers)
         self._device_seconds.add(capture.queued.principal, report.device_seconds)
         self._captures.speed.observe(capture.shard_token_layers, report.device_seconds)
         if report.won:

@@ -5,8 +5,9 @@ from dataclasses import dataclass, fields
 from actstore_storage.errors import SettingsError
 from actstore_storage.settings.checks import check_least, check_positive
 
-# A queue may have no places, and bulk captures no share of their own.
-_MAY_BE_ZERO = ("queued_captures", "queued_per_principal", "bulk_share")
+# A queue may have no places, no capture may be interactive, and bulk captures may have no share of their own.
+_MAY_BE_ZERO = ("interactive_token_layers", "queued_captures", "queued_per_principal", "bulk_share")
+
 
 @dataclass(frozen=True)
 class CoordinatorLimits:

@@ -17,7 +17,7 @@ from actstore_storage.runs.wanted import NO_PLACE, Queued, read_wanted, seal_wan
 from actstore_storage.upkeep.folding import fold_commits
 from actstore_worker.capture.encode_plan import plan_encoding
 from actstore_worker.capture.plan import PlanSettings, plan_capture
-from actstore_worker.capture.progress import CaptureState
+from actstore_worker.capture.queueing.progress import CaptureState
 from actstore_worker.capture.run_plan import RunPlan
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.models.model import ModelDescription
@@ -82,7 +82,7 @@ class Preparing:
         return capture.progress()
 
     def wanted(self) -> list[tuple[CaptureSpecification, Queued]]:
-        """In the order in which they were submitted."""
+        """In the order in which their captures start, within a class."""
         found = []
         for key in self.bucket.keys(WANTED):
             try:
@@ -91,7 +91,7 @@ class Preparing:
                 continue
             except CorruptObject as error:
                 _log.warning("%s", error.message)
-        return sorted(found, key=lambda each: (each[1].submitted_seconds, each[0].run))
+        return sorted(found, key=lambda each: (each[1].turn, each[1].submitted_seconds, each[0].run))
 
     def opened(self, run: str) -> Snapshot | None:
         """None: a crash came between the request and the creation of the run."""

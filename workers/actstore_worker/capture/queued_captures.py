@@ -1,6 +1,7 @@
 """The captures of a coordinator in the order in which they were submitted: which run, which wait, and until when."""
 
 import contextlib
+import math
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -11,21 +12,19 @@ from actstore_storage.runs.snapshot import Snapshot
 from actstore_storage.runs.wanted import Queued
 from actstore_worker.capture.limits import CoordinatorLimits
 from actstore_worker.capture.planning.estimates import token_layers_per_shard
-from actstore_worker.capture.progress import CaptureState
 from actstore_worker.capture.queueing.fair_queue import Flow
+from actstore_worker.capture.queueing.progress import CaptureState
 from actstore_worker.capture.queueing.quotas import TokenQuota, check_queue
 from actstore_worker.capture.queueing.usage import Speed
 from actstore_worker.capture.queueing.waiting import (
     Entry,
     Places,
+    Turns,
     next_to_start,
     place_of,
     that_wait,
     token_layers_before,
 )
-
-# Two captures are never submitted at the same moment.
-_MOMENT_SECONDS = 1e-6
 
 
 class QueuedCaptures:
@@ -40,7 +39,7 @@ class QueuedCaptures:
         )
         self._tokens = TokenQuota(limits.tokens_a_day, limits.principals)
         self._totals = {kind: QueueTotals(kind) for kind in self._places.by_class}
-        self._last_seconds = 0.0
+        self._turns = {kind: Turns() for kind in self._places.by_class}
         self.speed = Speed()
 
     def get(self, run: str) -> CaptureState | None:
@@ -58,26 +57,29 @@ class QueuedCaptures:
     def running(self) -> int:
         return len(self._entries(waiting=False))
 
-    def new_place(self, record: RunRecord, principal: str) -> Queued:
-        """The place of a new capture: behind all others, whatever the clock says."""
-        work = record.shards_total * token_layers_per_shard(record)
-        kind: CaptureClass = "interactive" if work <= self._limits.interactive_token_layers else "bulk"
-        self._last_seconds = max(time.time(), self._last_seconds + _MOMENT_SECONDS)
-        return Queued(principal, kind, self._last_seconds)
+    @property
+    def paused(self) -> int:
+        return sum(capture.state == "paused" for capture in self._captures.values())
 
     @contextlib.contextmanager
-    def reserved(self, record: RunRecord, queued: Queued) -> Iterator[None]:
+    def new_place(self, record: RunRecord, principal: str, committed: int) -> Iterator[Queued]:
         """Reserves a place and tokens for a run before anything of it is in the bucket, so that simultaneous requests
-        cannot exceed the limits. Errors: BadRequest LIMIT_EXCEEDED.
+        cannot exceed the limits. `committed` are tokens of the run that are there already.
+
+        Errors: BadRequest LIMIT_EXCEEDED.
         """
-        entry = Entry(record.run, Flow(queued.capture_class, queued.principal), queued.submitted_seconds, 0.0)
-        self._check(entry)
-        self._tokens.take(queued.principal, record.tokens_total)
-        self._beginning[record.run] = entry
+        work, tokens = record.shards_total * token_layers_per_shard(record), record.tokens_total - committed
+        kind: CaptureClass = "interactive" if work <= self._limits.interactive_token_layers else "bulk"
+        self._check(Entry(record.run, Flow(kind, principal), math.inf, math.inf, work))
+        self._tokens.take(principal, tokens)
+        queued = Queued(principal, kind, time.time(), self._turns[kind].give(principal, work))
+        self._beginning[record.run] = Entry(
+            record.run, Flow(kind, principal), queued.turn, queued.submitted_seconds, work
+        )
         try:
-            yield
+            yield queued
         except BaseException:
-            self._tokens.give_back(queued.principal, record.tokens_total)
+            self._tokens.give_back(principal, tokens)
             raise
         finally:
             del self._beginning[record.run]
@@ -87,15 +89,16 @@ class QueuedCaptures:
         run = snapshot.record.run
         self._captures.pop(run, None)
         self._forget_old()
-        self._tokens.give_back(queued.principal, snapshot.tokens_committed)
         capture = self._captures[run] = CaptureState.of(snapshot)
         capture.queued, capture.request, capture.waits = queued, request, True
         return capture
 
     def enter_again(self, snapshot: Snapshot, request: CaptureSpecification, queued: Queued) -> None:
         """Puts a capture into the queue that an earlier coordinator had accepted."""
-        self._last_seconds = max(self._last_seconds, queued.submitted_seconds)
-        self._tokens.took(queued.principal, snapshot.record.tokens_total, queued.submitted_seconds)
+        record = snapshot.record
+        work = record.shards_total * token_layers_per_shard(record)
+        self._turns[queued.capture_class].gave(queued.principal, queued.turn, work)
+        self._tokens.took(queued.principal, record.tokens_total - snapshot.tokens_committed, queued.submitted_seconds)
         self.enter(snapshot, request, queued)
 
     def start_next(self) -> CaptureState | None:
@@ -105,6 +108,7 @@ class QueuedCaptures:
             return None
         capture = self._captures[entry.run]
         capture.leave_queue()
+        self._turns[capture.queued.capture_class].started(capture.queued.turn)
         totals = self._totals[capture.queued.capture_class]
         started, waited_seconds = totals.captures_started + 1, totals.waited_seconds + capture.waited_seconds
         self._totals[totals.capture_class] = replace(totals, captures_started=started, waited_seconds=waited_seconds)

@@ -8,6 +8,7 @@ from typing import Any
 import ray
 import torch
 
+from actstore_storage.bucket.observed import ObservedBucket, StoreObserver
 from actstore_storage.bucket.opening import open_bucket, open_files
 from actstore_storage.features.segments import Part
 from actstore_storage.upkeep.merging import Merge
@@ -28,8 +29,9 @@ from actstore_worker.settings import WorkerSettings
 class RayCoordinator(Coordinator):
     """Owns the capture workers: they end with it, and if Ray restarts it, it starts new ones."""
 
-    def __init__(self, settings: WorkerSettings, workers: int, on_gpus: bool) -> None:
-        bucket = open_bucket(settings.store, settings.s3)
+    def __init__(self, settings: WorkerSettings, workers: int, on_gpus: bool, observer: StoreObserver) -> None:
+        """`observer` hears of this process's requests to the store."""
+        bucket = ObservedBucket(open_bucket(settings.store, settings.s3), observer)
         catalog = catalog_of(settings, bucket)
         stores = tuple(open_files(address, settings.s3) for address in settings.dataset_stores)
         places = DatasetPlaces(settings.dataset_folders, stores, settings.allow_hub)
@@ -49,12 +51,12 @@ class RayCoordinator(Coordinator):
         self._answers = CaptureAnswers(self, catalog, places)
         self._start(self._look_after_workers(settings))
 
-    async def ask(self, question: Any) -> Any:
+    async def ask(self, question: Any, principal: str) -> Any:
         """Answers any question about captures that has a single answer.
 
         Errors: as `CaptureAnswers.answer`.
         """
-        return await self._answers.answer(question)
+        return await self._answers.answer(question, principal)
 
     async def _look_after_workers(self, settings: WorkerSettings) -> None:
         """Continues what an earlier coordinator left, and uses every node that joins the cluster. Ray itself restarts a

@@ -73,18 +73,19 @@ class _CoordinatorActor:
         from actstore_worker.cluster.captures import RayCoordinator
 
         self._settings = settings
-        self._coordinator = RayCoordinator(settings, workers, on_gpus)
-        if settings.worker_metrics_listen:
-            from actstore_worker.cluster.metrics import MetricsServer
+        from actstore_worker.cluster.metrics import MetricsServer, WorkerMetrics
 
-            MetricsServer(settings.worker_metrics_listen, self._coordinator.totals)
+        metrics = WorkerMetrics(on_gpus=on_gpus)
+        self._coordinator = RayCoordinator(settings, workers, on_gpus, metrics.store)
+        if settings.worker_metrics_listen:
+            MetricsServer(settings.worker_metrics_listen, self._coordinator, metrics)
 
     async def runs_with(self, settings: WorkerSettings) -> bool:
         """Whether it has these settings."""
         return self._settings == settings
 
-    async def ask(self, question: Any) -> Any:
-        return await self._coordinator.ask(question)
+    async def ask(self, question: Any, principal: str) -> Any:
+        return await self._coordinator.ask(question, principal)
 
     async def progress_after(self, run: str, version: int) -> tuple[int, CaptureProgress]:
         return await self._coordinator.progress_after(run, version)

@@ -7,18 +7,19 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from socketserver import ThreadingMixIn
-from typing import Any
+from typing import Any, Protocol
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from actstore_api import metrics as catalogue
-from actstore_api.exporting import Exported
+from actstore_api.exporting import Exported, ExportedStore
 from actstore_api.metrics import Exporter, Metric
 from actstore_api.records.capture import GetCaptureTotalsAnswer
 from actstore_storage.format.specification import FORMAT_VERSION
+from actstore_worker.capture.activity import Activity
 
 _log = logging.getLogger(__name__)
 # How long a scrape waits for the coordinator, whose event loop may be busy.
@@ -35,23 +36,59 @@ _COUNTERS: Mapping[str, tuple[Metric, tuple[str, ...]]] = {
 }
 
 
-class WorkerMetrics:
-    """The metrics of the workers, as the coordinator's totals have them."""
+class Counted(Protocol):
+    """The coordinator, as far as its metrics need it. All of it is for its event loop."""
 
-    def __init__(self) -> None:
+    activity: Activity
+
+    async def totals(self) -> GetCaptureTotalsAnswer: ...
+
+    @property
+    def paused(self) -> int:
+        """Captures that are paused."""
+
+    @property
+    def workers(self) -> int:
+        """Capture workers."""
+
+
+class WorkerMetrics:
+    """The metrics of the workers, as the coordinator counts them. `store` observes its bucket."""
+
+    def __init__(self, *, on_gpus: bool = False) -> None:
         self.exported = Exported(Exporter.WORKERS)
         self.exported.set(catalogue.BUILD_INFO, 1, version("actstore"), str(FORMAT_VERSION))
-        self._told = dict.fromkeys(_COUNTERS, 0)
-        self._lock = threading.Lock()
+        self.store = ExportedStore(self.exported)
+        self._device = "gpu" if on_gpus else "cpu"
 
     def update(self, totals: GetCaptureTotalsAnswer) -> None:
-        """Adds to the counters what is new in the totals. Totals that came late change nothing."""
+        """Brings the metrics to the totals."""
         found = asdict(totals)
         self.exported.set(catalogue.CAPTURES_RUNNING, found["captures_running"])
-        with self._lock:
-            for name, (metric, labels) in _COUNTERS.items():
-                self.exported.add(metric, *labels, by=max(0, found[name] - self._told[name]))
-                self._told[name] = max(found[name], self._told[name])
+        for name, (metric, labels) in _COUNTERS.items():
+            self.exported.count_to(metric, found[name], *labels)
+        for queue in totals.queues:
+            self.exported.set(catalogue.QUEUE_DEPTH, queue.captures_queued, queue.capture_class)
+            self.exported.set(catalogue.QUEUE_OLDEST, queue.oldest_seconds, queue.capture_class)
+            self.exported.count_to(catalogue.CAPTURES_STARTED, queue.captures_started, queue.capture_class)
+            self.exported.count_to(catalogue.QUEUE_WAITED, queue.waited_seconds, queue.capture_class)
+        for one in totals.principals:
+            self.exported.count_to(catalogue.PRINCIPAL_DEVICE_SECONDS, one.device_seconds, one.principal)
+
+    def look_at(self, coordinator: Counted) -> None:
+        """Brings the metrics to what the captures did."""
+        self.exported.set(catalogue.CAPTURES_PAUSED, coordinator.paused)
+        self.exported.set(catalogue.CAPTURE_WORKERS, coordinator.workers, self._device)
+        activity = coordinator.activity
+        self.exported.count_to(catalogue.CAPTURE_TOKEN_LAYERS, activity.token_layers)
+        for metric, counts in (
+            (catalogue.SHARD_ATTEMPTS, activity.attempts),
+            (catalogue.CAPTURE_SECONDS, activity.seconds),
+            (catalogue.CAPTURED_TOKENS, activity.tokens),
+            (catalogue.NON_FINITE, activity.non_finite),
+        ):
+            for label, total in dict(counts).items():
+                self.exported.count_to(metric, total, label)
 
 
 class MetricsServer:
@@ -61,10 +98,9 @@ class MetricsServer:
     wait for their metrics.
     """
 
-    def __init__(self, address: str, totals: Callable[[], Awaitable[GetCaptureTotalsAnswer]]) -> None:
-        """To be called on the event loop of `totals`."""
-        self._address, self._totals = address, totals
-        self._metrics = WorkerMetrics()
+    def __init__(self, address: str, coordinator: Counted, metrics: WorkerMetrics) -> None:
+        """To be called on the event loop of the coordinator."""
+        self._address, self._coordinator, self._metrics = address, coordinator, metrics
         self._loop = asyncio.get_running_loop()
         threading.Thread(target=self._serve, name="metrics", daemon=True).start()
 
@@ -86,13 +122,12 @@ class MetricsServer:
         if environ["PATH_INFO"] != "/metrics":
             start_response("404 Not Found", [("Content-Type", "text/plain")])
             return [b"only /metrics is here\n"]
-        totals = asyncio.run_coroutine_threadsafe(_awaited(self._totals), self._loop)
-        self._metrics.update(totals.result(_ANSWER_SECONDS))
+        asyncio.run_coroutine_threadsafe(self._update(), self._loop).result(_ANSWER_SECONDS)
         return self._metrics.exported.wsgi()(environ, start_response)  # type: ignore[no-any-return]
 
-
-async def _awaited(totals: Callable[[], Awaitable[GetCaptureTotalsAnswer]]) -> GetCaptureTotalsAnswer:
-    return await totals()
+    async def _update(self) -> None:
+        self._metrics.update(await self._coordinator.totals())
+        self._metrics.look_at(self._coordinator)
 
 
 class _Server(ThreadingMixIn, WSGIServer):

@@ -25,17 +25,22 @@ from actstore_api.records.patching import (
 from actstore_api.v1 import service_pb2
 from actstore_api.verbs import VERBS, Verb
 from actstore_storage.errors import ActstoreError
+from actstore_storage.runs.wanted import DEFAULT_PRINCIPAL
 from actstore_worker.files.secrets import NO_TOKEN, has_token
+from actstore_worker.patching.serving.caller import Caller
 from actstore_worker.wire.failures import DETAILS_KEY, STATUS_CODES, failure_of, read_question
+from actstore_worker.wire.proxy_streams import SECONDS_LEFT
 
 _log = logging.getLogger(__name__)
+# The header with the name of the principal, which the service sends.
+PRINCIPAL = "actstore-principal"
 _CAPTURES = service_pb2.DESCRIPTOR.services_by_name["CaptureService"].full_name
 
 
 class Captures(Protocol):
     """Questions to the coordinator."""
 
-    async def ask(self, question: Any) -> Any: ...
+    async def ask(self, question: Any, principal: str) -> Any: ...
 
     async def progress_after(self, run: str, version: int) -> tuple[int, CaptureProgress]: ...
 
@@ -43,7 +48,7 @@ class Captures(Protocol):
 class Models(Protocol):
     """Questions to the model replicas."""
 
-    def run(self, request: RunSweep) -> AsyncIterator[SweepProgress | SweepCells | SweepResult]: ...
+    def run(self, request: RunSweep, caller: Caller) -> AsyncIterator[SweepProgress | SweepCells | SweepResult]: ...
 
     async def estimate(self, request: RunSweep) -> SweepEstimate: ...
 
@@ -77,7 +82,7 @@ class Gateway:
         """Answer a method with one message; after a failure with an empty one."""
         try:
             self._check_token(context)
-            return encode(await self._answered(verb, read_question(verb.question, request)))
+            return encode(await self._answered(verb, read_question(verb.question, request), caller_of(context)))
         except Exception as error:  # noqa: BLE001  none may reach Serve, which would send its traceback
             _refuse(context, error)
             return message_of(verb.answer)()
@@ -89,27 +94,29 @@ class Gateway:
         """
         try:
             self._check_token(context)
-            async for told in self._told(read_question(verb.question, request)):
+            async for told in self._told(read_question(verb.question, request), caller_of(context)):
                 yield encode(told)
         except Exception as error:  # noqa: BLE001  as above
             _refuse(context, error)
             yield message_of(verb.answer)()
 
-    async def _answered(self, verb: Verb, question: Any) -> Any:
+    async def _answered(self, verb: Verb, question: Any, caller: Caller) -> Any:
         """Questions about captures go to the coordinator, sweeps and all other questions to a model replica."""
         if verb.service == _CAPTURES:
-            return await self._captures.ask(question)
+            return await self._captures.ask(question, caller.principal)
         if isinstance(question, EstimateSweep):
             return EstimateSweepAnswer(await self._models.estimate(question.sweep))
         return await self._models.ask(question)
 
-    async def _told(self, question: WatchCapture | RunSweep) -> AsyncIterator[WatchCaptureAnswer | RunSweepAnswer]:
+    async def _told(
+        self, question: WatchCapture | RunSweep, caller: Caller
+    ) -> AsyncIterator[WatchCaptureAnswer | RunSweepAnswer]:
         match question:
             case WatchCapture():
                 async for progress in self._watched(question.run):
                     yield WatchCaptureAnswer(progress)
             case RunSweep():
-                async for update in self._models.run(question):
+                async for update in self._models.run(question, caller):
                     yield RunSweepAnswer(update)
 
     async def _watched(self, run: str) -> AsyncIterator[CaptureProgress]:
@@ -123,6 +130,15 @@ class Gateway:
     def _check_token(self, context: Context) -> None:
         if not has_token(context.invocation_metadata(), self._tokens()):
             raise ActstoreError(NO_TOKEN, reason="UNAUTHENTICATED")
+
+
+def caller_of(context: Context) -> Caller:
+    """Reads who the service says that asks, and the deadline that the proxy found. A call without a name is the default
+    principal's, and one without a deadline has no limit.
+    """
+    said = dict(context.invocation_metadata())
+    seconds = said.get(SECONDS_LEFT)
+    return Caller(said.get(PRINCIPAL) or DEFAULT_PRINCIPAL, None if seconds is None else float(seconds))
 
 
 def _refuse(context: Context, error: Exception) -> None:

@@ -16,6 +16,9 @@ import grpc
 from actstore_api.v1 import service_pb2_grpc
 from actstore_worker.files.secrets import NO_TOKEN, TOKEN_FILE, TokenFile, has_token
 
+# The header with the seconds until a stream's deadline.
+SECONDS_LEFT = "actstore-seconds-left"
+
 
 def add_services(servicer: object, server: Any) -> None:
     """Add the services to Serve's proxy.
@@ -105,6 +108,8 @@ def mended_streams(factory: Callable[..., Any]) -> Callable[..., Any]:
 class _Caller:
     """A call's context that knows its peer. Serve asks for the peer at the end, for its log. After a call has ended,
     gRPC reads it from freed memory, and the proxy crashes; so it is read at the start.
+
+    Serve hands on a call's headers, but not its deadline. So the seconds until then become a header.
     """
 
     def __init__(self, context: Any) -> None:
@@ -112,6 +117,11 @@ class _Caller:
 
     def peer(self) -> str:
         return str(self._peer)
+
+    def invocation_metadata(self) -> list[tuple[str, Any]]:
+        said = [(key, value) for key, value in self._context.invocation_metadata() or () if key != SECONDS_LEFT]
+        seconds = self._context.time_remaining()
+        return said if seconds is None else [*said, (SECONDS_LEFT, str(seconds))]
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._context, name)

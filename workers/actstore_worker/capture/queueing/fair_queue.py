@@ -29,8 +29,8 @@ class RoundRobin:
         self._topped_up = False  # Whether the first one got the quantum of this round.
 
     def choose(self, costs: Mapping[str, float]) -> str:
-        """Returns which flow is next, and charges it. `costs` has the cost of the next shard of each flow that waits, at
-        least one. Flows that are new follow the others, in their order.
+        """Returns which flow is next, and charges it. `costs` has the cost of the next shard of each flow that waits,
+        at least one. Flows that are new follow the others, in their order.
         """
         self._follow(costs)
         while True:
@@ -50,7 +50,7 @@ class RoundRobin:
         return self._deficits[flow] >= cost
 
     def _skip_rounds(self, costs: Mapping[str, float]) -> None:
-        """Goes through the rounds in which no flow could afford its shard at once, because shards may cost many quanta."""
+        """Goes at once through the rounds in which no flow could afford its shard, which may cost many quanta."""
         rounds = min(math.ceil((costs[flow] - deficit) / self._quantum) for flow, deficit in self._deficits.items())
         for flow in self._deficits:
             self._deficits[flow] += max(0, rounds - 1) * self._quantum

@@ -23,9 +23,7 @@ class TokenQuota:
     A principal without a bucket has a full one, so full ones are forgotten first if there are more than `principals`.
     """
 
-    def __init__(
-        self, tokens_a_day: int | None, principals: int, clock: Callable[[], float] = time.time
-    ) -> None:
+    def __init__(self, tokens_a_day: int | None, principals: int, clock: Callable[[], float] = time.time) -> None:
         self._most, self._principals, self._clock = tokens_a_day, principals, clock
         self._buckets: OrderedDict[str, _Bucket] = OrderedDict()  # The one that was used last is last.
 
@@ -39,7 +37,7 @@ class TokenQuota:
         left = self._left(principal)
         if tokens > left:
             raise BadRequest(
-                f"the capture has {tokens} tokens, and {principal} may capture {self._most} a day: {int(left)} are left",
+                f"the capture has {tokens} tokens; {principal} may capture {self._most} a day, {int(left)} are left",
                 reason="LIMIT_EXCEEDED",
                 field="tokens_a_day",
                 value=tokens,

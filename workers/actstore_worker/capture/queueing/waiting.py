@@ -13,10 +13,13 @@ _KEPT = 4
 
 @dataclass(frozen=True)
 class Entry:
-    """A capture that runs or waits. `token_layers` is the estimated work that is left."""
+    """A capture that runs or waits. Those of a class start in order of `turn`, then of age. `token_layers` is the
+    estimated work that is left.
+    """
 
     run: str
     flow: Flow
+    turn: float
     submitted_seconds: float
     token_layers: float
 
@@ -39,17 +42,42 @@ class Place:
     ahead: int
 
 
-def in_order(waiting: Sequence[Entry], running: Sequence[Entry]) -> list[tuple[Entry, int]]:
-    """Returns the captures that wait in the order in which they start, each with the captures of its flow ahead of it.
+class Turns:
+    """Gives each capture of one class its turn, by start-time fair queueing: a principal's captures follow each other
+    by their work, and a principal that comes later does not wait for what others had before.
 
-    Interactive ones come first. Of a class, each principal's next capture comes before anyone's next but one.
+    Goyal, Vin and Cheng (1996), "Start-time fair queuing". A turn is stored with its capture, so that nothing is lost
+    with the process.
+    """
+
+    def __init__(self) -> None:
+        self._now = 0.0  # The latest turn that has started.
+        self._next: dict[str, float] = {}  # By principal, as long as it is later than now.
+
+    def give(self, principal: str, token_layers: float) -> float:
+        turn = max(self._now, self._next.get(principal, 0.0))
+        self.gave(principal, turn, token_layers)
+        return turn
+
+    def gave(self, principal: str, turn: float, token_layers: float) -> None:
+        """A turn that was given before."""
+        self._next[principal] = max(turn + token_layers, self._next.get(principal, 0.0))
+
+    def started(self, turn: float) -> None:
+        self._now = max(self._now, turn)
+        self._next = {name: later for name, later in self._next.items() if later > self._now}
+
+
+def in_order(waiting: Sequence[Entry], running: Sequence[Entry]) -> list[tuple[Entry, int]]:
+    """Returns the captures that wait in the order in which they start, interactive ones first, each with the captures
+    of its flow ahead of it.
     """
     ahead = Counter(entry.flow for entry in running)
-    ranked = []
-    for entry in sorted(waiting, key=_age):
-        ranked.append((entry, ahead[entry.flow]))
+    found = []
+    for entry in sorted(waiting, key=_order):
+        found.append((entry, ahead[entry.flow]))
         ahead[entry.flow] += 1
-    return sorted(ranked, key=lambda found: (found[0].flow.capture_class == "bulk", found[1]))
+    return found
 
 
 def next_to_start(waiting: Sequence[Entry], running: Sequence[Entry], places: Places) -> Entry | None:
@@ -96,14 +124,14 @@ def token_layers_before(
     return of_class + (min(of_other, of_class * (1 - share) / share) if share else of_other)
 
 
-def _own_work_before(
-    entry: Entry, waiting: Sequence[Entry], running: Sequence[Entry], places: Places
-) -> float:
+def _own_work_before(entry: Entry, waiting: Sequence[Entry], running: Sequence[Entry], places: Places) -> float:
     """The work of this principal's captures that must end before this one has a place. If it only waits for a place of
     others: the least that one of them has left.
     """
-    own = sorted((found for found in running if found.flow == entry.flow), key=_age)
-    own += sorted((found for found in waiting if found.flow == entry.flow and _age(found) < _age(entry)), key=_age)
+    own = sorted((found for found in running if found.flow == entry.flow), key=_order)
+    own += sorted(
+        (found for found in waiting if found.flow == entry.flow and _order(found) < _order(entry)), key=_order
+    )
     must_end = own[: max(0, len(own) + 1 - places.of_principal)]
     if must_end:
         return sum(found.token_layers for found in must_end)
@@ -118,5 +146,5 @@ def _work_by_flow(entries: Sequence[Entry]) -> Mapping[Flow, float]:
     return found
 
 
-def _age(entry: Entry) -> tuple[float, str]:
-    return entry.submitted_seconds, entry.run
+def _order(entry: Entry) -> tuple[bool, float, float, str]:
+    return entry.flow.capture_class == "bulk", entry.turn, entry.submitted_seconds, entry.run

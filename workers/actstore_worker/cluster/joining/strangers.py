@@ -15,6 +15,7 @@ from actstore_worker.errors import SettingsError
 _log = logging.getLogger(__name__)
 # The first release in which every process of Ray checks the token, the replicas of Serve included.
 _LEAST_RAY = (2, 59)
+_RAYLET = "a raylet"
 
 
 def check_strangers_are_refused(isolated_by: str) -> None:
@@ -28,10 +29,13 @@ def check_strangers_are_refused(isolated_by: str) -> None:
         return
     check_release(ray.__version__)
     for what, address, method in _doors():
-        if answers_strangers(address, method):
+        code = answer_to_strangers(address, method)
+        if code is grpc.StatusCode.UNAVAILABLE and what == _RAYLET:
+            continue  # A node that has just gone. Its GCS asks every node for the token.
+        if code is not grpc.StatusCode.UNAUTHENTICATED:
             raise SettingsError(
-                f"{what} of the Ray cluster at {address} answers callers without a token, and Ray runs code that it is "
-                "sent: start all nodes and the workers with RAY_AUTH_MODE=token and the same RAY_AUTH_TOKEN, or name "
+                f"{what} of the Ray cluster at {address} does not refuse callers without a token, and Ray runs what it "
+                "is sent: start all nodes and the workers with RAY_AUTH_MODE=token and the same RAY_AUTH_TOKEN, or name "
                 "in ACTSTORE_RAY_ISOLATED_BY what keeps strangers away, such as a network policy"
             )
 
@@ -44,16 +48,16 @@ def check_release(version: str) -> None:
         raise SettingsError(f"Ray {version} runs code of callers without its token; install at least Ray {least}")
 
 
-def answers_strangers(address: str, method: str) -> bool:
-    """Whether a process of Ray answers a call without a token. A TLS connection without a certificate is not proof of
-    anything: a cluster with TLS needs ACTSTORE_RAY_ISOLATED_BY, or the token too.
+def answer_to_strangers(address: str, method: str) -> grpc.StatusCode:
+    """What a process of Ray answers to a call without a token. If it requires TLS, this connection fails, which proves
+    nothing: such a cluster needs ACTSTORE_RAY_ISOLATED_BY, or the token too.
     """
     with grpc.insecure_channel(address, NO_PROXY) as channel:
         try:
             channel.unary_unary(method)(b"", timeout=CONNECT_SECONDS)
         except grpc.RpcError as error:
-            return error.code() is not grpc.StatusCode.UNAUTHENTICATED
-        return True
+            return error.code()
+        return grpc.StatusCode.OK
 
 
 def _doors() -> Iterator[tuple[str, str, str]]:
@@ -62,7 +66,7 @@ def _doors() -> Iterator[tuple[str, str, str]]:
     for node in ray.nodes():
         if node["Alive"]:
             address = f"{node['NodeManagerAddress']}:{node['NodeManagerPort']}"
-            yield "a raylet", address, "/ray.rpc.NodeManagerService/GetNodeStats"
+            yield _RAYLET, address, "/ray.rpc.NodeManagerService/GetNodeStats"
     yield "this process", address_here(), "/ray.rpc.CoreWorkerService/GetCoreWorkerStats"
 
 

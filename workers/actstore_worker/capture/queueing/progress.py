@@ -67,7 +67,7 @@ class CaptureState:
 
     @property
     def waited_seconds(self) -> float:
-        """Seconds since it was submitted; for one of an earlier version, which does not say when, since it was found."""
+        """Seconds since it was submitted, or since it was found for one of an earlier version, which has no time."""
         submitted = self.queued.submitted_seconds
         return max(0.0, time.time() - submitted) if submitted else time.monotonic() - self.started
 
@@ -76,9 +76,9 @@ class CaptureState:
         return token_layers_per_shard(self.record)
 
     @property
-    def age(self) -> tuple[float, str]:
-        """The oldest capture is the smallest."""
-        return self.queued.submitted_seconds, self.record.run
+    def order(self) -> tuple[float, float, str]:
+        """A principal's captures of one class get workers in this order."""
+        return self.queued.turn, self.queued.submitted_seconds, self.record.run
 
     @property
     def token_layers_committed(self) -> float:
@@ -87,7 +87,7 @@ class CaptureState:
     @property
     def entry(self) -> Entry:
         left = (self.record.shards_total - self.shards_committed) * self.shard_token_layers
-        return Entry(self.record.run, self.flow, self.queued.submitted_seconds, left)
+        return Entry(self.record.run, self.flow, self.queued.turn, self.queued.submitted_seconds, left)
 
     def leave_queue(self) -> None:
         self.waits = False
