@@ -1,12 +1,12 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup check docs test test-all figures rooms faults bench models demo up image-parts proto baseline wheel
+.PHONY: help setup check monitoring monitoring-tools docs test test-all figures rooms faults bench models demo up image-parts proto \
+	baseline wheel
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 BUF := node_modules/.bin/buf
 STORE ?= directory
-# Debian's, of which only the program is taken: nothing is installed.
-PROMETHEUS ?= .prometheus/usr/bin/prometheus
+PROMETHEUS ?= .tools/prometheus/usr/bin/prometheus
 ARGS ?=
 PROTOS := $(wildcard proto/actstore_api/v1/*.proto)
 READY := .venv/.ready
@@ -35,11 +35,21 @@ $(READY): pyproject.toml constraints.txt package.json
 	if command -v npm >/dev/null; then npm install --no-fund --no-audit --silent; fi
 	touch $@
 
+# Debian's packages, unpacked without root: the lists of packages are this folder's own where the machine has none.
+APT := -o Dir::State::lists=$(CURDIR)/.tools/apt/lists -o Dir::Cache=$(CURDIR)/.tools/apt/cache -o APT::Sandbox::User=
+monitoring-tools: .tools/prometheus/usr/bin/promtool  ## unpack Debian's Prometheus into .tools/, for the tests of monitoring
+.tools/prometheus/usr/bin/promtool:
+	mkdir -p .tools/prometheus .tools/apt/lists/partial .tools/apt/cache/archives/partial
+	cd .tools && (apt-get download prometheus || (apt-get $(APT) update && apt-get $(APT) download prometheus))
+	dpkg -x .tools/prometheus_*.deb .tools/prometheus
+	rm .tools/prometheus_*.deb
+
 check: $(READY) docs  ## check lint, format, types, imports between packages, the contract, and the documentation
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m deploy.monitoring --check
 	@if test -x $(BUF); then set -x; $(BUF) lint && $(BUF) breaking --against proto/baseline.binpb; \
 	else echo 'SKIPPED, npm is missing: buf lint, buf breaking'; fi
 
@@ -62,6 +72,9 @@ ifeq ($(ARGS),)
 else
 	$(QUIET) $(BIN)/pytest -ra $(ARGS)
 endif
+
+monitoring: $(READY)  ## write rules, dashboards and runbooks, which are made of deploy/monitoring
+	$(BIN)/python -m deploy.monitoring
 
 test-all: $(READY)  ## run all tests, as CI does, also those that start Ray clusters and kill their processes
 	$(call timed_tests,test-all,)
@@ -89,7 +102,7 @@ demo: $(READY)  ## run a tour on the bundled model: capture, ask, patch, plot; S
 # With MONITORING=1 it is a deployment as a lab's instead, with TLS, tokens and a Prometheus: docs/operate.md.
 STDLIB = "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')"
 LAB ?= .actstore/lab
-up: $(READY) $(if $(MONITORING),$(PROMETHEUS))  ## start the local stack until Ctrl-C; MONITORING=1: with TLS, tokens and Prometheus
+up: $(READY) $(if $(MONITORING),monitoring-tools)  ## start the local stack until Ctrl-C; MONITORING=1: with TLS, tokens and Prometheus
 ifeq ($(MONITORING),)
 	$(QUIET) $(BIN)/actstore up --models models $(ARGS) --datasets $(STDLIB)
 else
@@ -100,9 +113,6 @@ endif
 
 image-parts: $(READY)  ## install what each image has into an empty environment and start it as another user (minutes, as root)
 	ACTSTORE_IMAGE_PARTS="service workers" $(QUIET) $(BIN)/pytest -ra tests/packaging/test_image_parts.py $(ARGS)
-
-.prometheus/usr/bin/prometheus:
-	mkdir -p .prometheus && cd .prometheus && apt-get --quiet=2 download prometheus && dpkg -x prometheus_*.deb .
 
 wheel: $(READY)  ## build the release into dist/: one wheel, whose extras are bucket, service, worker, train and plot
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .

@@ -174,7 +174,7 @@ def _prometheus(program: str, folder: Path, ports: dict[str, int], metrics: dict
     """The command, whose configuration names what is scraped and which rules there are."""
     found = shutil.which(program)
     if found is None:
-        sys.exit(f"up.py: there is no program {program}: `make prometheus` gets Debian's")
+        sys.exit(f"up.py: there is no program {program}: `make monitoring-tools` unpacks Debian's")
     targets = {"actstore-service": [metrics[name] for name in SERVICES], "actstore-workers": [metrics["workers"]]}
     jobs = [
         {"job_name": job, "static_configs": [{"targets": [f"127.0.0.1:{port}" for port in of_job]}]}

@@ -9,7 +9,7 @@ from typing import Any
 from actstore_api import metrics as catalogue
 from actstore_api.exporting import Exported
 from actstore_api.metrics import OTHER, Exporter
-from actstore_api.v1 import patching_pb2
+from actstore_api.v1 import patching_pb2, sae_pb2
 from actstore_service.calls.admission import Room
 from actstore_service.calls.call import Call
 from actstore_service.calls.classes import CallClass
@@ -60,6 +60,11 @@ class Metrics:
     def look_at_lines(self, dropped: Callable[[], int]) -> None:
         """Looks at how many log lines were left out, at each scrape from now on."""
         self._at_scrape.append(lambda: self.exported.count_to(catalogue.LOG_LINES_DROPPED, dropped()))
+
+    def sae_checked(self, answer: bytes) -> None:
+        """Counts a check of an SAE, by whether it found anything that looks wrong."""
+        doubtful = bool(sae_pb2.CheckSaeResponse.FromString(answer).warnings)
+        self.exported.add(catalogue.SAE_CHECKS, "doubtful" if doubtful else "as_claimed")
 
     @contextmanager
     def counted(self, call: Call) -> Iterator[None]:

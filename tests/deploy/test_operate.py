@@ -26,7 +26,7 @@ PAGE = ROOT / "docs" / "operate.md"
 # Ports of the page may be taken here.
 START = "deploy/local/up.py lab"
 # Debian's, as `make up MONITORING=1` gets it. Where there is none, the rest of the page runs without.
-PROMETHEUS = shutil.which("prometheus") or shutil.which(ROOT / ".prometheus" / "usr" / "bin" / "prometheus")
+PROMETHEUS = shutil.which("prometheus") or shutil.which(ROOT / ".tools" / "prometheus" / "usr" / "bin" / "prometheus")
 TARGETS = 3
 
 

@@ -38,7 +38,7 @@ class Answers:
         questions = Questions(access)
         self._stored = Stored(Store(bucket, cache), questions, steps, limits)
         watches = {"RunSweep": lambda updates: counted(updates, metrics.sweeps)}
-        self._forwarded = Forwarded(gateway, questions, steps, watches)
+        self._forwarded = Forwarded(gateway, questions, steps, watches, {"CheckSae": metrics.sae_checked})
         self._health = Health(steps, _serving(gateway))
         self.methods = self._contract() | _standard(self._health, Reflection(steps, SERVICES), settings.open_health)
 

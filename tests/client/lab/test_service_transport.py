@@ -329,3 +329,17 @@ def test_what_is_no_service(answer: bytes, step: str) -> None:
     with answering(answer) as address, actstore.connect(address) as lab, pytest.raises(Unavailable) as caught:
         lab.runs()
     assert step in caught.value.next_step
+
+
+def test_waits_and_checks_count_as_what_they_are(remote: Lab, service: Service) -> None:
+    """A stream that is left before its end would count as cancelled, and alerts on errors would fire."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SaeWarning)
+        remote.capture("planted-model", dataset="text", saes=[SAE]).wait()
+    found = scrape(service)
+    watch = "/actstore_api.v1.CaptureService/WatchCapture"
+    codes = {labels[0]: value for (name, labels), value in found.items() if name == "actstore_calls_total" and value}
+    assert found["actstore_calls_total", ("OK", watch)] == 1
+    assert set(codes) == {"OK"}
+    checks = [found["actstore_sae_checks_total", (result,)] for result in ("as_claimed", "doubtful")]
+    assert sum(checks) == 1
