@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import re
 from collections.abc import Iterable, Iterator
 from functools import cache
 from importlib.util import find_spec
@@ -15,7 +16,7 @@ from actstore_api.metrics import METRICS
 from actstore_storage.settings.command import Options
 from docs.hooks.settings import variables
 from tests.deploy.checks_of_names import SECRETS
-from tests.deploy.manifests import Manifest, Pod, environment, named, of_kind, path_of, pods
+from tests.deploy.manifests import ROOT, Manifest, Pod, environment, named, of_kind, path_of, pods
 
 # Variables of others that the images need.
 FOREIGN = {
@@ -25,6 +26,8 @@ FOREIGN = {
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S",
     "RAY_SERVE_GRPC_MAX_MESSAGE_SIZE",
 }
+# Metrics of kube-state-metrics.
+_OF_CLUSTER = {"kube_job_status_failed", "kube_cronjob_status_last_successful_time"}
 # The variables that have an address, and the port of the container that it is for.
 _LISTENERS = {
     "ACTSTORE_LISTEN": "grpc",
@@ -193,12 +196,36 @@ def _ports_of_canary(objects: list[Manifest]) -> Iterator[str]:
 
 
 def metrics(objects: list[Manifest]) -> Iterator[str]:
-    """The autoscaler goes by metrics that the service exports."""
+    """Autoscalers and rules name metrics of the catalogue, or of kube-state-metrics; runbooks have their headings."""
     for one in of_kind(objects, "HorizontalPodAutoscaler"):
         for each in one["spec"]["metrics"]:
             name = each.get("pods", {}).get("metric", {}).get("name")
             if name and name not in METRICS:
                 yield f"{path_of(one)} scales by {name}, which is no metric"
+    for one in of_kind(objects, "PrometheusRule"):
+        for rule in (rule for group in one["spec"]["groups"] for rule in group["rules"]):
+            for name in re.findall(r"\b(?:actstore|kube)_\w+", re.sub(r'"[^"]*"', "", rule["expr"])):
+                if re.sub(r"_(bucket|sum|count)$", "", name) not in METRICS and name not in _OF_CLUSTER:
+                    yield f"{rule['alert']} asks for {name}, which is no metric"
+            if rule["annotations"]["runbook_url"].rpartition("#")[2] not in _runbooks():
+                yield f"{rule['alert']} has no runbook"
+    yield from _named_jobs(objects)
+
+
+def _named_jobs(objects: list[Manifest]) -> Iterator[str]:
+    """Rules about jobs name jobs that are there."""
+    jobs = {one["metadata"]["name"] for one in of_kind(objects, "CronJob")}
+    for one in of_kind(objects, "PrometheusRule"):
+        for name in re.findall(r'(?:job_name=~|cronjob=)\\?"([\w-]+?)(?:-\.\*)?\\?"', str(one["spec"])):
+            if name not in jobs:
+                yield f"{path_of(one)} asks for the job {name}"
+
+
+@cache
+def _runbooks() -> set[str]:
+    """The anchors of the runbooks' page."""
+    headings = re.findall(r"^#+ (.*)$", (ROOT / "docs" / "runbooks.md").read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w-]", "", heading.lower().replace(" ", "-")) for heading in headings}
 
 
 CHECKS = (settings, files, entry_points, addresses, metrics)

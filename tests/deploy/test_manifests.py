@@ -74,6 +74,10 @@ def _policy(objects: list[Manifest], name: str) -> Any:
     return _first(objects, "NetworkPolicy", name)
 
 
+def _rule(objects: list[Manifest], name: str) -> Any:
+    return _first(objects, "PrometheusRule", name)["groups"][0]["rules"][0]
+
+
 def _retext(objects: list[Manifest], old: str, new: str) -> None:
     spec = _first(objects, "RayService")
     assert old in spec["serveConfigV2"]
@@ -179,6 +183,10 @@ MISTAKES: list[tuple[str, Callable[[list[Manifest]], Any]]] = [
     ("addresses", lambda all_: _retext(all_, "enable_reflection: false", "enable_reflection: true")),
     ("addresses", lambda all_: _map(all_, "actstore-service").update(ACTSTORE_LISTEN="0.0.0.0:7434")),
     ("addresses", lambda all_: _map(all_, "actstore-service").update(ACTSTORE_GATEWAY="actstore-workers:9000")),
+    ("metrics", lambda all_: _rule(all_, "actstore-jobs").update(expr="kube_job_failed > 0")),
+    ("metrics", lambda all_: _rule(all_, "actstore").update(expr="rate(actstore_call_total[5m]) > 0")),
+    ("metrics", lambda all_: _rule(all_, "actstore")["annotations"].update(runbook_url="docs/runbooks.md#nothing")),
+    ("metrics", lambda all_: all_.remove(named(all_, "CronJob", "actstore-canary"))),
     (
         "metrics",
         lambda all_: _first(all_, "HorizontalPodAutoscaler")["metrics"][0]["pods"]["metric"].update(name="calls"),

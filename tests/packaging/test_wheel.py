@@ -84,7 +84,7 @@ def test_it_has_the_packages_and_nothing_beside(wheel: Path) -> None:
     assert {f"{package}/py.typed" for package in PACKAGES} <= names
     assert {"actstore/_async/lab.py", "actstore_api/v1/norm_pb2.py", f"{about}/licenses/LICENSE"} <= names
     kinds = {Path(name).suffix for name in names if not name.startswith(about)}
-    assert kinds <= {".py", ".pyi", ".proto", ".typed"}
+    assert kinds <= {".py", ".pyi", ".proto", ".typed", ".json"}
 
 
 def test_it_says_what_it_is(wheel: Path) -> None:
