@@ -24,6 +24,8 @@ from actstore._stack.guard import Guarded
 from actstore._stack.seaweed import SeaweedFS, free_ports
 
 MONITORING = Path(__file__).resolve().parents[1] / "monitoring"
+# The canary's text.
+CANARY = Path(__file__).resolve().parents[1] / "canary"
 START_SECONDS = 300.0
 STOP_SECONDS = 60.0
 POLL_SECONDS = 0.1
@@ -153,7 +155,7 @@ def _parts(
         "ACTSTORE_GATEWAY_PORT": str(ports["gateway"]),
         "ACTSTORE_WORKER_METRICS_LISTEN": f"127.0.0.1:{metrics['workers']}",
         "ACTSTORE_MODEL_FOLDERS": os.pathsep.join(str(one.resolve()) for one in options.models),
-        "ACTSTORE_DATASET_FOLDERS": os.pathsep.join(str(one.resolve()) for one in options.datasets),
+        "ACTSTORE_DATASET_FOLDERS": os.pathsep.join(str(one.resolve()) for one in [*options.datasets, CANARY]),
     }
     if not options.without_workers:
         yield Part("workers", [sys.executable, "-P", "-m", "actstore_worker"], workers, folder)
