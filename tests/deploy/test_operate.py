@@ -35,9 +35,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     made = tmp_path_factory.mktemp("operator")
     for name in ("models", "deploy"):
         (made / name).symlink_to(ROOT / name)
-    (made / "text").mkdir()
-    text = " ".join(f"for index in range({number}):" for number in range(200))
-    (made / "text" / "pages.jsonl").write_text(f'{{"body": "{text}"}}\n')
     yield made
     with suppress(FileNotFoundError, ProcessLookupError):
         os.kill(int((made / "lab" / "run" / "up.pid").read_text()), signal.SIGKILL)
@@ -62,7 +59,7 @@ def test_the_page_leads_from_nothing_to_a_deployment(
     for block in _blocks():
         text = block.body.replace(START, f"{START} --free-ports").replace(PROMETHEUS, prometheus)
         run_block(PAGE, replace(block, body=text), {}, environment)
-        if START in block.body:
+        if START in text:
             wait_until(lambda: _targets_up(folder) == TARGETS, "Prometheus scrapes both services and the workers")
     logs = _logs(folder)
     assert [name for name, secret in _secrets(folder / "lab").items() if secret in logs] == []
