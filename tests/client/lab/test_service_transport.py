@@ -2,6 +2,7 @@
 
 import socket
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -13,7 +14,17 @@ import pytest
 from grpc_status import rpc_status
 
 import actstore
-from actstore import ActstoreError, BadRequest, Denied, Fault, LimitExceeded, StoreFailed, Unavailable
+from actstore import (
+    ActstoreError,
+    BadRequest,
+    Denied,
+    Fault,
+    Lab,
+    LimitExceeded,
+    SaeWarning,
+    StoreFailed,
+    Unavailable,
+)
 from actstore._transport import service as _grpc_backend
 from actstore_api import verbs
 from actstore_api.reasons import to_status
@@ -22,7 +33,10 @@ from actstore_api.records.norm import GetNormProfile
 from actstore_api.records.terms import Failure
 from actstore_api.v1 import capture_pb2, catalog_pb2, common_pb2, norm_pb2, service_pb2_grpc
 from actstore_api.verbs import VERBS
+from actstore_service.server import Service
 from tests.servers import answering
+from tests.service.observed.scrapes import scrape
+from tests.stored_run import SAE
 
 
 class Moody(
