@@ -1,11 +1,12 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup check monitoring monitoring-tools docs test test-all figures rooms faults bench soak models demo up proto \
-	baseline wheel
+.PHONY: help setup check monitoring monitoring-tools docs test test-all figures rooms faults bench soak models demo up image-parts \
+	proto baseline wheel
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 BUF := node_modules/.bin/buf
 STORE ?= directory
+PROMETHEUS ?= .tools/prometheus/usr/bin/prometheus
 ARGS ?=
 PROTOS := $(wildcard proto/actstore_api/v1/*.proto)
 READY := .venv/.ready
@@ -101,9 +102,20 @@ demo: $(READY)  ## run a tour on the bundled model: capture, ask, patch, plot; S
 	$(QUIET) $(BIN)/python -m examples.demo $(if $(filter s3,$(STORE)),--s3) $(ARGS)
 
 # Serves the bundled model, and the source of Python's standard library as datasets: dataset="asyncio", dataset="json".
-up: $(READY)  ## start the local stack, which keeps running until Ctrl-C
-	$(QUIET) $(BIN)/actstore up --models models $(ARGS) \
-		--datasets "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')"
+# With MONITORING=1 it is a deployment as a lab's instead, with TLS, tokens and a Prometheus: docs/operate.md.
+STDLIB = "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')"
+LAB ?= .actstore/lab
+up: $(READY) $(if $(MONITORING),monitoring-tools)  ## start the local stack until Ctrl-C; MONITORING=1: with TLS, tokens and Prometheus
+ifeq ($(MONITORING),)
+	$(QUIET) $(BIN)/actstore up --models models $(ARGS) --datasets $(STDLIB)
+else
+	test -d $(LAB) || PATH="$(abspath $(BIN)):$$PATH" deploy/local/setup $(LAB)
+	$(QUIET) $(BIN)/python deploy/local/up.py $(LAB) --models models $(ARGS) --datasets $(STDLIB) \
+		--prometheus $(PROMETHEUS)
+endif
+
+image-parts: $(READY)  ## install what each image has into an empty environment and start it as another user (minutes, as root)
+	ACTSTORE_IMAGE_PARTS="service workers" $(QUIET) $(BIN)/pytest -ra tests/packaging/test_image_parts.py $(ARGS)
 
 wheel: $(READY)  ## build the release into dist/: one wheel, whose extras are bucket, service, worker, train and plot
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .

@@ -50,8 +50,8 @@ def connect(
             for each question, perhaps from several threads, so it may renew a token that expires. None: `token_file`,
             ACTSTORE_TOKEN, ACTSTORE_TOKEN_FILE, or the stack's own.
         token_file: A file with the token, which is read again when it changes.
-        s3: Keys of an `s3://` bucket. None: ACTSTORE_S3_ENDPOINT, ACTSTORE_S3_ACCESS_KEY, ACTSTORE_S3_SECRET_KEY,
-            ACTSTORE_S3_REGION and ACTSTORE_S3_SECURE.
+        s3: Keys of an `s3://` bucket. None: ACTSTORE_S3_ENDPOINT, ACTSTORE_S3_CREDENTIALS_FILE or else
+            ACTSTORE_S3_ACCESS_KEY and ACTSTORE_S3_SECRET_KEY, ACTSTORE_S3_REGION and ACTSTORE_S3_SECURE.
         tls: True encrypts the connection to a service. False sends everything in the clear, the token too. None:
             encrypted if `root_certificates` are given; else in the clear, which is refused for a token and another
             machine. The environment's ACTSTORE_TLS (1 or 0) takes the place of None, except for a stack of this folder,
@@ -202,7 +202,8 @@ def _checked(address: str) -> str:
 
 
 def _s3_access(environment: Mapping[str, str]) -> S3Access:
-    names = {name: f"ACTSTORE_S3_{name.upper()}" for name in ("endpoint", "access_key", "secret_key")}
+    keys = ("credentials_file",) if environment.get("ACTSTORE_S3_CREDENTIALS_FILE") else ("access_key", "secret_key")
+    names = {name: f"ACTSTORE_S3_{name.upper()}" for name in ("endpoint", *keys)}
     missing = [variable for variable in names.values() if not environment.get(variable)]
     if missing:
         message = f"an s3:// address needs s3=S3Access(...), or {', '.join(missing)} in the environment"

@@ -1,7 +1,7 @@
 """Prints what a package of this project needs from others, one requirement a line: `requirements.py EXTRA...`.
 
 An image installs these before the project itself, so that a change of the code leaves the large layers as they are.
-`--only NAME` prints one distribution alone, and `--without NAME` leaves it out. Only Python's own library is used.
+`--without NAME` leaves one distribution out. Only Python's own library is used.
 """
 
 import argparse
@@ -33,12 +33,11 @@ def name_of(requirement: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("extras", nargs="+")
-    parser.add_argument("--only")
     parser.add_argument("--without")
     options = parser.parse_args()
     project = tomllib.loads(PROJECT.read_text(encoding="utf-8"))["project"]
     for one in dict.fromkeys(requirements(project, options.extras)):
-        if options.only in (None, name_of(one)) and name_of(one) != options.without:
+        if name_of(one) != options.without:
             print(one)
 
 

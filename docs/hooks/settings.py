@@ -22,7 +22,7 @@ READERS = {
     "workers": (StoreSettings, WorkerSettings),
     "client": (ClientVariables,),
 }
-# The client reads its keys from variables of the same names, and no credentials file.
+# The client reads how it reaches a bucket from variables of the same names.
 _OF_CLIENT = {f"{PREFIX}S3_{one.name.upper()}" for one in fields(ClientS3Access)}
 # Groups of settings, by the table of the file.
 TITLES = {

@@ -16,6 +16,7 @@ from actstore_service.memory import MemoryKeeper, tune_memory
 from actstore_service.server import Service
 from actstore_service.settings import SETTINGS_BESIDE, Settings
 from actstore_storage.bucket.opening import open_bucket
+from actstore_storage.bucket.probe import probe
 from actstore_storage.errors import ActstoreError
 from actstore_storage.runs.opening import list_runs
 from actstore_storage.settings.command import Options
@@ -36,6 +37,8 @@ def main() -> int:
         settings = options.read((StoreSettings, Settings), os.environ, SETTINGS_BESIDE)
         if settings is None:
             return 0
+        if options.check_store:
+            return _check_store(settings.made(StoreSettings))
         service = _start(settings)
     except ActstoreError as error:
         print(f"actstore_service: {error.message}", file=sys.stderr)
@@ -47,6 +50,14 @@ def main() -> int:
     print(json.dumps(ready), flush=True)
     signal.sigwait(endings)
     _end(service, endings)
+    return 0
+
+
+def _check_store(store: StoreSettings) -> int:
+    """Lets writers race for one key, as the workers do at their start. It needs keys that may write."""
+    bucket = open_bucket(store.store, store.s3)
+    probe(bucket)
+    print(json.dumps({"checked": bucket.address}), flush=True)
     return 0
 
 

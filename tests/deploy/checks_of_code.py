@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import re
 from collections.abc import Iterable, Iterator
 from functools import cache
 from importlib.util import find_spec
@@ -12,14 +13,27 @@ import yaml
 
 from actstore._cli.main import command_parser
 from actstore_api.metrics import METRICS
+from actstore_storage.settings.command import Options
 from docs.hooks.settings import variables
 from tests.deploy.checks_of_names import SECRETS
-from tests.deploy.manifests import Manifest, Pod, environment, named, of_kind, path_of, pods
+from tests.deploy.manifests import ROOT, Manifest, Pod, environment, named, of_kind, path_of, pods
 
 # Variables of others that the images need.
-FOREIGN = {"HOME", "HF_HUB_OFFLINE", "RAY_USAGE_STATS_ENABLED", "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S"}
-# Where the image's own folders are, which no volume has.
-_LISTENERS = {"ACTSTORE_LISTEN": "grpc", "ACTSTORE_METRICS_LISTEN": "metrics"}
+FOREIGN = {
+    "HOME",
+    "HF_HUB_OFFLINE",
+    "RAY_USAGE_STATS_ENABLED",
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S",
+    "RAY_SERVE_GRPC_MAX_MESSAGE_SIZE",
+}
+# Metrics of kube-state-metrics.
+_OF_CLUSTER = {"kube_job_status_failed", "kube_cronjob_status_last_successful_time"}
+# The variables that have an address, and the port of the container that it is for.
+_LISTENERS = {
+    "ACTSTORE_LISTEN": "grpc",
+    "ACTSTORE_METRICS_LISTEN": "metrics",
+    "ACTSTORE_MUTUAL_TLS_LISTEN": "grpc-mutual",
+}
 
 
 @cache
@@ -96,13 +110,14 @@ def entry_points(objects: list[Manifest]) -> Iterator[str]:
 def _wrong_start(arguments: list[str]) -> Iterator[str]:
     if arguments[:1] != ["-m"] or not _is_found(f"{arguments[1]}.__main__"):
         yield f"{arguments} starts no module"
-    elif arguments[1] == "actstore":
-        try:
+        return
+    try:
+        if arguments[1] == "actstore":
             command_parser().parse_args(arguments[2:])
-        except (SystemExit, argparse.ArgumentError):
-            yield f"the command does not know {arguments[2:]}"
-    elif unknown := [word for word in arguments[2:] if word not in _source(f"{arguments[1]}.__main__")]:
-        yield f"{arguments[1]} does not know {unknown}"
+        else:
+            Options.of(arguments[1], arguments[2:])
+    except (SystemExit, argparse.ArgumentError):
+        yield f"{arguments[1]} does not know {arguments[2:]}"
 
 
 def serve_config(service: Manifest) -> dict[str, Any]:
@@ -144,8 +159,9 @@ def addresses(objects: list[Manifest]) -> Iterator[str]:
     (service,) = [pod for pod in pods(objects) if pod.path.startswith("Deployment/")]
     found = environment(objects, service.spec["containers"][0])
     for name, port in _LISTENERS.items():
-        if found.get(name) != f"0.0.0.0:{service.ports()[port]}":
-            yield f"{name} is {found.get(name)}, and the port {port} is {service.ports()[port]}"
+        wanted = f"0.0.0.0:{service.ports()[port]}" if port in service.ports() else None
+        if found.get(name) != wanted:
+            yield f"{name} is {found.get(name)}, and the port {port} is at {wanted}"
     workers = named(objects, "RayService")
     offered = workers["spec"]["serveService"]
     gateway = next(port["port"] for port in offered["spec"]["ports"] if port["name"] == "serve-grpc")
@@ -180,12 +196,36 @@ def _ports_of_canary(objects: list[Manifest]) -> Iterator[str]:
 
 
 def metrics(objects: list[Manifest]) -> Iterator[str]:
-    """The autoscaler goes by metrics that the service exports."""
+    """Autoscalers and rules name metrics of the catalogue, or of kube-state-metrics; runbooks have their headings."""
     for one in of_kind(objects, "HorizontalPodAutoscaler"):
         for each in one["spec"]["metrics"]:
             name = each.get("pods", {}).get("metric", {}).get("name")
             if name and name not in METRICS:
                 yield f"{path_of(one)} scales by {name}, which is no metric"
+    for one in of_kind(objects, "PrometheusRule"):
+        for rule in (rule for group in one["spec"]["groups"] for rule in group["rules"]):
+            for name in re.findall(r"\b(?:actstore|kube)_\w+", re.sub(r'"[^"]*"', "", rule["expr"])):
+                if re.sub(r"_(bucket|sum|count)$", "", name) not in METRICS and name not in _OF_CLUSTER:
+                    yield f"{rule['alert']} asks for {name}, which is no metric"
+            if rule["annotations"]["runbook_url"].rpartition("#")[2] not in _runbooks():
+                yield f"{rule['alert']} has no runbook"
+    yield from _named_jobs(objects)
+
+
+def _named_jobs(objects: list[Manifest]) -> Iterator[str]:
+    """Rules about jobs name jobs that are there."""
+    jobs = {one["metadata"]["name"] for one in of_kind(objects, "CronJob")}
+    for one in of_kind(objects, "PrometheusRule"):
+        for name in re.findall(r'(?:job_name=~|cronjob=)\\?"([\w-]+?)(?:-\.\*)?\\?"', str(one["spec"])):
+            if name not in jobs:
+                yield f"{path_of(one)} asks for the job {name}"
+
+
+@cache
+def _runbooks() -> set[str]:
+    """The anchors of the runbooks' page."""
+    headings = re.findall(r"^#+ (.*)$", (ROOT / "docs" / "runbooks.md").read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w-]", "", heading.lower().replace(" ", "-")) for heading in headings}
 
 
 CHECKS = (settings, files, entry_points, addresses, metrics)

@@ -13,6 +13,7 @@ SECRETS = {
     "actstore-gateway": ("tokens",),
     "actstore-canary": ("token",),
     "actstore-ray": ("auth_token",),
+    "actstore-client-authorities": ("ca.crt",),
     "actstore-tls": ("tls.crt", "tls.key", "ca.crt"),
 }
 # What decides that a value is a secret, unless it is a path.
@@ -193,6 +194,16 @@ def network(objects: list[Manifest]) -> Iterator[str]:
         yield "not everything is forbidden"
     if {port["port"] for rule in nobody["egress"] for port in rule["ports"]} != {53}:
         yield "names cannot be resolved"
+    asks = any(found.get("enableInTreeAutoscaling") for one in objects for found in ray_clusters(one))
+    reached = {
+        port["port"]
+        for one in policies
+        if one["metadata"]["name"] == "actstore-workers"
+        for rule in one["spec"]["egress"]
+        for port in rule.get("ports", [])
+    }
+    if asks and not {443, 6443} <= reached:
+        yield "Ray's autoscaler cannot reach the API server"
     for pod in pods(objects):
         if not [one for one in policies if (own := one["spec"]["podSelector"]) and selects(own, pod.labels)]:
             yield f"{pod.path} has no policy"

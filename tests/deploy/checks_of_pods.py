@@ -9,8 +9,10 @@ from tests.deploy.manifests import ROOT, Manifest, Pod, is_pinned, named, of_kin
 
 # Beyond drain and grace: the time in which Kubernetes and the process notice.
 TERMINATION_SECONDS_MORE = 10
-# A reader's stream holds this many bytes at most (ops: messages in flight times the size of one).
-_STREAM_BYTES = 24 * 2**20
+# How long endpoints of a pod that stops may still be in use.
+ENDPOINTS_SECONDS = 10
+# What a thread that reads rows holds at most: eight messages of three MiB.
+_THREAD_BYTES = 24 * 2**20
 _BASE_BYTES = 512 * 2**20
 _UNITS = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "": 1}
 # Volumes that the restricted profile of Kubernetes knows and that this project needs.
@@ -143,8 +145,12 @@ def _of_service(objects: list[Manifest]) -> Iterator[tuple[str, Manifest]]:
 
 def termination(objects: list[Manifest]) -> Iterator[str]:
     """A pod of the service has time to drain and to finish its calls."""
-    limits = Limits()
-    needed = getattr(limits, "drain_seconds", 0.0) + limits.grace_seconds + TERMINATION_SECONDS_MORE
+    found, limits = _settings(objects), Limits()
+    drain = float(found.get("ACTSTORE_LIMITS_DRAIN_SECONDS", limits.drain_seconds))
+    grace = float(found.get("ACTSTORE_LIMITS_GRACE_SECONDS", limits.grace_seconds))
+    needed = drain + grace + TERMINATION_SECONDS_MORE
+    if drain < ENDPOINTS_SECONDS:
+        yield f"a pod closes after {drain} s, and others still call it"
     for pod in pods(objects):
         given = pod.spec.get("terminationGracePeriodSeconds", 30)
         if pod.path.startswith("Deployment/") and given < needed:
@@ -152,9 +158,11 @@ def termination(objects: list[Manifest]) -> Iterator[str]:
 
 
 def memory_of_service(objects: list[Manifest]) -> Iterator[str]:
-    """The service's memory has room for the rows that it holds, and for what its streams hold at once."""
-    held = int(_settings(objects)["ACTSTORE_HELD_ROW_BYTES"])
-    needed = held + _streams() * _STREAM_BYTES + _BASE_BYTES
+    """The service has memory for the rows that it caches, for messages that wait for readers, and for its threads."""
+    limits = Limits()
+    threads = limits.catalog_threads + limits.read_threads + limits.stream_threads
+    held = int(_settings(objects)["ACTSTORE_HELD_ROW_BYTES"]) + limits.waiting_bytes
+    needed = held + threads * _THREAD_BYTES + _BASE_BYTES
     for path, container in _of_service(objects):
         given = bytes_of(container["resources"]["limits"]["memory"])
         if given < needed:
@@ -166,11 +174,6 @@ def _settings(objects: list[Manifest]) -> dict[str, str]:
         one["data"] for one in of_kind(objects, "ConfigMap") if one["metadata"]["name"].startswith("actstore-service")
     ]
     return found
-
-
-def _streams() -> int:
-    limits = Limits()
-    return getattr(limits, "worker_threads", 0) or limits.concurrent_streams
 
 
 def rollout(objects: list[Manifest]) -> Iterator[str]:

@@ -18,6 +18,11 @@ from tests.deploy.manifests import Manifest, path_of
 VERSIONS = ("1.30", "1.37")
 _KUBERAY = Path(__file__).with_name("schemas") / "kuberay-v1.json.xz"
 
+
+def _texts(*names: str) -> dict[str, Any]:
+    return {name: {"type": "string"} for name in names}
+
+
 _LABELS = {"type": "object", "additionalProperties": {"type": "string"}}
 _SELECTOR = {"type": "object", "properties": {"matchLabels": _LABELS}}
 _RELABELINGS = {
@@ -39,7 +44,7 @@ _ENDPOINTS = {
         "type": "object",
         "required": ["port"],
         "properties": {
-            **dict.fromkeys(("port", "path", "interval", "scrapeTimeout", "scheme"), {"type": "string"}),
+            **_texts("port", "path", "interval", "scrapeTimeout", "scheme"),
             "honorLabels": {"type": "boolean"},
             "relabelings": _RELABELINGS,
         },
@@ -49,7 +54,7 @@ _RULE = {
     "type": "object",
     "required": ["expr"],
     "properties": {
-        **dict.fromkeys(("record", "alert", "expr", "for", "keep_firing_for"), {"type": "string"}),
+        **_texts("record", "alert", "expr", "for", "keep_firing_for"),
         "labels": _LABELS,
         "annotations": _LABELS,
     },
@@ -71,7 +76,7 @@ def _object(**spec: Any) -> dict[str, Any]:
         "type": "object",
         "required": ["spec"],
         "properties": {
-            **dict.fromkeys(("apiVersion", "kind"), {"type": "string"}),
+            **_texts("apiVersion", "kind"),
             "metadata": {"type": "object"},
             "spec": {"type": "object", "required": list(spec), "properties": spec},
         },

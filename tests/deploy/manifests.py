@@ -126,7 +126,7 @@ def _pods_of_ray(path: str, cluster: Manifest) -> Iterator[Pod]:
 
 
 def selects(selector: Manifest, labels: Mapping[str, str]) -> bool:
-    """Whether a selector of labels, as policies and monitors have it, selects these labels; an empty one selects all."""
+    """Whether a selector, as policies and monitors have it, selects these labels; an empty one selects all."""
     assert set(selector) <= {"matchLabels"}, f"this test knows no {set(selector)}"
     return selector.get("matchLabels", {}).items() <= labels.items()
 

@@ -89,9 +89,6 @@ def test_the_service_has_neither_torch_nor_ray() -> None:
     printed = " ".join(requirements("service"))
     assert not re.search(r"\b(torch|ray|transformers)\b", printed)
     assert not [one for one in requirements("worker", "--without", "torch") if one.startswith("torch")]
-    assert requirements("worker", "--only", "torch") == [
-        one for one in requirements("worker") if one.startswith("torch")
-    ]
 
 
 def test_the_context_has_the_code_of_the_wheel() -> None:

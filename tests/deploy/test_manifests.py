@@ -74,6 +74,10 @@ def _policy(objects: list[Manifest], name: str) -> Any:
     return _first(objects, "NetworkPolicy", name)
 
 
+def _rule(objects: list[Manifest], name: str) -> Any:
+    return _first(objects, "PrometheusRule", name)["groups"][0]["rules"][0]
+
+
 def _retext(objects: list[Manifest], old: str, new: str) -> None:
     spec = _first(objects, "RayService")
     assert old in spec["serveConfigV2"]
@@ -116,6 +120,8 @@ MISTAKES: list[tuple[str, Callable[[list[Manifest]], Any]]] = [
     ("probes", lambda all_: _container(all_)["livenessProbe"].update(timeoutSeconds=1)),
     ("probes", lambda all_: _container(all_)["livenessProbe"].update(failureThreshold=3)),
     ("termination", lambda all_: _service(all_).update(terminationGracePeriodSeconds=29)),
+    ("termination", lambda all_: _map(all_, "actstore-service").update(ACTSTORE_LIMITS_GRACE_SECONDS="60")),
+    ("termination", lambda all_: _map(all_, "actstore-service").pop("ACTSTORE_LIMITS_DRAIN_SECONDS")),
     ("memory_of_service", lambda all_: _container(all_)["resources"]["limits"].update(memory="1Gi")),
     ("rollout", lambda all_: _first(all_, "Deployment").update(replicas=2)),
     ("rollout", lambda all_: _first(all_, "Deployment")["strategy"]["rollingUpdate"].update(maxUnavailable=1)),
@@ -146,7 +152,7 @@ MISTAKES: list[tuple[str, Callable[[list[Manifest]], Any]]] = [
     ("references", lambda all_: _ray_container(all_)["envFrom"][0]["configMapRef"].update(name="actstore-store")),
     ("references", lambda all_: _first(all_, "HorizontalPodAutoscaler")["scaleTargetRef"].update(name="actstore")),
     ("mounts", lambda all_: _mount(all_, "store").update(subPath="credentials")),
-    ("mounts", lambda all_: _mount(all_, "tmp").update(mountPath="/var/tmp")),
+    ("mounts", lambda all_: _mount(all_, "tmp").update(mountPath="/scratch")),
     ("mounts", lambda all_: _volume(all_, "store").update(name="stores")),
     ("secrets", lambda all_: _map(all_, "actstore-service").update(ACTSTORE_GATEWAY_TOKEN="hunter2")),
     ("secrets", lambda all_: _container(all_).update(env=[{"name": "ACTSTORE_S3_SECRET_KEY", "value": "hunter2"}])),
@@ -157,6 +163,7 @@ MISTAKES: list[tuple[str, Callable[[list[Manifest]], Any]]] = [
     ("network", lambda all_: _policy(all_, "actstore-workers")["ingress"][1].pop("ports")),
     ("network", lambda all_: _policy(all_, "actstore-workers")["ingress"][1]["ports"].append({"port": "client"})),
     ("network", lambda all_: all_.remove(named(all_, "NetworkPolicy", "actstore-canary"))),
+    ("network", lambda all_: _policy(all_, "actstore-workers")["egress"].pop()),
     ("settings", lambda all_: _map(all_, "actstore-service").update(ACTSTORE_METRIC_LISTEN="0.0.0.0:1")),
     ("settings", lambda all_: _map(all_, "actstore-workers").update(ACTSTORE_LISTEN="0.0.0.0:1")),
     ("files", lambda all_: _map(all_, "actstore-store").update(ACTSTORE_S3_CREDENTIALS_FILE="/etc/credentials")),
@@ -176,6 +183,10 @@ MISTAKES: list[tuple[str, Callable[[list[Manifest]], Any]]] = [
     ("addresses", lambda all_: _retext(all_, "enable_reflection: false", "enable_reflection: true")),
     ("addresses", lambda all_: _map(all_, "actstore-service").update(ACTSTORE_LISTEN="0.0.0.0:7434")),
     ("addresses", lambda all_: _map(all_, "actstore-service").update(ACTSTORE_GATEWAY="actstore-workers:9000")),
+    ("metrics", lambda all_: _rule(all_, "actstore-jobs").update(expr="kube_job_failed > 0")),
+    ("metrics", lambda all_: _rule(all_, "actstore").update(expr="rate(actstore_call_total[5m]) > 0")),
+    ("metrics", lambda all_: _rule(all_, "actstore")["annotations"].update(runbook_url="docs/runbooks.md#nothing")),
+    ("metrics", lambda all_: all_.remove(named(all_, "CronJob", "actstore-canary"))),
     (
         "metrics",
         lambda all_: _first(all_, "HorizontalPodAutoscaler")["metrics"][0]["pods"]["metric"].update(name="calls"),

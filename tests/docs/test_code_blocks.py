@@ -18,7 +18,11 @@ pytestmark = pytest.mark.stack
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted(path for path in (ROOT / "docs").rglob("*.md") if "decisions" not in path.parts)]
-WITH_CODE = [page for page in PAGES if any(block.kind in RUN_KINDS for block in blocks_of(page))]
+# tests/deploy runs those that start a deployment of their own, or speak to a cluster.
+ELSEWHERE = [ROOT / "docs" / "operate.md", ROOT / "docs" / "kubernetes.md"]
+WITH_CODE = [
+    page for page in PAGES if page not in ELSEWHERE and any(block.kind in RUN_KINDS for block in blocks_of(page))
+]
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +86,8 @@ REASONS = {
     "needs the hub",
     "needs weights that are not bundled",
     "needs another machine",
+    "needs a cluster",
+    "needs a container engine",
     "trains for minutes",
     "runs the whole experiment for minutes",
 }

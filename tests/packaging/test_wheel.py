@@ -1,7 +1,5 @@
 """The wheel as its users install it: what it has, and what works in an empty environment with which extras."""
 
-import subprocess
-import sys
 import tomllib
 from collections.abc import Iterator
 from email.parser import Parser
@@ -13,12 +11,12 @@ import pytest
 from actstore_service.server import Service
 from actstore_service.settings import Settings
 from actstore_storage.bucket.opening import open_bucket
+from tests.packaging.environments import ROOT, empty_environment, install, run
 from tests.stored_run import write_stored_run
 
 # It fills environments from the package registry, which takes a minute.
 pytestmark = pytest.mark.stack
 
-ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 VERSION = PROJECT["project"]["version"]
 PACKAGES = [Path(path).name for path in PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]]
@@ -56,26 +54,9 @@ with actstore.connect(sys.argv[1]) as lab:
 """
 
 
-def _run(*command: str | Path) -> str:
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("wheel")
-    _run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, ROOT)
-    (found,) = folder.iterdir()
-    return found
-
-
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An environment without anything."""
-    folder = tmp_path_factory.mktemp("environment")
-    _run(sys.executable, "-m", "venv", "--without-pip", folder)
-    return folder / "bin" / "python"
+    return empty_environment(tmp_path_factory.mktemp("environment"))
 
 
 @pytest.fixture(scope="module")
@@ -94,14 +75,6 @@ def address(store: Path) -> Iterator[str]:
     service.stop()
 
 
-def _install(python: Path, wheel: Path, extras: str = "") -> list[str]:
-    """Installs the wheel with extras, and lists what is there then."""
-    pip = [sys.executable, "-m", "pip", "--quiet", "--python", python]
-    _run(*pip, "install", "--constraint", ROOT / "constraints.txt", f"{wheel}{extras}")
-    _run(*pip, "check")
-    return _run(*pip, "list", "--format=freeze").split()
-
-
 def test_it_has_the_packages_and_nothing_beside(wheel: Path) -> None:
     with ZipFile(wheel) as archive:
         names = set(archive.namelist())
@@ -111,7 +84,7 @@ def test_it_has_the_packages_and_nothing_beside(wheel: Path) -> None:
     assert {f"{package}/py.typed" for package in PACKAGES} <= names
     assert {"actstore/_async/lab.py", "actstore_api/v1/norm_pb2.py", f"{about}/licenses/LICENSE"} <= names
     kinds = {Path(name).suffix for name in names if not name.startswith(about)}
-    assert kinds <= {".py", ".pyi", ".proto", ".typed"}
+    assert kinds <= {".py", ".pyi", ".proto", ".typed", ".json"}
 
 
 def test_it_says_what_it_is(wheel: Path) -> None:
@@ -123,12 +96,12 @@ def test_it_says_what_it_is(wheel: Path) -> None:
 
 def test_a_client_alone_and_then_with_a_bucket(wheel: Path, python: Path, store: Path, address: str) -> None:
     """-P: what is asked is the installed wheel, and no folder of this one."""
-    light = _install(python, wheel)
+    light = install(python, wheel)
     assert len(light) <= LIGHT_PACKAGES_MAX, light
-    said = _run(python, "-P", "-c", ASK_SERVICE, address, store)
+    said = run(python, "-P", "-c", ASK_SERVICE, address, store)
     assert "'.[bucket]'" in said
     assert "'.[service]'" in said
-    assert "planted" in _run(python.parent / "actstore", "runs", "--address", address)
-    more = _install(python, wheel, "[bucket]")
+    assert "planted" in run(python.parent / "actstore", "runs", "--address", address)
+    more = install(python, f"{wheel}[bucket]")
     assert len(more) >= 2 * len(light), more
-    _run(python, "-P", "-c", ASK_BUCKET, store)
+    run(python, "-P", "-c", ASK_BUCKET, store)

@@ -34,11 +34,16 @@ _SECRETS = ("ACTSTORE_GATEWAY_TOKEN", "ACTSTORE_S3_ACCESS_KEY", "ACTSTORE_S3_SEC
 def main() -> int:
     """Returns exit code 0 after a signal, 2 if a setting or the store prevents the start. It is 3 if Ray has gone."""
     try:
-        found = Options.of("actstore_worker").read((WorkerSettings,), os.environ, SETTINGS_BESIDE)
+        options = Options.of("actstore_worker")
+        found = options.read((WorkerSettings,), os.environ, SETTINGS_BESIDE)
         if found is not None:
             _stop_on_signals()
             with _secrets_folder(found.made(WorkerSettings).ray_address) as secrets:
-                _serve(workers_settings(found, secrets), secrets)
+                settings = workers_settings(found, secrets)
+                if options.check_store:
+                    _check_store(settings)
+                else:
+                    _serve(settings, secrets)
     except ActstoreError as error:
         print(f"actstore_worker: {error}", file=sys.stderr)
         return 2
@@ -55,6 +60,12 @@ def _secrets_folder(ray_address: str | None) -> Iterator[Path | None]:
         return
     with tempfile.TemporaryDirectory(prefix="actstore-secrets-") as folder:
         yield Path(folder)
+
+
+def _check_store(settings: WorkerSettings) -> None:
+    bucket = open_bucket(settings.store, settings.s3)
+    probe(bucket)
+    print(json.dumps({"checked": bucket.address}), flush=True)
 
 
 def _serve(settings: WorkerSettings, secrets: Path | None) -> None:

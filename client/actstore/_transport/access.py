@@ -20,16 +20,19 @@ class S3Access:
         secret_key: Secret access key; never shown by `repr`.
         region: Region of the bucket.
         secure: Whether to use HTTPS.
+        credentials_file: File that has both keys instead, as AWS's tools write it (profile `default`). It is read again
+            when it changes.
     """
 
     endpoint: str
-    access_key: str
-    secret_key: str = field(repr=False)
+    access_key: str = ""
+    secret_key: str = field(default="", repr=False)
     region: str = "us-east-1"
     secure: bool = True
+    credentials_file: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("endpoint", "access_key", "region"):
+        for name in ("endpoint", "credentials_file" if self.credentials_file else "access_key", "region"):
             _checks.text(getattr(self, name), name)
         _checks.switch(self.secure, "secure")
 

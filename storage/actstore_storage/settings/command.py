@@ -14,6 +14,8 @@ class Options:
     config: str | None
     """The TOML file with settings."""
     print_config: bool
+    check_store: bool
+    """Whether to test the store as the workers do at their start, and end."""
 
     @classmethod
     def of(cls, program: str, arguments: Sequence[str] | None = None) -> "Options":
@@ -21,6 +23,9 @@ class Options:
         parser.add_argument("--config", metavar="FILE", help=f"TOML file with settings (default: {CONFIG})")
         parser.add_argument(
             "--print-config", action="store_true", help="print each setting with its value and source, and end"
+        )
+        parser.add_argument(
+            "--check-store", action="store_true", help="test whether the store keeps commits apart, and end"
         )
         return cls(**vars(parser.parse_args(arguments)))
 

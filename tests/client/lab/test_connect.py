@@ -153,5 +153,22 @@ def test_s3_takes_its_keys_from_the_environment(monkeypatch: pytest.MonkeyPatch)
         actstore.connect("s3://bucket/prefix")
 
 
+def test_s3_takes_its_keys_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever looks after a deployment has the same file as its processes."""
+    for name in ("ACCESS_KEY", "SECRET_KEY"):
+        monkeypatch.delenv(f"ACTSTORE_S3_{name}", raising=False)
+    file = tmp_path / "credentials"
+    file.write_text("[default]\naws_access_key_id = key\n")
+    monkeypatch.setenv("ACTSTORE_S3_ENDPOINT", "127.0.0.1:9")
+    monkeypatch.setenv("ACTSTORE_S3_CREDENTIALS_FILE", str(file))
+    with (
+        actstore.connect("s3://bucket/prefix") as lab,
+        pytest.raises(StoreFailed, match="has no S3 credentials"),
+    ):
+        lab.runs()
+    with pytest.raises(BadRequest, match="access_key"):
+        S3Access("127.0.0.1:9")
+
+
 def test_secrets_are_not_printed() -> None:
     assert "secret" not in repr(S3Access("127.0.0.1:9", "key", "secret"))
