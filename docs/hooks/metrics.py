@@ -1,15 +1,15 @@
 """The page of Prometheus metrics, read off one scrape of a service that has counted one call and one sweep."""
 
 from collections.abc import Iterator
-from types import SimpleNamespace
 from typing import Any
 from wsgiref.util import setup_testing_defaults
 
-import grpc
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from actstore_api.v1 import capture_pb2, patching_pb2
+from actstore_service.calls.call import Call
+from actstore_service.calls.classes import CallClass
 from actstore_service.metrics import Metrics
 from docs.hooks.tables import code, table
 
@@ -49,7 +49,8 @@ def labels(metric: Metric) -> list[str]:
 
 def _used() -> Metrics:
     found = Metrics(_Gateway())  # type: ignore[arg-type]
-    with found.counted(_Context(), "Method"):
+    call = Call("Method", CallClass.CATALOG, None, {}, "", reason="BUSY")
+    with found.counted(call):
         found.sweeps.ended(patching_pb2.SweepAudit(), 1)
     return found
 
@@ -65,10 +66,3 @@ class _Gateway:
 
     def capture_totals(self) -> object:
         return capture_pb2.GetCaptureTotalsResponse()
-
-
-class _Context(SimpleNamespace):
-    """A call that succeeds."""
-
-    def code(self) -> grpc.StatusCode:
-        return grpc.StatusCode.OK
