@@ -1,6 +1,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup check docs test test-all figures rooms faults bench soak models demo up proto baseline wheel
+.PHONY: help setup check monitoring monitoring-tools docs test test-all figures rooms faults bench soak models demo up proto \
+	baseline wheel
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 BUF := node_modules/.bin/buf
@@ -33,11 +34,21 @@ $(READY): pyproject.toml constraints.txt package.json
 	if command -v npm >/dev/null; then npm install --no-fund --no-audit --silent; fi
 	touch $@
 
+# Debian's packages, unpacked without root: the lists of packages are this folder's own where the machine has none.
+APT := -o Dir::State::lists=$(CURDIR)/.tools/apt/lists -o Dir::Cache=$(CURDIR)/.tools/apt/cache -o APT::Sandbox::User=
+monitoring-tools: .tools/prometheus/usr/bin/promtool  ## unpack Debian's Prometheus into .tools/, for the tests of monitoring
+.tools/prometheus/usr/bin/promtool:
+	mkdir -p .tools/prometheus .tools/apt/lists/partial .tools/apt/cache/archives/partial
+	cd .tools && (apt-get download prometheus || (apt-get $(APT) update && apt-get $(APT) download prometheus))
+	dpkg -x .tools/prometheus_*.deb .tools/prometheus
+	rm .tools/prometheus_*.deb
+
 check: $(READY) docs  ## check lint, format, types, imports between packages, the contract, and the documentation
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m deploy.monitoring --check
 	@if test -x $(BUF); then set -x; $(BUF) lint && $(BUF) breaking --against proto/baseline.binpb; \
 	else echo 'SKIPPED, npm is missing: buf lint, buf breaking'; fi
 
@@ -60,6 +71,9 @@ ifeq ($(ARGS),)
 else
 	$(QUIET) $(BIN)/pytest -ra $(ARGS)
 endif
+
+monitoring: $(READY)  ## write rules, dashboards and runbooks, which are made of deploy/monitoring
+	$(BIN)/python -m deploy.monitoring
 
 test-all: $(READY)  ## run all tests, as CI does, also those that start Ray clusters and kill their processes
 	$(call timed_tests,test-all,)

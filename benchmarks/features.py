@@ -124,8 +124,10 @@ def in_process(snapshot: Snapshot) -> dict[str, Query]:
 @contextmanager
 def service_queries(address: str) -> Iterator[dict[str, Query]]:
     """`service_top20` and `_uniform20` without text around the token."""
-    store = {"ACTSTORE_STORE": address, "ACTSTORE_ANONYMOUS": "reader"}
-    with running_service(**store) as ready, grpc.insecure_channel(ready["address"]) as channel:
+    with (
+        running_service(ACTSTORE_STORE=address, ACTSTORE_ANONYMOUS="reader") as ready,
+        grpc.insecure_channel(ready["address"]) as channel,
+    ):
         service = service_pb2_grpc.FeatureServiceStub(channel)
 
         def examples(method: feature_pb2.SampleMethod, feature: int, **window: int) -> Any:

@@ -63,11 +63,15 @@ def live_lab(bucket: Bucket, *folders: Path) -> Iterator[actstore.Lab]:
     """A lab of the models and SAEs below some folders, and of what a bucket stores."""
     server = grpc.server(ThreadPoolExecutor(2))
     models: Any = LocalModels(folders, bucket)  # captures are asked of nobody
-    _offer(server, Gateway(TOKEN, models, models))
+    _offer(server, Gateway(lambda: (TOKEN,), models, models))
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     settings = Settings(
-        listen="127.0.0.1:0", metrics_listen="127.0.0.1:0", gateway=f"127.0.0.1:{port}", gateway_token=TOKEN
+        listen="127.0.0.1:0",
+        metrics_listen="127.0.0.1:0",
+        gateway=f"127.0.0.1:{port}",
+        gateway_token=TOKEN,
+        anonymous=("reader",),
     )
     service = Service(bucket, settings)
     with actstore.connect(service.address) as lab:

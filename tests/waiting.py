@@ -9,9 +9,9 @@ PATIENCE_SECONDS = 120.0
 _POLL_SECONDS = 0.02
 
 
-def wait_until(holds: Callable[[], object], what: str) -> None:
-    """`what` is in the message of the AssertionError where it does not hold in PATIENCE_SECONDS."""
-    give_up = time.monotonic() + PATIENCE_SECONDS
+def wait_until(holds: Callable[[], object], what: str, patience_seconds: float = PATIENCE_SECONDS) -> None:
+    """`what` is in the message of the AssertionError where it does not hold in `patience_seconds`."""
+    give_up = time.monotonic() + patience_seconds
     while not holds():
-        assert time.monotonic() < give_up, f"not in {PATIENCE_SECONDS:.0f} seconds: {what}"
+        assert time.monotonic() < give_up, f"not in {patience_seconds:.0f} seconds: {what}"
         time.sleep(_POLL_SECONDS)

@@ -18,6 +18,7 @@ from tests.waiting import wait_until
 # On a busy machine; on an idle one it is ready in twenty.
 READY_SECONDS = 900
 STOP_SECONDS = 180
+TOKEN = "gateway-token"
 OF_TESTS = {"RAY_worker_niceness"}
 
 
@@ -49,7 +50,7 @@ def running_workers(
     model_folder: str | Path,
     dataset_folder: Path,
     log: Path,
-    token: str = "gateway-token",
+    token: str = TOKEN,
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[WorkerProcess]:
     """Started, ready, and stopped by SIGTERM, unless a test kills it; no process of it is left. `environment` has more
@@ -59,10 +60,11 @@ def running_workers(
         "ACTSTORE_STORE": str(store),
         "ACTSTORE_MODEL_FOLDERS": str(model_folder),
         "ACTSTORE_DATASET_FOLDERS": str(dataset_folder),
-        "ACTSTORE_GATEWAY_TOKEN": token,
         "HOME": str(log.parent),
         **(environment or {}),
     }
+    if "ACTSTORE_GATEWAY_TOKEN_FILE" not in variables:
+        variables["ACTSTORE_GATEWAY_TOKEN"] = token
     with log.open("wb") as errors:
         process = subprocess.Popen(
             [sys.executable, "-m", "actstore_worker"],

@@ -81,6 +81,7 @@ from actstore_api.records.capture import (
     DatasetReference,
     Positions,
     PositionsKind,
+    QueuePlace,
     RowFilter,
     ShardFailure,
 )
@@ -196,6 +197,7 @@ __all__ = [
     "PositionsKind",
     "PromptPair",
     "Provenance",
+    "QueuePlace",
     "Receivers",
     "Retries",
     "RowColumn",

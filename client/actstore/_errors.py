@@ -27,7 +27,12 @@ MISSING_LIBRARY, STACK_FAILED = "MISSING_LIBRARY", "STACK_FAILED"
 
 
 class ActstoreError(Exception):
-    """`reason` is a key of actstore_api.reasons.REASONS; `field`, `value`, `allowed` are None if there are none."""
+    """`reason` is a key of actstore_api.reasons.REASONS; `field`, `value`, `allowed` are None if there are none.
+
+    `request_id` names the request in the logs of service and workers; None if the error did not come from a service.
+    """
+
+    request_id: str | None = None
 
     def __init__(
         self,
@@ -54,6 +59,8 @@ class ActstoreError(Exception):
         # Most messages say it already.
         if self.allowed is not None and self.allowed not in self.message:
             lines.append(f"  allowed: {self.allowed}")
+        if self.request_id and REASONS[self.reason].kind is Kind.FAULT:
+            lines.append(f"  request: {self.request_id}")
         return "\n".join([*lines, f"  next step: {self.next_step} [{self.reason}]"])
 
 

@@ -1,68 +1,49 @@
-"""The page of Prometheus metrics, read off one scrape of a service that has counted one call and one sweep."""
+"""The page of Prometheus metrics, from the catalogue that service and workers export."""
 
-from collections.abc import Iterator
-from typing import Any
-from wsgiref.util import setup_testing_defaults
-
-from prometheus_client.metrics_core import Metric
-from prometheus_client.parser import text_string_to_metric_families
-
-from actstore_api.v1 import capture_pb2, patching_pb2
-from actstore_service.calls.call import Call
-from actstore_service.calls.classes import CallClass
-from actstore_service.metrics import Metrics
+from actstore_api.metrics import Exporter, Label, Metric, exported_by
 from docs.hooks.tables import code, table
 
 _HEAD = """# Metrics
 
-The service answers `/metrics` at `ACTSTORE_METRICS_LISTEN` in Prometheus's text format. This page lists every metric.
-A counter's name ends in `_total` when it is scraped; a histogram has `_bucket`, `_sum` and `_count`.
+This page lists every metric that actstore exports in Prometheus's text format. A counter's name ends in `_total`; a
+histogram has `_bucket`, `_sum` and `_count`. No label has a value that a caller can choose: each has a list of values,
+or at most as many as the table says. Whatever else occurs counts as `other`. Counters begin at 0 with the process, for
+all values that are listed.
 
-Metrics of captures come from the workers at each scrape, and are absent while the workers do not answer. The metrics
-named `process_` are those of the Prometheus client for every process.
+Metrics named `process_` are those of the Prometheus client for every process: memory, processor time, open files.
 
 """
-# Labels that the text format itself adds.
-_FORMAT_LABELS = {"le", "quantile"}
+_SECTIONS = {
+    Exporter.SERVICE: "## Service\n\nEach service process answers `/metrics` at `ACTSTORE_METRICS_LISTEN`, for what it "
+    "did itself. Sums over processes are true totals.\n\n",
+    Exporter.WORKERS: "## Workers\n\nOne process, on the head of the Ray cluster, exports the metrics of all workers "
+    "together.\n\n",
+    Exporter.CANARY: "## Canary\n\n`actstore canary --metrics FILE` writes a file for the textfile collector of "
+    "Prometheus's node exporter.\n\n",
+}
+# Longer lists stand in another page of the reference.
+_ELSEWHERE = {
+    "method": "each [method](contract/service.md)",
+    "reason": "each [reason](errors.md)",
+    "code": "each gRPC status code",
+}
 
 
 def page() -> str:
-    """Writes a table of all metrics."""
-    rows = [
-        (code(metric.name), metric.type, ", ".join(map(code, labels(metric))), metric.documentation)
-        for metric in metrics()
-    ]
-    return _HEAD + table(("metric", "type", "labels", "meaning"), rows)
+    """Writes a section for each kind of process, with a table of its metrics."""
+    return _HEAD + "\n".join(_section(exporter) for exporter in Exporter if exported_by(exporter))
 
 
-def metrics() -> Iterator[Metric]:
-    """Yields each metric that a service offers, the workers' among them; `_created` only dates a counter's start."""
-    for metric in text_string_to_metric_families(_scraped(_used())):
-        if not metric.name.endswith("_created"):
-            yield metric
+def _section(exporter: Exporter) -> str:
+    rows = [_row(metric) for metric in exported_by(exporter)]
+    return _SECTIONS[exporter] + table(("metric", "type", "unit", "labels", "meaning"), rows)
 
 
-def labels(metric: Metric) -> list[str]:
-    """Lists a metric's own labels."""
-    return sorted({label for sample in metric.samples for label in sample.labels} - _FORMAT_LABELS)
+def _row(metric: Metric) -> tuple[str, ...]:
+    labels = "; ".join(map(_label, metric.labels))
+    return code(metric.name), metric.type.value, metric.unit, labels, metric.help
 
 
-def _used() -> Metrics:
-    found = Metrics(_Gateway())  # type: ignore[arg-type]
-    call = Call("Method", CallClass.CATALOG, None, {}, "", reason="BUSY")
-    with found.counted(call):
-        found.sweeps.ended(patching_pb2.SweepAudit(), 1)
-    return found
-
-
-def _scraped(metrics: Metrics) -> str:
-    environment: dict[str, Any] = {}
-    setup_testing_defaults(environment)
-    return b"".join(metrics.wsgi()(environment, lambda *_: None)).decode()
-
-
-class _Gateway:
-    """Workers that answer, and have captured nothing."""
-
-    def capture_totals(self) -> object:
-        return capture_pb2.GetCaptureTotalsResponse()
+def _label(label: Label) -> str:
+    values = _ELSEWHERE.get(label.name, ", ".join(map(code, label.values))) or f"at most {label.bound}"
+    return f"{code(label.name)}: {values}"

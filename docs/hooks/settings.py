@@ -31,6 +31,7 @@ TITLES = {
     "limits": "Limits of the service",
     "coordinator": "Limits of captures",
     "planning": "Limits of one capture",
+    "datasets": "Limits of datasets",
     "merge": "Limits of merged indexes",
     "patching": "Limits of patching",
     "live": "Limits of live questions",

@@ -350,16 +350,35 @@ REASONS: Mapping[str, Reason] = {
 }
 
 
-def to_status(failure: Failure) -> status_pb2.Status:
-    """Returns the status of a failure. Long texts are cut, because a status travels in HTTP/2 headers, of which gRPC
-    accepts 8 KiB, with the message twice.
+def to_status(failure: Failure, request_id: str = "") -> status_pb2.Status:
+    """Returns the status of a failure, with the id of its request if there is one. Long texts are cut, because a status
+    travels in HTTP/2 headers, of which gRPC accepts 8 KiB, with the message twice.
     """
     details = {name: _cut(text, DETAIL_BYTES_MAX) for name, text in failure.details.items()}
     info = error_details_pb2.ErrorInfo(reason=failure.reason, domain=DOMAIN, metadata=details)
     packed = any_pb2.Any()
     packed.Pack(info)
     message = _cut(failure.message, MESSAGE_BYTES_MAX)
-    return status_pb2.Status(code=REASONS[failure.reason].status, message=message, details=[packed])
+    status = status_pb2.Status(code=REASONS[failure.reason].status, message=message, details=[packed])
+    return with_request_id(status, request_id)
+
+
+def with_request_id(status: status_pb2.Status, request_id: str) -> status_pb2.Status:
+    """Returns the same status with the id of its request, unless it has one or there is none."""
+    if not request_id or request_id_of(status):
+        return status
+    packed = any_pb2.Any()
+    packed.Pack(error_details_pb2.RequestInfo(request_id=request_id))
+    return status_pb2.Status(code=status.code, message=status.message, details=[*status.details, packed])
+
+
+def request_id_of(status: status_pb2.Status) -> str:
+    """Returns the id of the request in a status; empty if it has none."""
+    for packed in status.details:
+        info = error_details_pb2.RequestInfo()
+        if packed.Unpack(info):
+            return str(info.request_id)
+    return ""
 
 
 def from_status(status: status_pb2.Status) -> Failure | None:

@@ -13,9 +13,10 @@ from google.rpc import status_pb2
 from actstore_api.codec import decode, encode, message_of
 from actstore_api.levels import API_LEVEL, OLDEST_LEVEL, headers_of, level_needed, own_version
 from actstore_api.records.information import GetWorkersInfo, GetWorkersInfoAnswer, WorkersInfo
+from actstore_api.request_ids import HEADER
 from actstore_api.v1 import capture_pb2
 from actstore_api.verbs import VERBS
-from actstore_service.calls.call import REQUEST_ID, Call
+from actstore_service.calls.call import Call
 from actstore_service.calls.failures import StatusGiven
 from actstore_service.settings import Limits, is_loopback
 from actstore_storage.errors import ActstoreError, BadRequest
@@ -53,6 +54,7 @@ class Gateway:
         self._token = token
         self._known: WorkersInfo | None = None
         self._limits = limits
+        self._were_up: bool | None = None
 
     @property
     def configured(self) -> bool:
@@ -104,21 +106,28 @@ class Gateway:
         finally:
             forwarded.cancel()
 
-    def capture_totals(self) -> capture_pb2.GetCaptureTotalsResponse | None:
-        """Totals for dashboards, for a thread other than the loop's; None while the workers do not answer."""
+    def workers_up(self) -> bool:
+        """Asks the workers, for a thread other than the loop's. Says so in the log when the answer changes."""
         if self._channel is None:
-            return None
-        try:
-            return asyncio.run_coroutine_threadsafe(self._totals(), self._loop).result()
-        except grpc.aio.AioRpcError as error:
-            LOG.warning("no capture totals from the workers: %s", error.code())
-            return None
+            return False
+        code = self._code()
+        up = code is grpc.StatusCode.OK
+        if up != self._were_up:
+            LOG.log(logging.INFO if up else logging.WARNING, "the workers %s: %s", "answer" if up else "are away", code)
+        self._were_up = up
+        return up
 
-    async def _totals(self) -> capture_pb2.GetCaptureTotalsResponse:
+    def _code(self) -> grpc.StatusCode:
+        try:
+            asyncio.run_coroutine_threadsafe(self._totals(), self._loop).result()
+        except grpc.aio.AioRpcError as error:
+            return error.code()
+        return grpc.StatusCode.OK
+
+    async def _totals(self) -> None:
         method = self._open().unary_unary(VERBS["GetCaptureTotals"].path)
         request = capture_pb2.GetCaptureTotalsRequest().SerializeToString()
-        said = await method(request, timeout=self._limits.totals_seconds, metadata=self._metadata())
-        return capture_pb2.GetCaptureTotalsResponse.FromString(said)
+        await method(request, timeout=self._limits.totals_seconds, metadata=self._metadata())
 
     async def close(self) -> None:
         if self._channel is not None:
@@ -129,7 +138,7 @@ class Gateway:
         return (("application", APPLICATION), ("authorization", f"Bearer {self._token()}"), *headers_of("service"))
 
     def _metadata_of(self, call: Call) -> tuple[tuple[str, str], ...]:
-        return (*self._metadata(), (REQUEST_ID, call.request_id), (PRINCIPAL, call.name))
+        return (*self._metadata(), (HEADER, call.request_id), (PRINCIPAL, call.name))
 
     def _open(self) -> Any:
         if self._channel is None:
@@ -147,7 +156,8 @@ def _hand_on(call: grpc.aio.AioRpcError) -> NoReturn:
         raise StatusGiven(status_pb2.Status.FromString(written))
     if code in _CALLERS:
         raise StatusGiven(status_pb2.Status(code=code.value[0], message=details))
-    LOG.error("the workers' gateway answered %s: %s", code, details)
+    # What a fault says of itself may have what a caller sent, such as a prompt; that nobody answers does not.
+    LOG.error("the workers' gateway answered %s: %s", code, details if code is grpc.StatusCode.UNAVAILABLE else "")
     if code is grpc.StatusCode.UNAUTHENTICATED:
         raise _unavailable("the workers refuse this service's token: ACTSTORE_GATEWAY_TOKEN must be the same for both")
     if code in (grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL):

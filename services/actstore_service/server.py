@@ -2,10 +2,12 @@
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import grpc
 
+from actstore_api.exporting import ExportedStore
 from actstore_service.access import Access, Role
 from actstore_service.access.certificates import ServerCertificates
 from actstore_service.access.gateway_token import GatewayToken
@@ -17,6 +19,7 @@ from actstore_service.metrics import Metrics
 from actstore_service.probes import ProbeServer
 from actstore_service.settings import Limits, Settings, cannot_listen, split_address
 from actstore_storage.bucket import Bucket
+from actstore_storage.bucket.observed import ObservedBucket, StoreWatch
 
 # How long the event loop may be busy with one thing before the process counts as hung.
 ALIVE_SECONDS = 5.0
@@ -27,8 +30,10 @@ class Service:
     event loop.
     """
 
-    def __init__(self, bucket: Bucket, settings: Settings) -> None:
+    def __init__(self, bucket: Bucket, settings: Settings, dropped_lines: Callable[[], int] = lambda: 0) -> None:
+        """`dropped_lines` counts the log lines that this process has left out."""
         self._limits = settings.limits
+        self._dropped_lines = dropped_lines
         self._ready = threading.Event()
         # These read files, and the first keys of an issuer: not in the event loop.
         self._access = Access(settings.token, settings.access_file, frozenset(map(Role, settings.anonymous)))
@@ -39,9 +44,13 @@ class Service:
     async def _start(self, bucket: Bucket, settings: Settings) -> None:
         token = GatewayToken(settings.gateway_token, settings.gateway_token_file)
         self._gateway = Gateway(settings.gateway, token.current, settings.limits)
-        metrics = Metrics(self._gateway)
+        metrics = Metrics(self._gateway.workers_up)
+        metrics.look_at_lines(self._dropped_lines)
+        metrics.look_at_files(lambda: self._reloads() | token.reloads(), self._ports[0].expires_seconds)
         self._probes = ProbeServer(settings.metrics_listen, metrics.wsgi(), _alive, self._ready.is_set)
-        self._answers = Answers(bucket, settings, self._access, self._gateway, metrics)
+        observed = ObservedBucket(bucket, ExportedStore(metrics.exported))
+        self._store_watch = StoreWatch(observed, settings.limits.store_quiet_seconds)
+        self._answers = Answers(observed, settings, self._access, self._gateway, metrics)
         pipeline = Pipeline(self._access, metrics.counted, self._answers.methods, settings.limits.retry_seconds)
         self._server = _grpc_server(pipeline, settings.limits)
         try:
@@ -52,6 +61,11 @@ class Service:
         self.mutual_tls_address = next(iter(mutual), None)
         self.metrics_address = self._probes.address
         await self._server.start()
+
+    def _reloads(self) -> dict[str, bool]:
+        """Of each file that is read again when it changes: whether it could be used the last time."""
+        certificates = [port.certificates.successful for port in self._ports if port.certificates]
+        return {**self._access.reloads(), **({"certificate": all(certificates)} if certificates else {})}
 
     def drain(self) -> None:
         """Says that the service is not ready, and goes on serving for `drain_seconds`, in which whoever sends calls
@@ -71,6 +85,7 @@ class Service:
         await self._answers.stop_serving()
         await self._server.stop(self._limits.grace_seconds)
         await self._gateway.close()
+        self._store_watch.close()
         self._answers.close()
         self._access.close()
 
@@ -121,6 +136,10 @@ class Port:
         except RuntimeError as error:
             raise cannot_listen(self.listen, self.field, error) from error
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+    def expires_seconds(self) -> float | None:
+        """When the certificate expires, in seconds since 1970; None without one."""
+        return None if self.certificates is None else self.certificates.expires_seconds
 
     def _added_to(self, server: grpc.aio.Server) -> int:
         if self.certificates is None:

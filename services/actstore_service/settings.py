@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
+from actstore_api.logs import LogForm
 from actstore_storage.errors import BadRequest
 from actstore_storage.settings.checks import check_least, check_positive
 from actstore_storage.settings.reading import Beside
@@ -87,8 +88,14 @@ class Limits:
     """Time that running calls have to finish after that."""
     reconnect_seconds: float = 1.0
     """Longest pause between two attempts to reach workers that do not answer."""
+    memory_seconds: float = 5.0
+    """How often the process looks whether it should give memory back to the machine."""
+    memory_growth_bytes: int = 16 * MEBIBYTE
+    """Growth of the process since it last gave memory back, after which it does so again."""
     totals_seconds: float = 1.0
-    """How long a scrape of /metrics waits for the workers' capture totals."""
+    """How long a scrape of /metrics waits for the workers, to see whether they answer."""
+    store_quiet_seconds: float = 15.0
+    """Time without a request to the store after which the service makes one, to see whether the store answers."""
 
     def __post_init__(self) -> None:
         check_least(self, 0, *_MAY_BE_ZERO)
@@ -130,6 +137,8 @@ class Settings:
     gateway_token_file: Path | None = None
     """File of that token, instead of the token itself. It is read again when it changes. The first line is presented;
     workers that read the same file accept the second line, too."""
+    log_form: LogForm = LogForm.JSON
+    """How log lines are written on standard error: json, one object a line, or text, for people."""
     held_row_bytes: int = 256 * MEBIBYTE
     """Bytes of decoded activation rows that are cached in memory."""
     limits: Limits = Limits()

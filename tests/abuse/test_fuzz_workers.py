@@ -15,7 +15,7 @@ import grpc
 import pytest
 import torch
 from google.rpc import status_pb2
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 
 from actstore_api.codec import message_of
 from actstore_api.reasons import from_status
@@ -28,7 +28,7 @@ from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.datasets.places import DatasetPlaces
 from actstore_worker.wire.gateway import Gateway
 from tests.abuse.any_messages import STORED_NAMES, any_request
-from tests.abuse.judging import SECONDS, Outcome, check, memory_bytes
+from tests.abuse.judging import FUZZ, SECONDS, Outcome, check, memory_bytes
 from tests.coordinating import ThreadWorker, coordinator
 from tests.live_workers import LocalModels
 from tests.made_models.random_models import WORDS, save_model
@@ -139,7 +139,7 @@ def test_any_decodable_question_has_an_answer_or_a_reason(
 ) -> None:
     before: list[int] = []
 
-    @settings(max_examples=EACH, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @settings(FUZZ, max_examples=EACH)
     @given(any_request(message_of(verb.question).DESCRIPTOR, NAMES))
     def ask(request: bytes) -> None:
         with caplog.at_level(logging.ERROR):

@@ -10,9 +10,12 @@ import griffe
 import pytest
 
 import actstore
+from actstore_api.metrics import METRICS
 from actstore_api.reasons import REASONS
+from actstore_storage.settings.unknown import is_of_kubernetes
 from docs.hooks import columns, command, contract, errors, metrics, python_pages, settings
 
+NAMED = re.compile(r"\bACTSTORE_[A-Z0-9_]*[A-Z0-9]\b")
 GLOSSARY = Path(__file__).parents[2] / "docs" / "reference" / "glossary.md"
 
 
@@ -67,11 +70,12 @@ def test_variables_that_processes_read_are_listed() -> None:
     assert found["ACTSTORE_MERGE_PARTS"] == ("workers",)
 
 
-def test_every_metric_has_a_help_text() -> None:
-    found = {metric.name: metric for metric in metrics.metrics()}
-    assert [name for name, metric in found.items() if not metric.documentation] == []
-    assert metrics.labels(found["actstore_calls"]) == ["code", "method"]
-    assert {"actstore_workers_up", "actstore_captures_ended", "actstore_sweep_error_of_tolerance"} <= set(found)
+def test_every_metric_is_on_the_page_with_its_labels() -> None:
+    lines = metrics.page().splitlines()
+    for metric in METRICS.values():
+        (line,) = {line for line in lines if line.startswith(f"| `{metric.name}` |")}
+        assert all(f"`{label.name}`: " in line for label in metric.labels)
+        assert metric.help.replace("|", "\\|") in line
 
 
 def test_every_command_and_option_has_a_text() -> None:
@@ -177,3 +181,20 @@ def _entries_of(call: Callable[..., Any]) -> set[str]:
     kinds = (griffe.DocstringSectionKind.parameters, griffe.DocstringSectionKind.other_parameters)
     sections = griffe.Docstring(inspect.getdoc(call) or "").parse("google", warnings=False)
     return {one.name for section in sections if section.kind in kinds for one in section.value}
+
+
+def test_every_variable_that_is_named_anywhere_exists() -> None:
+    """Errors, pages and manifests name variables; one that is renamed or misspelt would be refused where it is set."""
+    root = GLOSSARY.parents[2]
+    known = {one.name for one in settings.variables()}
+    files = [
+        path
+        for folder in ("client", "deploy", "docs", "proto", "services", "storage", "workers")
+        for path in (root / folder).rglob("*")
+        if path.suffix in {".md", ".py", ".yaml", ".env", ".sh", ""} and path.is_file()
+    ]
+    named = {(name, path.name) for path in files for name in NAMED.findall(path.read_text(errors="ignore"))}
+    assert len(named) > 100
+    # The beginning of a name, as `ACTSTORE_S3_`, stands for all that begin with it.
+    found = {(name, file) for name, file in named if not any(each.startswith(name) for each in known)}
+    assert {one for one in found if not is_of_kubernetes(one[0], "")} == set()

@@ -14,11 +14,11 @@ from ray.cluster_utils import Cluster
 
 import actstore
 from actstore._stack.seaweed import free_ports
-from actstore_worker.cluster.process import PROXY_READY_SECONDS
+from actstore_worker.cluster.joining.process import PROXY_READY_SECONDS
 from tests.servers import SeaweedServer
 from tests.service.process import COMMAND, environment
 from tests.waiting import wait_until
-from tests.worker_process import WorkerProcess, command_line, descendants, running_workers
+from tests.worker_process import TOKEN, WorkerProcess, command_line, descendants, running_workers
 
 NODE_CPUS = 2
 NODES = 2  # beside the head, on which nothing captures
@@ -27,8 +27,16 @@ NODES = 2  # beside the head, on which nothing captures
 class KillableLab:
     """`kill(target)` sends SIGKILL to one of TARGETS, and brings back what does not come back by itself."""
 
-    def __init__(self, seaweed: SeaweedServer, cluster: Cluster, service_port: int, workers: WorkerProcess) -> None:
-        self.seaweed, self.workers = seaweed, workers
+    def __init__(
+        self,
+        seaweed: SeaweedServer,
+        cluster: Cluster,
+        service_port: int,
+        workers: WorkerProcess,
+        variables: dict[str, str],
+    ) -> None:
+        """`variables`: of workers over its store, on its cluster."""
+        self.seaweed, self.workers, self.variables = seaweed, workers, variables
         self._cluster, self._service_port = cluster, service_port
         self._service: subprocess.Popen[bytes] | None = None
         self.targets = {
@@ -43,21 +51,17 @@ class KillableLab:
     def address(self) -> str:
         return f"127.0.0.1:{self._service_port}"
 
-    @property
-    def variables(self) -> dict[str, str]:
-        """Of workers over its store, on its cluster."""
-        return store_variables(self.seaweed) | {"ACTSTORE_RAY_ADDRESS": self._cluster.address}
-
     def connect(self) -> actstore.Lab:
-        return actstore.connect(self.address)
+        return actstore.connect(self.address, token=TOKEN)
 
     def kill(self, target: str) -> None:
         self.targets[target]()
 
     def start_service(self) -> None:
         variables = environment(
-            ACTSTORE_LISTEN=self.address, ACTSTORE_GATEWAY=self.workers.address,
+            ACTSTORE_LISTEN=self.address, ACTSTORE_GATEWAY=self.workers.address, ACTSTORE_TOKEN=TOKEN,
             ACTSTORE_GATEWAY_TOKEN=self.workers.token, **store_variables(self.seaweed),
+            ACTSTORE_S3_ACCESS_KEY=self.seaweed.access_key, ACTSTORE_S3_SECRET_KEY=self.seaweed.secret_key,
         )  # fmt: skip
         self._service = subprocess.Popen(COMMAND, env=variables, stdout=subprocess.PIPE)
         assert self._service.stdout is not None
@@ -106,10 +110,16 @@ def store_variables(seaweed: SeaweedServer) -> dict[str, str]:
     return {
         "ACTSTORE_STORE": f"s3://{seaweed.bucket}/faults",
         "ACTSTORE_S3_ENDPOINT": seaweed.endpoint,
-        "ACTSTORE_S3_ACCESS_KEY": seaweed.access_key,
-        "ACTSTORE_S3_SECRET_KEY": seaweed.secret_key,
         "ACTSTORE_S3_SECURE": "0",
     }
+
+
+def secret_files(folder: Path, seaweed: SeaweedServer) -> dict[str, str]:
+    """Keys and token in files, as every node of a cluster has them; the variables that name these."""
+    keys, token = folder / "credentials", folder / "token"
+    keys.write_text(f"[default]\naws_access_key_id={seaweed.access_key}\naws_secret_access_key={seaweed.secret_key}\n")
+    token.write_text(f"{TOKEN}\n")
+    return {"ACTSTORE_S3_CREDENTIALS_FILE": str(keys), "ACTSTORE_GATEWAY_TOKEN_FILE": str(token)}
 
 
 @contextmanager
@@ -133,17 +143,19 @@ def killable_lab(folder: Path) -> Iterator[KillableLab]:
         stack.callback(cluster.shutdown)
         for _ in range(NODES):
             cluster.add_node(num_cpus=NODE_CPUS)
+        variables = store_variables(seaweed) | secret_files(folder, seaweed)
+        variables |= {"ACTSTORE_RAY_ADDRESS": cluster.address, "ACTSTORE_RAY_ISOLATED_BY": "one machine, for a test"}
         workers = stack.enter_context(
             running_workers(
-                store_variables(seaweed)["ACTSTORE_STORE"],
+                variables["ACTSTORE_STORE"],
                 model_folder=folder / "models",
                 dataset_folder=folder / "data",
                 log=folder / "workers.log",
-                environment=store_variables(seaweed) | {"ACTSTORE_RAY_ADDRESS": cluster.address},
+                environment=variables,
             )
         )
         (service_port,) = free_ports(1)
-        lab = KillableLab(seaweed, cluster, service_port, workers)
+        lab = KillableLab(seaweed, cluster, service_port, workers, variables)
         stack.callback(lab.stop_service)
         lab.start_service()
         yield lab

@@ -175,6 +175,33 @@ def test_a_killed_process_loses_nothing(
     pytest.fail(f"each of {TRIES} kills would have come too late to matter")
 
 
+def test_the_queue_survives_a_killed_coordinator(
+    lab: KillableLab, bucket: Bucket, undisturbed: dict[int, dict[str, tuple[int, int, str]]]
+) -> None:
+    """Those that waited end in the order in which they were submitted, which is not that of their names."""
+    for attempt in range(TRIES):
+        names = [f"queued-{attempt}-{name}" for name in "dcba"]
+        with lab.connect() as found:
+            for name in names:
+                start(found, name)
+            places = {row["run"]: row["position"] for row in found.captures().to_dict()["rows"]}
+        in_time = [places.get(name) for name in names] == [None, None, 1, 2] and names[0] in places
+        if in_time:
+            lab.kill("coordinator")
+        ended: list[str] = []
+        give_up = time.monotonic() + ENDS_SECONDS
+        while len(ended) < len(names):
+            assert time.monotonic() < give_up, f"of {names} only {ended} ended"
+            wanted = {key.rpartition("/")[2].removesuffix(".json") for key in bucket.keys("captures")}
+            ended += [name for name in names if name not in wanted and name not in ended]
+            time.sleep(0.2)
+        assert ended == names
+        assert all(contents(bucket, name) == undisturbed for name in names)
+        if in_time:
+            return
+    pytest.fail(f"each of {TRIES} kills would have come too late to matter")
+
+
 def test_two_coordinators_share_a_run(
     folder: Path, lab: KillableLab, bucket: Bucket, undisturbed: dict[int, dict[str, tuple[int, int, str]]]
 ) -> None:
@@ -211,6 +238,17 @@ def take_part(folder: Path, bucket: Bucket, run: str) -> int:
     return 0
 
 
+def test_a_cluster_that_answers_strangers_is_refused(lab: KillableLab) -> None:
+    """The workers of this one run on it because they were told what isolates it."""
+    refused = subprocess.run(
+        [sys.executable, "-m", "actstore_worker"],
+        env=inherited() | {name: value for name, value in lab.variables.items() if name != "ACTSTORE_RAY_ISOLATED_BY"},
+        stderr=subprocess.PIPE, text=True, check=False,
+    )  # fmt: skip
+    assert refused.returncode == 2
+    assert f"the GCS of the Ray cluster at {lab.variables['ACTSTORE_RAY_ADDRESS']} does not refuse" in refused.stderr
+
+
 def test_a_second_start_takes_the_serve_that_runs(folder: Path, lab: KillableLab) -> None:
     """The last test, for it kills the workers: while they live, others are refused. The next take the port, which Serve
     keeps, and of those that were killed nothing: neither their coordinator nor their settings.
@@ -220,7 +258,7 @@ def test_a_second_start_takes_the_serve_that_runs(folder: Path, lab: KillableLab
     (folder / "more" / "more.jsonl").write_text('{"text": "a"}')
     second = subprocess.run(
         [sys.executable, "-m", "actstore_worker"],
-        env=inherited() | lab.variables | {"ACTSTORE_GATEWAY_TOKEN": "t"},
+        env=inherited() | lab.variables,
         stderr=subprocess.PIPE, text=True, check=False,
     )  # fmt: skip
     assert second.returncode == 2

@@ -24,7 +24,11 @@ EXTRAS = {
     "actstore_service": ["service"],
     "actstore_worker": ["worker"],
 }
-EXTRAS_OF_ROOMS = {"workers/actstore_worker/training": ["train"]}
+EXTRAS_OF_ROOMS = {
+    "workers/actstore_worker/training": ["train"],
+    "proto/actstore_api/exporting.py": ["monitor"],
+    "proto/actstore_api/logs.py": ["monitor"],
+}
 EXTRAS_OF_CALLS = {"actstore": ["plot"]}
 # Libraries that a call asks for by name where they are missing, and that no extra brings.
 ASKED_FOR = {"actstore_worker": {"datasets"}}

@@ -7,24 +7,38 @@ goes to standard error.
 
 import json
 import os
+import shutil
 import signal
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 from actstore_storage.bucket.opening import open_bucket
 from actstore_storage.bucket.probe import probe
 from actstore_storage.errors import ActstoreError
 from actstore_storage.settings.command import Options
-from actstore_worker.cluster.process import prepare_ray, reserve_standard_output
+from actstore_worker.cluster.joining.process import prepare_ray, reserve_standard_output
+from actstore_worker.files.secrets import TOKEN_FILE
 from actstore_worker.settings import SETTINGS_BESIDE, WorkerSettings, workers_settings
+
+# The exit code if the cluster of the workers has gone.
+RAY_GONE = 3
+_SECRETS = ("ACTSTORE_GATEWAY_TOKEN", "ACTSTORE_S3_ACCESS_KEY", "ACTSTORE_S3_SECRET_KEY")
 
 
 def main() -> int:
-    """Returns exit code 0 after a signal, 2 if a setting or the store prevents the start."""
+    """Returns exit code 0 after a signal, 2 if a setting or the store prevents the start. It is 3 if Ray has gone."""
     try:
-        settings = Options.of("actstore_worker").read((WorkerSettings,), os.environ, SETTINGS_BESIDE)
-        if settings is not None:
-            _serve(workers_settings(settings))
+        found = Options.of("actstore_worker").read((WorkerSettings,), os.environ, SETTINGS_BESIDE)
+        if found is not None:
+            _stop_on_signals()
+            with _secrets_folder(found.made(WorkerSettings).ray_address) as secrets:
+                _serve(workers_settings(found, secrets), secrets)
     except ActstoreError as error:
         print(f"actstore_worker: {error}", file=sys.stderr)
         return 2
@@ -33,10 +47,22 @@ def main() -> int:
     return 0
 
 
-def _serve(settings: WorkerSettings) -> None:
+@contextmanager
+def _secrets_folder(ray_address: str | None) -> Iterator[Path | None]:
+    """A folder that only this user may enter, for a Ray of our own. None: on a cluster, other nodes do not have it."""
+    if ray_address is not None:
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="actstore-secrets-") as folder:
+        yield Path(folder)
+
+
+def _serve(settings: WorkerSettings, secrets: Path | None) -> None:
+    for name in _SECRETS:
+        os.environ.pop(name, None)  # They are in files, and Ray's processes would inherit them.
+    os.environ[TOKEN_FILE] = str(settings.token_file)  # Serve's proxy reads it.
     ready_line = reserve_standard_output()
     prepare_ray(os.environ, settings.ray_address)
-    _stop_on_signals()
     with os.fdopen(ready_line, "w", buffering=1) as output:
 
         def tell(**what: str) -> None:
@@ -48,11 +74,23 @@ def _serve(settings: WorkerSettings) -> None:
             running,
         )  # Not sooner: errors of the store are reported before Ray starts.
 
-        with running(settings, _stop_on_signals, waits=lambda part: tell(starting=part)) as address:
+        gone = partial(_end_with_ray, secrets)
+        with running(settings, _stop_on_signals, gone, waits=lambda part: tell(starting=part)) as address:
             tell(ready="workers", address=address)
             output.close()
             while True:
                 signal.pause()
+
+
+def _end_with_ray(secrets: Path | None, why: Exception) -> NoReturn:
+    """Ends this process at once: an orderly end would make calls to a Ray that has gone."""
+    from actstore_worker.cluster.joining.watch import abandon_ray
+
+    print(f"actstore_worker: {why}; start the workers again", file=sys.stderr, flush=True)
+    abandon_ray()
+    if secrets is not None:
+        shutil.rmtree(secrets, ignore_errors=True)
+    os._exit(RAY_GONE)
 
 
 def _stop_on_signals() -> None:

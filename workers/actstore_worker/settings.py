@@ -3,9 +3,11 @@
 A setting is a field with a text: `actstore_storage.settings` reads it, from the variable and the key of its name.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, Literal
 
 from actstore_storage.bucket.access import S3Access
 from actstore_storage.format.specification import FORMAT_VERSION, FORMATS_WRITTEN
@@ -15,12 +17,15 @@ from actstore_storage.settings.store import StoreSettings, absolute, check_keys
 from actstore_worker.capture.limits import CoordinatorLimits, MergeLimits, PlanLimits
 from actstore_worker.datasets.limits import DatasetLimits
 from actstore_worker.errors import SettingsError
+from actstore_worker.files.secrets import check_secret, read_tokens, write_s3_keys, write_secret
 from actstore_worker.live.passes.limits import LiveLimits
 from actstore_worker.patching.inputs.limits import PatchingLimits
 from actstore_worker.sae.stored import SAE_CACHE
 
 # Their variables may be set for this process too, and their keys are in the same file.
 SETTINGS_BESIDE = Beside(("actstore_service.settings:Settings",), ("actstore._variables:ClientVariables",))
+
+_ADDRESS = re.compile(r"([\w.-]+|\[[\da-fA-F:.]+\]):\d{1,5}", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,8 @@ class RayLimits:
     replica_gpus: float = 0.25
     # Seconds that the gateway may take to answer its first call. Beyond it the workers do not start.
     start_seconds: float = 120.0
+    # Seconds for which the cluster's GCS, or this node's raylet, may refuse connections. Beyond it the workers end.
+    gone_seconds: float = 3.0
 
     def __post_init__(self) -> None:
         check_positive(self)
@@ -56,11 +63,16 @@ class RayLimits:
 class WorkerSettings:
     # The bucket: a directory, or s3://bucket/prefix.
     store: str
-    # Token that the service presents to the workers; the same on both sides.
-    gateway_token: str = field(repr=False)
+    # Token that the service presents to the workers; the same on both sides. The workers write it to a file at once. On
+    # a Ray cluster that others started, it is refused: name a file.
+    gateway_token: str = field(default="", repr=False)
+    # File with that token; in a second line, the previous token, while services still present that. It is read again
+    # when it changes, in the process that needs it.
+    gateway_token_file: Path | None = None
     # Port on which the service reaches the workers. 0: a free port, which the ready line names.
     gateway_port: int = 0
-    # How to reach an S3 store; None for a directory.
+    # How to reach an S3 store; None for a directory. Keys that are given by value are written to a file at once, as the
+    # token.
     s3: S3Access | None = None
     # Folders below which requests may name models and SAEs.
     model_folders: tuple[Path, ...] = ()
@@ -80,6 +92,14 @@ class WorkerSettings:
     # version of the previous release while its services and clients still read the bucket, and for a rollback to it.
     write_format: int = FORMAT_VERSION
     planning: PlanLimits = field(default_factory=PlanLimits)
+    # What keeps strangers from a Ray that runs without token authentication, in the operator's words. Empty: such a Ray
+    # is refused.
+    ray_isolated_by: str = ""
+    # What captures and models run on. auto: cuda if the cluster has GPUs when the workers start. A cluster whose GPU
+    # nodes come and go has none then.
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    # Address of `/metrics` about captures, host:port, on the machine with the head of the Ray cluster. None: none.
+    worker_metrics_listen: str | None = None
     patching: PatchingLimits = field(default_factory=PatchingLimits)
     live: LiveLimits = field(default_factory=LiveLimits)
     coordinator: CoordinatorLimits = field(default_factory=CoordinatorLimits)
@@ -88,11 +108,17 @@ class WorkerSettings:
     ray: RayLimits = field(default_factory=RayLimits)
 
     def __post_init__(self) -> None:
-        if not self.gateway_token:
-            raise SettingsError("ACTSTORE_GATEWAY_TOKEN is required: the service and the workers share it")
-        if not (self.gateway_token.isascii() and self.gateway_token.isprintable()):
+        if not (self.gateway_token or self.gateway_token_file):
             raise SettingsError(
-                "ACTSTORE_GATEWAY_TOKEN contains a character that cannot be sent in a header, such as a line break"
+                "ACTSTORE_GATEWAY_TOKEN or ACTSTORE_GATEWAY_TOKEN_FILE is required: service and workers share it",
+                field="gateway_token",
+            )
+        check_secret(self.gateway_token, "ACTSTORE_GATEWAY_TOKEN")
+        if self.worker_metrics_listen and not _ADDRESS.fullmatch(self.worker_metrics_listen):
+            raise SettingsError(
+                f"ACTSTORE_WORKER_METRICS_LISTEN must be host:port, not {self.worker_metrics_listen!r}",
+                field="worker_metrics_listen",
+                value=self.worker_metrics_listen,
             )
         check_keys(self.store, self.s3)
         if not self.store.startswith("s3://") and self.s3 is not None and not self.dataset_stores:
@@ -116,11 +142,33 @@ class WorkerSettings:
         if not 0 <= self.gateway_port < 65536:
             raise SettingsError(f"ACTSTORE_GATEWAY_PORT must be a port, not {self.gateway_port}")
 
+    @property
+    def token_file(self) -> Path:
+        """The file of the token, once it is in one."""
+        assert self.gateway_token_file is not None  # noqa: S101  `workers_settings` has seen to it
+        return self.gateway_token_file
 
-def workers_settings(found: FoundSettings) -> WorkerSettings:
-    """The settings as they were read, with places that exist. Errors: SettingsError."""
-    made = found.made(WorkerSettings)
+    def __getstate__(self) -> dict[str, Any]:
+        """Settings are copied to other processes by pickle, and Ray keeps the copies: none has a secret in it."""
+        if self.gateway_token or (self.s3 is not None and self.s3.secret_key):
+            raise TypeError("settings with a secret cannot be copied to other processes; see `workers_settings`")
+        return dict(self.__dict__)
+
+
+def workers_settings(found: FoundSettings, secrets: Path | None = None) -> WorkerSettings:
+    """The settings as they were read, with places that exist, and with files instead of secrets.
+
+    Args:
+        found: What was read.
+        secrets: Folder in which secrets that were given by value are written. None: they are refused, because other
+            nodes of a cluster do not have the folder.
+
+    Raises:
+        SettingsError: A setting is missing or impossible.
+    """
+    made = _without_secrets(found.made(WorkerSettings), secrets)
     store, s3 = absolute(made.store, made.s3)
+    read_tokens(made.token_file)
     return replace(
         made,
         store=store,
@@ -130,9 +178,33 @@ def workers_settings(found: FoundSettings) -> WorkerSettings:
     )
 
 
-def read_environment(environment: Mapping[str, str]) -> WorkerSettings:
-    """Reads the settings from variables alone, and from the file that ACTSTORE_CONFIG names. Errors: SettingsError."""
-    return workers_settings(read_settings((WorkerSettings,), environment, SETTINGS_BESIDE))
+def read_environment(environment: Mapping[str, str], secrets: Path | None = None) -> WorkerSettings:
+    """Reads the settings from variables alone, and from the file that ACTSTORE_CONFIG names.
+
+    Errors: as `workers_settings`.
+    """
+    return workers_settings(read_settings((WorkerSettings,), environment, SETTINGS_BESIDE), secrets)
+
+
+def _without_secrets(made: WorkerSettings, folder: Path | None) -> WorkerSettings:
+    if made.gateway_token:
+        file = _folder(folder, "ACTSTORE_GATEWAY_TOKEN", "ACTSTORE_GATEWAY_TOKEN_FILE") / "gateway-token"
+        write_secret(file, f"{made.gateway_token}\n")
+        made = replace(made, gateway_token="", gateway_token_file=file)
+    if made.s3 is not None and made.s3.secret_key and not made.s3.credentials_file:
+        file = _folder(folder, "ACTSTORE_S3_SECRET_KEY", "ACTSTORE_S3_CREDENTIALS_FILE") / "s3-credentials"
+        write_s3_keys(file, made.s3.access_key, made.s3.secret_key)
+        made = replace(made, s3=replace(made.s3, credentials_file=str(file)))
+    return made if made.s3 is None else replace(made, s3=replace(made.s3, access_key="", secret_key=""))
+
+
+def _folder(folder: Path | None, secret: str, instead: str) -> Path:
+    if folder is None:
+        message = (
+            f"{secret} would be sent through a Ray cluster, which keeps a copy: set {instead} instead, a file that"
+        )
+        raise SettingsError(f"{message} each node of the cluster has at the same path", field=secret, allowed=instead)
+    return folder
 
 
 @dataclass(frozen=True)

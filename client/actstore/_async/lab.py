@@ -43,6 +43,7 @@ class AsyncLab(Twin[Lab]):
     saes = awaited(Lab.saes)
     datasets = awaited(Lab.datasets)
     runs = awaited(Lab.runs)
+    captures = awaited(Lab.captures)
 
     run = awaited(Lab.run, AsyncRun)
     checkpoints = awaited(Lab.checkpoints, AsyncCheckpoints)

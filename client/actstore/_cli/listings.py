@@ -1,4 +1,4 @@
-"""The verbs that list models, SAEs, datasets and runs."""
+"""The verbs that list models, SAEs, datasets, runs and captures."""
 
 import argparse
 from typing import Any
@@ -8,6 +8,7 @@ from actstore._cli.options import add_verb, lab_of, say, show
 
 def add_listings(verbs: Any) -> None:
     add_verb(verbs, runs, "list the runs in the store")
+    add_verb(verbs, captures, "list the captures that run or wait in the queue")
     add_verb(verbs, models, "list the models and SAEs that a capture can name, loaded before or not")
     add_verb(verbs, datasets, "list the datasets that a capture can name")
 
@@ -25,6 +26,11 @@ def models(options: argparse.Namespace) -> None:
 def runs(options: argparse.Namespace) -> None:
     with lab_of(options) as lab:
         show(options, lab.runs())
+
+
+def captures(options: argparse.Namespace) -> None:
+    with lab_of(options) as lab:
+        show(options, lab.captures())
 
 
 def datasets(options: argparse.Namespace) -> None:

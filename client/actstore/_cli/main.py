@@ -1,7 +1,8 @@
 """The command `actstore`: the client's calls from a shell. Tables for people; with --json one object for machines.
 
 Exit status: 0 done, 1 refused or failed (one block on stderr says why, and the next step), 2 not a command, 3 a store
-that `check` finds unsound, an SAE that `check-sae` finds wrong or a stack that `status` finds down, 130 Ctrl-C.
+that `check` finds unsound, an SAE that `check-sae` finds wrong, a stack that `status` finds down or an answer that
+`canary` finds wrong, 130 Ctrl-C.
 ACTSTORE_ADDRESS and ACTSTORE_TOKEN or ACTSTORE_TOKEN_FILE say where to ask, as for actstore.connect().
 """
 
@@ -10,6 +11,7 @@ import io
 import sys
 from collections.abc import Callable, Sequence
 
+from actstore._cli.canary import add_canary
 from actstore._cli.capture import add_cancel, add_capture, add_encode
 from actstore._cli.features import add_check_sae, add_feature, add_features
 from actstore._cli.listings import add_listings
@@ -36,6 +38,7 @@ VERBS = (
     add_patch,
     add_compare_tokens,
     add_upkeep,
+    add_canary,
 )
 
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from actstore import _checks
 from actstore._checks import Text
-from actstore._errors import Fault, refused
+from actstore._errors import Fault, Unavailable, refused
 from actstore._patching.replaced_tokens import TokenComparison, token_table
 from actstore._patching.request import Answers, PatchOptions, sweep
 from actstore._patching.sweep import Sweep, SweptCells, sweep_of
@@ -23,6 +23,7 @@ from actstore_api.records.patching import (
     SweepCells,
     SweepEstimate,
     SweepProgress,
+    SweepResult,
 )
 
 
@@ -138,9 +139,8 @@ class PatchingCalls:
     def _swept(self, question: RunSweep, bar: Bar, on_cells: Callable[[SweptCells], object]) -> Sweep:
         """The service sends rows part by part, and at the end the fields that concern all rows."""
         parts: list[pa.Table] = []
-        swept = None
+        end: SweepResult | None = None
         try:
-            # To the end of the stream, as one that is left before counts as cancelled in the service's metrics.
             for answer in self._backend.listen(question):
                 update = answer.update
                 if isinstance(update, SweepProgress):
@@ -149,12 +149,15 @@ class PatchingCalls:
                     parts.append(update.rows)
                     on_cells(SweptCells(table=update.rows))
                 else:
-                    swept = sweep_of(update, question, parts)
+                    end = update  # The stream is read on: who drops it after its last message cancels the call.
+        except Unavailable:
+            if end is None:
+                raise
         finally:
             bar.close()
-        if swept is None:
+        if end is None:
             raise Fault("the service ended the sweep without a result")
-        return swept
+        return sweep_of(end, question, parts)
 
     def compare_tokens(
         self,

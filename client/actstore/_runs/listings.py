@@ -1,16 +1,22 @@
 """Lists of the runs in the store, and of what a capture can name."""
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import asdict, fields
 from typing import Any
 
 import pyarrow as pa
 
 from actstore._answer import Listing, Table
-from actstore._errors import ActstoreError
+from actstore._errors import ActstoreError, NotFound
 from actstore._runs.specification import dataset_name
 from actstore._transport.base import Backend
-from actstore_api.records.capture import ListSources, ListSourcesAnswer
+from actstore_api.records.capture import (
+    CaptureProgress,
+    ListSources,
+    ListSourcesAnswer,
+    WatchCapture,
+    WatchCaptureAnswer,
+)
 from actstore_api.records.catalog import ListModels, ListRuns, ListRunsAnswer, ListSaes, Model, Run, Sae
 
 
@@ -93,8 +99,35 @@ class Listings:
         found: ListRunsAnswer = self._backend.ask(ListRuns())
         return _listing("runs", [_run_row(run) for run in found.runs], RUN_COLUMNS)
 
+    def captures(self) -> Table:
+        """List the captures that run, or wait in the queue for their start. Only through a service.
 
-_ARROW_TYPES = {str: pa.string(), int: pa.int64(), bool: pa.bool_()}
+        Returns:
+            Columns: run; state (running, queued or paused); position (from 1), captures_ahead (of yours) and
+            expected_start_seconds (None if no speed was measured yet) of one that is queued; shards_committed,
+            shards_total, tokens_committed and tokens_total.
+
+        Raises:
+            BadRequest: The lab is a bucket with a run that is not complete.
+        """
+        found: ListRunsAnswer = self._backend.ask(ListRuns())
+        news = [_news(self._backend, run.name) for run in found.runs if not run.complete]
+        rows = [_capture_row(each) for each in news if each is not None and not each.ended]
+        return _listing("captures", rows, CAPTURE_COLUMNS)
+
+
+_ARROW_TYPES = {str: pa.string(), int: pa.int64(), bool: pa.bool_(), float: pa.float64()}
+CAPTURE_COLUMNS = {
+    "run": str,
+    "state": str,
+    "position": int,
+    "captures_ahead": int,
+    "expected_start_seconds": float,
+    "shards_committed": int,
+    "shards_total": int,
+    "tokens_committed": int,
+    "tokens_total": int,
+}
 RUN_COLUMNS = {
     "name": str,
     "model": str,
@@ -118,6 +151,24 @@ def _run_row(run: Run) -> dict[str, object]:
         "dense_sites": ", ".join(run.dense_sites),
         "saes": ", ".join(sae.name for sae in run.saes),
     }
+
+
+def _news(backend: Backend, run: str) -> CaptureProgress | None:
+    """The progress of a capture now. None: nobody captures the run."""
+    told = backend.listen(WatchCapture(run))
+    try:
+        answer: WatchCaptureAnswer | None = next(told, None)
+    except NotFound:
+        return None
+    finally:
+        if isinstance(told, Generator):
+            told.close()  # Nothing more is asked of the service.
+    return None if answer is None else answer.progress
+
+
+def _capture_row(news: CaptureProgress) -> dict[str, Any]:
+    place = {} if news.queue is None else {**asdict(news.queue), "state": "queued"}
+    return {**asdict(news), **place}
 
 
 def _column_types(kind: type[Any]) -> dict[str, type]:

@@ -5,8 +5,9 @@ from collections.abc import Iterator
 
 from actstore._errors import Fault, Unavailable, error_of
 from actstore._transport.base import Backend
+from actstore._view.bar import duration
 from actstore_api.reasons import known_reason
-from actstore_api.records.capture import CaptureProgress, WatchCapture
+from actstore_api.records.capture import CaptureProgress, QueuePlace, WatchCapture
 from actstore_api.records.terms import Failure
 
 
@@ -42,7 +43,9 @@ def unless_failed(news: CaptureProgress) -> CaptureProgress:
 
 
 def shards_in_words(news: CaptureProgress) -> str:
-    """How many of all shards are committed, and what failed, paused or was left out."""
+    """How many of all shards are committed, and what failed, paused or was left out; or the place in the queue."""
+    if news.queue is not None:
+        return queue_in_words(news.queue)
     if not news.shards_total:
         return news.state
     failed = f", {len(news.failed_shards)} failed" if news.failed_shards else ""
@@ -50,3 +53,11 @@ def shards_in_words(news: CaptureProgress) -> str:
     paused = f", paused{cause}" if news.state == "paused" else ""
     left_out = f", {news.dataset_files.not_read:,} files not read" if news.dataset_files.not_read else ""
     return f"{news.shards_committed}/{news.shards_total} shards{failed}{paused}{left_out}"
+
+
+def queue_in_words(place: QueuePlace) -> str:
+    """The place in the queue, and when the capture starts, if that is known."""
+    ahead = f", {place.captures_ahead} of yours before it" if place.captures_ahead else ""
+    seconds = place.expected_start_seconds
+    start = "" if seconds is None else f", starts in about {duration(seconds)}"
+    return f"{place.position}. in the queue{ahead}{start}"

@@ -27,7 +27,7 @@ _START_TRIES = 3  # a free port may be taken between our looking and the server'
 _COMPONENTS = ("master", "volume", "filer", "s3")
 _LOG_TAIL_LINES = 15
 _DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # whatever proxy the environment names
-_QUIET_PORTS = range(20_000, 32_768)  # as the workers', which the client may not import (cluster/sockets.py)
+_QUIET_PORTS = range(20_000, 32_768)  # as the workers', which the client may not import (cluster/joining/sockets.py)
 
 
 class SeaweedFS:

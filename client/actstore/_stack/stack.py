@@ -30,6 +30,8 @@ STOP_SECONDS = 30.0
 POLL_SECONDS = 0.05
 LOG_TAIL_LINES = 25
 STORE = "SeaweedFS"
+# The status of workers whose Ray died, as of `python -m actstore_worker`, which the client may not import.
+RAY_GONE = 3
 # A library of each process, and the extra that brings it.
 BROUGHT_BY = {"prometheus_client": "service", "ray": "worker"}
 
@@ -153,7 +155,7 @@ class LocalStack:
         """
         for name, process in self._processes.items():
             if process.poll() is not None:
-                raise self._died(name, f"the {name} process ended with status {process.returncode}")
+                raise self._died(name, _end_of(name, process.returncode))
 
     def _start(self) -> None:
         # Of a stack that was killed, all processes end within the time that each is given.
@@ -247,7 +249,7 @@ class LocalStack:
             self._waits(next((line["starting"] for line in reversed(said) if "starting" in line), name))
             status = self._processes[name].poll()
             if status is not None:
-                raise self._died(name, f"the {name} process ended with status {status} before it was ready")
+                raise self._died(name, f"{_end_of(name, status)} before it was ready")
             time.sleep(POLL_SECONDS)
         raise self._died(name, f"the {name} process was not ready within {START_SECONDS:.0f} seconds")
 
@@ -262,6 +264,12 @@ class LocalStack:
 
     def _log(self, name: str) -> Path:
         return self.store_folder / LOG if name == STORE else self._folder.logs / f"{name}.log"
+
+
+def _end_of(name: str, status: int) -> str:
+    if (name, status) == ("workers", RAY_GONE):
+        return f"the Ray of the {name} has gone, and they ended with status {status}"
+    return f"the {name} process ended with status {status}"
 
 
 def _joined(folders: Iterable[str | os.PathLike[str]]) -> str:

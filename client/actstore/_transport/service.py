@@ -18,6 +18,7 @@ from actstore._transport.access import Connection, Retries
 from actstore._transport.base import Backend, Rows
 from actstore._transport.credentials import NO_STAMP, Credentials, Stamp
 from actstore._transport.under_way import QUESTION, cancellable, cancelled
+from actstore_api import request_ids
 from actstore_api.codec import decode, encode, message_of
 from actstore_api.levels import API_LEVEL, OLDEST_LEVEL, headers_of, level_needed, own_version
 from actstore_api.reasons import from_status
@@ -330,7 +331,9 @@ def _in_our_words(address: str) -> Iterator[None]:
     except grpc.FutureCancelledError:
         raise cancelled() from None
     except grpc.RpcError as error:
-        raise _error(error, address) from None
+        found = _error(error, address)
+        found.request_id = _request_id(error)
+        raise found from None
     except ValueError as error:  # gRPC's own, for a channel that is closed
         if "closed" not in str(error):
             raise
@@ -351,6 +354,12 @@ def _error(error: Any, address: str) -> ActstoreError:
             found.next_step = _next_step(said, address) or found.next_step
         return found
     return error_of(failure)
+
+
+def _request_id(error: Any) -> str | None:
+    """From the trailers, which all answers of a service have; a call that reached none has no id."""
+    sent = dict(error.trailing_metadata() or ()).get(request_ids.HEADER)
+    return sent if isinstance(sent, str) else None
 
 
 def _next_step(said: str, address: str) -> str:

@@ -16,6 +16,8 @@ Comparison = Literal["==", "!=", "<", "<=", ">", ">=", "in", "not in"]
 # fixed. failed: the capture has ended, and some shards failed in every attempt; all others are committed. cancelled:
 # committed shards stay readable.
 CaptureState = Literal["running", "complete", "cancelled", "failed", "paused"]
+# Small captures are interactive, and start before bulk ones.
+CaptureClass = Literal["interactive", "bulk"]
 # How the tokens whose vectors are stored are selected; see Positions.
 PositionsKind = Literal["all", "last", "stride", "fraction", "feature"]
 
@@ -224,11 +226,26 @@ class ShardFailure:
 
 
 @dataclass(frozen=True)
+class QueuePlace:
+    """The place of a capture in the queue.
+
+    `position` is how many captures would start until this one has, from 1. `captures_ahead` are those of the same
+    principal and class that run or wait before it. `expected_start_seconds` is an estimate from the measured speed of
+    the workers; None if none was measured yet.
+    """
+
+    position: int
+    captures_ahead: int
+    expected_start_seconds: float | None = None
+
+
+@dataclass(frozen=True)
 class CaptureProgress:
     """The progress of a capture.
 
-    `elapsed_seconds` are since the start of the capture. `failure` is the cause in the states failed and paused,
-    otherwise None. `failed_shards` has at most 100 of the shards that failed in every attempt.
+    `elapsed_seconds` are since the capture was submitted. `failure` is the cause in the states failed and paused,
+    otherwise None. `failed_shards` has at most 100 of the shards that failed in every attempt. `queue` is the place in
+    the queue while the capture, in state running, waits for its start; then None.
     """
 
     run: str
@@ -241,6 +258,7 @@ class CaptureProgress:
     failure: Failure | None = None
     failed_shards: tuple[ShardFailure, ...] = ()
     dataset_files: DatasetFiles = field(default_factory=DatasetFiles)
+    queue: QueuePlace | None = None
 
     @property
     def ended(self) -> bool:
@@ -383,6 +401,25 @@ class GetCaptureTotals:
 
 
 @dataclass(frozen=True)
+class QueueTotals:
+    """The queue of one class of captures: those that wait now, and since the coordinator started those that started."""
+
+    capture_class: CaptureClass
+    captures_queued: int = 0
+    oldest_seconds: float = 0.0
+    captures_started: int = 0
+    waited_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class PrincipalTotals:
+    """What a principal has used since the workers' coordinator started."""
+
+    principal: str
+    device_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
 class GetCaptureTotalsAnswer:
     """Totals since the workers' coordinator started, for dashboards."""
 
@@ -393,3 +430,5 @@ class GetCaptureTotalsAnswer:
     shards_committed: int = 0
     tokens_committed: int = 0
     bytes_committed: int = 0
+    queues: tuple[QueueTotals, ...] = ()
+    principals: tuple[PrincipalTotals, ...] = ()

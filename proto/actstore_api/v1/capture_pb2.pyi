@@ -28,6 +28,12 @@ class CaptureState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     CAPTURE_STATE_COMPLETE: _ClassVar[CaptureState]
     CAPTURE_STATE_CANCELLED: _ClassVar[CaptureState]
     CAPTURE_STATE_FAILED: _ClassVar[CaptureState]
+
+class CaptureClass(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    CAPTURE_CLASS_UNSPECIFIED: _ClassVar[CaptureClass]
+    CAPTURE_CLASS_INTERACTIVE: _ClassVar[CaptureClass]
+    CAPTURE_CLASS_BULK: _ClassVar[CaptureClass]
 COMPARISON_UNSPECIFIED: Comparison
 COMPARISON_EQUAL: Comparison
 COMPARISON_NOT_EQUAL: Comparison
@@ -43,6 +49,9 @@ CAPTURE_STATE_PAUSED: CaptureState
 CAPTURE_STATE_COMPLETE: CaptureState
 CAPTURE_STATE_CANCELLED: CaptureState
 CAPTURE_STATE_FAILED: CaptureState
+CAPTURE_CLASS_UNSPECIFIED: CaptureClass
+CAPTURE_CLASS_INTERACTIVE: CaptureClass
+CAPTURE_CLASS_BULK: CaptureClass
 
 class DatasetReference(_message.Message):
     __slots__ = ("name", "text_field", "tokens_field", "source_field", "row_filters", "max_documents", "max_tokens")
@@ -153,7 +162,7 @@ class CaptureSpecification(_message.Message):
     def __init__(self, run: _Optional[str] = ..., model: _Optional[_Union[_common_pb2.ModelReference, _Mapping]] = ..., dataset: _Optional[_Union[DatasetReference, _Mapping]] = ..., rows_of: _Optional[str] = ..., context_length: _Optional[int] = ..., prepend_bos: bool = ..., packing: bool = ..., dense_sites: _Optional[_Iterable[str]] = ..., positions: _Optional[_Union[PositionSelection, _Mapping]] = ..., norm_sites: _Optional[_Iterable[str]] = ..., saes: _Optional[_Iterable[str]] = ..., sink_ratio: _Optional[float] = ..., dtype: _Optional[_Union[_common_pb2.Dtype, str]] = ..., storage_dtype: _Optional[_Union[_common_pb2.Dtype, str]] = ..., widen_on_overflow: bool = ..., sequences_per_shard: _Optional[int] = ..., sequences_per_batch: _Optional[int] = ...) -> None: ...
 
 class CaptureProgress(_message.Message):
-    __slots__ = ("run", "state", "shards_committed", "shards_total", "tokens_committed", "tokens_total", "elapsed_seconds", "failure", "failed_shards", "dataset_files")
+    __slots__ = ("run", "state", "shards_committed", "shards_total", "tokens_committed", "tokens_total", "elapsed_seconds", "failure", "failed_shards", "dataset_files", "queue")
     RUN_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     SHARDS_COMMITTED_FIELD_NUMBER: _ClassVar[int]
@@ -164,6 +173,7 @@ class CaptureProgress(_message.Message):
     FAILURE_FIELD_NUMBER: _ClassVar[int]
     FAILED_SHARDS_FIELD_NUMBER: _ClassVar[int]
     DATASET_FILES_FIELD_NUMBER: _ClassVar[int]
+    QUEUE_FIELD_NUMBER: _ClassVar[int]
     run: str
     state: CaptureState
     shards_committed: int
@@ -174,7 +184,18 @@ class CaptureProgress(_message.Message):
     failure: _common_pb2.Failure
     failed_shards: _containers.RepeatedCompositeFieldContainer[ShardFailure]
     dataset_files: DatasetFiles
-    def __init__(self, run: _Optional[str] = ..., state: _Optional[_Union[CaptureState, str]] = ..., shards_committed: _Optional[int] = ..., shards_total: _Optional[int] = ..., tokens_committed: _Optional[int] = ..., tokens_total: _Optional[int] = ..., elapsed_seconds: _Optional[float] = ..., failure: _Optional[_Union[_common_pb2.Failure, _Mapping]] = ..., failed_shards: _Optional[_Iterable[_Union[ShardFailure, _Mapping]]] = ..., dataset_files: _Optional[_Union[DatasetFiles, _Mapping]] = ...) -> None: ...
+    queue: QueuePlace
+    def __init__(self, run: _Optional[str] = ..., state: _Optional[_Union[CaptureState, str]] = ..., shards_committed: _Optional[int] = ..., shards_total: _Optional[int] = ..., tokens_committed: _Optional[int] = ..., tokens_total: _Optional[int] = ..., elapsed_seconds: _Optional[float] = ..., failure: _Optional[_Union[_common_pb2.Failure, _Mapping]] = ..., failed_shards: _Optional[_Iterable[_Union[ShardFailure, _Mapping]]] = ..., dataset_files: _Optional[_Union[DatasetFiles, _Mapping]] = ..., queue: _Optional[_Union[QueuePlace, _Mapping]] = ...) -> None: ...
+
+class QueuePlace(_message.Message):
+    __slots__ = ("position", "captures_ahead", "expected_start_seconds")
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    CAPTURES_AHEAD_FIELD_NUMBER: _ClassVar[int]
+    EXPECTED_START_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    position: int
+    captures_ahead: int
+    expected_start_seconds: float
+    def __init__(self, position: _Optional[int] = ..., captures_ahead: _Optional[int] = ..., expected_start_seconds: _Optional[float] = ...) -> None: ...
 
 class ShardFailure(_message.Message):
     __slots__ = ("shard", "failure")
@@ -294,7 +315,7 @@ class GetCaptureTotalsRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetCaptureTotalsResponse(_message.Message):
-    __slots__ = ("captures_running", "captures_complete", "captures_failed", "captures_cancelled", "shards_committed", "tokens_committed", "bytes_committed")
+    __slots__ = ("captures_running", "captures_complete", "captures_failed", "captures_cancelled", "shards_committed", "tokens_committed", "bytes_committed", "queues", "principals")
     CAPTURES_RUNNING_FIELD_NUMBER: _ClassVar[int]
     CAPTURES_COMPLETE_FIELD_NUMBER: _ClassVar[int]
     CAPTURES_FAILED_FIELD_NUMBER: _ClassVar[int]
@@ -302,6 +323,8 @@ class GetCaptureTotalsResponse(_message.Message):
     SHARDS_COMMITTED_FIELD_NUMBER: _ClassVar[int]
     TOKENS_COMMITTED_FIELD_NUMBER: _ClassVar[int]
     BYTES_COMMITTED_FIELD_NUMBER: _ClassVar[int]
+    QUEUES_FIELD_NUMBER: _ClassVar[int]
+    PRINCIPALS_FIELD_NUMBER: _ClassVar[int]
     captures_running: int
     captures_complete: int
     captures_failed: int
@@ -309,4 +332,28 @@ class GetCaptureTotalsResponse(_message.Message):
     shards_committed: int
     tokens_committed: int
     bytes_committed: int
-    def __init__(self, captures_running: _Optional[int] = ..., captures_complete: _Optional[int] = ..., captures_failed: _Optional[int] = ..., captures_cancelled: _Optional[int] = ..., shards_committed: _Optional[int] = ..., tokens_committed: _Optional[int] = ..., bytes_committed: _Optional[int] = ...) -> None: ...
+    queues: _containers.RepeatedCompositeFieldContainer[QueueTotals]
+    principals: _containers.RepeatedCompositeFieldContainer[PrincipalTotals]
+    def __init__(self, captures_running: _Optional[int] = ..., captures_complete: _Optional[int] = ..., captures_failed: _Optional[int] = ..., captures_cancelled: _Optional[int] = ..., shards_committed: _Optional[int] = ..., tokens_committed: _Optional[int] = ..., bytes_committed: _Optional[int] = ..., queues: _Optional[_Iterable[_Union[QueueTotals, _Mapping]]] = ..., principals: _Optional[_Iterable[_Union[PrincipalTotals, _Mapping]]] = ...) -> None: ...
+
+class QueueTotals(_message.Message):
+    __slots__ = ("capture_class", "captures_queued", "oldest_seconds", "captures_started", "waited_seconds")
+    CAPTURE_CLASS_FIELD_NUMBER: _ClassVar[int]
+    CAPTURES_QUEUED_FIELD_NUMBER: _ClassVar[int]
+    OLDEST_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    CAPTURES_STARTED_FIELD_NUMBER: _ClassVar[int]
+    WAITED_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    capture_class: CaptureClass
+    captures_queued: int
+    oldest_seconds: float
+    captures_started: int
+    waited_seconds: float
+    def __init__(self, capture_class: _Optional[_Union[CaptureClass, str]] = ..., captures_queued: _Optional[int] = ..., oldest_seconds: _Optional[float] = ..., captures_started: _Optional[int] = ..., waited_seconds: _Optional[float] = ...) -> None: ...
+
+class PrincipalTotals(_message.Message):
+    __slots__ = ("principal", "device_seconds")
+    PRINCIPAL_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    principal: str
+    device_seconds: float
+    def __init__(self, principal: _Optional[str] = ..., device_seconds: _Optional[float] = ...) -> None: ...

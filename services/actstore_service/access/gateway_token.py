@@ -21,6 +21,10 @@ class GatewayToken:
         """The token to present now; None if there is none."""
         return self._token if self._file is None else self._file.current()[0]
 
+    def reloads(self) -> dict[str, bool]:
+        """Whether the file could be used the last time; nothing without a file."""
+        return {} if self._file is None else {"gateway_token": self._file.successful}
+
     @property
     def successful(self) -> bool:
         """Whether the file could be read when it last changed."""

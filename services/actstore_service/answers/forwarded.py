@@ -15,13 +15,23 @@ _PARSING_THREADS = 4
 # Looks at the messages of a stream from the workers, by method name.
 Watch = Callable[[AsyncIterator[bytes]], AsyncIterator[bytes]]
 Way = Callable[[Call, Verb, bytes], Awaitable[bytes | None]]
+# Looks at a single answer of the workers, by method name.
+Look = Callable[[bytes], None]
 
 
 class Forwarded:
     """The answers of all verbs that the workers answer."""
 
-    def __init__(self, gateway: Gateway, questions: Questions, steps: Steps, watches: Mapping[str, Watch]) -> None:
+    def __init__(
+        self,
+        gateway: Gateway,
+        questions: Questions,
+        steps: Steps,
+        watches: Mapping[str, Watch],
+        looks: Mapping[str, Look],
+    ) -> None:
         self._gateway, self._questions, self._steps, self._watches = gateway, questions, steps, watches
+        self._looks = looks
         self._threads = Threads("forwarded", _PARSING_THREADS)
 
     def answers(self, verb: Verb) -> Callable[[Call], Awaitable[bytes | None]]:
@@ -38,9 +48,15 @@ class Forwarded:
             return await way(call, verb, message)
 
     async def _single(self, call: Call, verb: Verb, message: bytes) -> bytes:
-        return self._steps.outbox.last(await self._gateway.answer(verb.path, message, call))
+        found = await self._gateway.answer(verb.path, message, call)
+        self._looks.get(verb.name, _ignore)(found)
+        return self._steps.outbox.last(found)
 
     async def _stream(self, call: Call, verb: Verb, message: bytes) -> None:
         watch = self._watches.get(verb.name, aiter)
         async for part in watch(self._gateway.stream(verb.path, message, call)):
             await self._steps.outbox.send(call, part)
+
+
+def _ignore(_: bytes) -> None:
+    """Answers of other methods are not looked at."""

@@ -35,10 +35,12 @@ class Answers:
         limits = settings.limits
         opening = Opening(limits.message_seconds, limits.unread_calls)
         steps = Steps(Admission(limits), opening, Outbox(limits))
+        cache = RowCache(settings.held_row_bytes)
+        metrics.look_at(steps.admission.rooms, cache)
         questions = Questions(access)
-        self._stored = Stored(Store(bucket, RowCache(settings.held_row_bytes)), questions, steps, limits)
+        self._stored = Stored(Store(bucket, cache), questions, steps, limits)
         watches = {"RunSweep": lambda updates: counted(updates, metrics.sweeps)}
-        self._forwarded = Forwarded(gateway, questions, steps, watches)
+        self._forwarded = Forwarded(gateway, questions, steps, watches, {"CheckSae": metrics.sae_checked})
         self._information = Information(gateway, questions, steps, limits)
         self._health = Health(steps, _serving(gateway))
         standard = (*self._health.methods(settings.open_health), Reflection(steps, SERVICES).method())

@@ -23,6 +23,7 @@ class Questions:
     def read(self, call: Call, verb: Verb, message: bytes) -> Any:
         """Errors: ARGUMENT_INVALID for what is no such question, LIMIT_EXCEEDED beyond a bound, PERMISSION_DENIED."""
         question = _decoded(verb, _parsed(verb, message))
+        call.run = str(getattr(question, "run", ""))
         self._access.permit(_caller(call), verb, question)
         return question
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from typing import TypeVar
 
 Found = TypeVar("Found")
@@ -39,7 +40,7 @@ class Threads:
         return await result
 
     def submit(self, work: Callable[[], None]) -> None:
-        self._pool.submit(work)
+        self._pool.submit(copy_context().run, work)
 
     def close(self) -> None:
         """Takes no further work. Does not wait for what still runs."""

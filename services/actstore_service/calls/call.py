@@ -1,23 +1,17 @@
 """One call: what its headers say, when it has to be over, and what became of it."""
 
 import math
-import re
 import threading
-import uuid
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
 
+from actstore_api.request_ids import HEADER, request_id_of
 from actstore_service.access import Principal
 from actstore_service.calls.classes import CallClass
-
-REQUEST_ID = "x-request-id"
-# Stands for all methods that the service does not have, of which there is no end.
-UNKNOWN_METHOD = "unknown"
-# What a caller may choose as an id: it goes into logs, headers and error messages.
-_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 
 
 @dataclass
@@ -32,12 +26,28 @@ class Call:
     principal: Principal | None = None
     code: grpc.StatusCode = grpc.StatusCode.OK
     reason: str = ""
+    run: str = ""
+    sent_messages: int = 0
+    sent_bytes: int = 0
+    first_message_seconds: float | None = None
+    started_seconds: float = field(default_factory=time.monotonic)
     over: threading.Event = field(default_factory=threading.Event)
 
     @property
     def name(self) -> str:
         """The caller's name, by which places are shared out."""
         return self.principal.name if self.principal else ""
+
+    def seconds(self) -> float:
+        """Since the call's start."""
+        return time.monotonic() - self.started_seconds
+
+    def sent(self, message: bytes) -> None:
+        """Counts a message that the caller took."""
+        if not self.sent_messages:
+            self.first_message_seconds = self.seconds()
+        self.sent_messages += 1
+        self.sent_bytes += len(message)
 
     def seconds_left(self) -> float | None:
         """None for a call without a deadline."""
@@ -47,8 +57,4 @@ class Call:
 
 def call_of(method: str, kind: CallClass, context: Any) -> Call:
     headers = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
-    return Call(method, kind, context, headers, _request_id(headers.get(REQUEST_ID, "")))
-
-
-def _request_id(proposed: str) -> str:
-    return proposed if _ID.fullmatch(proposed) else uuid.uuid4().hex
+    return Call(method, kind, context, headers, request_id_of(headers.get(HEADER)))

@@ -12,10 +12,11 @@ from google.protobuf.duration_pb2 import Duration
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from actstore_api.reasons import REASONS, Kind, from_status, to_status
+from actstore_api.reasons import REASONS, Kind, from_status, to_status, with_request_id
 from actstore_api.records.terms import Failure
+from actstore_api.request_ids import HEADER
 from actstore_api.shape import Unreadable
-from actstore_service.calls.call import REQUEST_ID, Call
+from actstore_service.calls.call import Call
 from actstore_storage.errors import ActstoreError, BadRequest
 
 LOG = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ def refusal(call: Call, error: Exception, retry_seconds: float, seen: Seen) -> s
     """The error's status, or what of it the caller may see; it is noted in the call. A BUSY call may be tried again
     after about `retry_seconds`.
     """
-    status = _status(call, error, retry_seconds, seen)
+    status = with_request_id(_status(call, error, retry_seconds, seen), call.request_id)
     failure = from_status(status)
     call.code, call.reason = rpc_status.to_status(status).code, failure.reason if failure else ""
     return status
@@ -56,7 +57,7 @@ def refusal(call: Call, error: Exception, retry_seconds: float, seen: Seen) -> s
 async def abort(call: Call, status: status_pb2.Status) -> NoReturn:
     """Ends the call with this status."""
     written = rpc_status.to_status(status)
-    trailers = (*written.trailing_metadata, *_pushback(status), (REQUEST_ID, call.request_id))
+    trailers = (*written.trailing_metadata, (HEADER, call.request_id), *_pushback(status))
     await call.context.abort(written.code, written.details, trailers)
     raise AssertionError("abort returned")
 

@@ -42,6 +42,7 @@ class Outbox:
         try:
             with self._waits.waiting():
                 await call.context.write(message)
+            call.sent(message)
         except TimeoutError:
             self._keep(len(message))
             raise _stalled(self._limits.stalled_seconds) from None

@@ -14,9 +14,12 @@ import grpc
 from google.rpc import code_pb2, status_pb2
 
 from actstore_api.levels import TooOldError, check_caller
+from actstore_api.metrics import UNKNOWN_METHOD
 from actstore_api.records.terms import Failure
+from actstore_api.request_ids import HEADER
 from actstore_service.access import Access
-from actstore_service.calls.call import REQUEST_ID, UNKNOWN_METHOD, Call, call_of
+from actstore_service.calls.access_log import logged
+from actstore_service.calls.call import Call, call_of
 from actstore_service.calls.classes import CallClass
 from actstore_service.calls.failures import StatusGiven, abort, bad_request, ended_by_caller, refusal
 
@@ -59,8 +62,8 @@ class Pipeline(grpc.GenericRpcHandler):
         return grpc.stream_unary_rpc_method_handler(handle)
 
     async def _handle(self, call: Call, method: Method) -> bytes | None:
-        call.context.set_trailing_metadata(((REQUEST_ID, call.request_id),))
-        with self._counted(call):
+        call.context.set_trailing_metadata(((HEADER, call.request_id),))
+        with logged(call), self._counted(call):
             try:
                 return await self._answer(call, method)
             except asyncio.CancelledError:
@@ -82,7 +85,10 @@ class Pipeline(grpc.GenericRpcHandler):
         if not method.is_open:
             call.principal = self._access.identify(call.headers, call.context.auth_context())
             _check_level(call)
-        return await method.answer(call)
+        answer = await method.answer(call)
+        if answer is not None:
+            call.sent(answer)
+        return answer
 
 
 def _check_level(call: Call) -> None:

@@ -25,6 +25,8 @@ class RowCache:
             raise BadRequest(message, field="held_row_bytes", value=bytes_max, allowed="0 or more")
         self.bytes_max = bytes_max
         self.bytes_held = 0
+        # Requests that found their part here, and others.
+        self.found = self.missed = 0
         self._held: OrderedDict[Part, pa.Table] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -34,9 +36,11 @@ class RowCache:
         with self._lock:
             if part in self._held:
                 self._held.move_to_end(part)
+                self.found += 1
                 return self._held[part]
         found = read()
         with self._lock:
+            self.missed += 1
             if part not in self._held and found.nbytes <= self.bytes_max:
                 self._held[part] = found
                 self.bytes_held += found.nbytes

@@ -37,5 +37,6 @@ def check_keys(store: str, s3: S3Access | None) -> None:
 def absolute(store: str, s3: S3Access | None) -> tuple[str, S3Access | None]:
     """With absolute paths, because Ray's workers run in folders of their own."""
     if s3 is not None and s3.credentials_file:
-        s3 = replace(s3, credentials_file=str(Path(s3.credentials_file).resolve()))
+        # Links stay: a mounted secret is one, to a folder that is replaced with it.
+        s3 = replace(s3, credentials_file=str(Path(s3.credentials_file).absolute()))
     return (store if "://" in store else str(Path(store).resolve())), s3

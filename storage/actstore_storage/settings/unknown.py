@@ -16,7 +16,8 @@ _OF_KUBERNETES = re.compile(
 _ADDRESS_OF_KUBERNETES = re.compile(r"(tcp|udp|sctp)://\S+:\d+")
 # The share of equal letters from which a name is a typing error of another.
 _CLOSE = 0.85
-_TESTS = "ACTSTORE_FAULT_"  # what the tests of faults read
+# What the repository's own tests read: a trainer that they start inherits it.
+_TESTS = ("ACTSTORE_FAULT_", "ACTSTORE_FUZZ_")
 
 
 def unknown_variables(environment: Mapping[str, str], known: Iterable[str]) -> set[str]:

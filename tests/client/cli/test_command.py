@@ -91,6 +91,11 @@ def test_models_and_datasets_that_a_capture_can_name(service: Service, store: Pa
     assert "NEEDS_SERVICE" in actstore("datasets", address=str(store)).stderr
 
 
+def test_captures_that_wait(service: Service) -> None:
+    rows = {row["run"]: row for row in said(actstore("captures", "--json", address=service.address))["rows"]}
+    assert (rows["partial"]["state"], rows["partial"]["position"]) == ("queued", 2)
+
+
 def test_norms(address: str, tmp_path: Path) -> None:
     arguments = ("norms", "planted", "--fit", "--layers", "0:3", "--exclude", "bos", "special")
     found = said(actstore(*arguments, "--json", address=address))

@@ -153,14 +153,15 @@ def test_a_client_certificate_is_read_again_when_it_changes(service: Service, tm
     assert service.mutual_tls_address is not None
     with actstore.connect(service.mutual_tls_address, **how) as lab:
         assert len(lab.runs())
-        reading = lab._backend.listen(_rows())
+        reading, before = lab._backend.listen(_rows()), lab._backend._channels._channel  # type: ignore[attr-defined]
         next(reading)
         lay(bob)
         found = refused(lab.runs, "needs the role reader, which bob does not have")
         assert (type(found), found.reason) == (Denied, "PERMISSION_DENIED")
         assert "for the role" in found.next_step
         assert list(reading) is not None  # over the connection of before, which is closed then
-        assert len(lab._backend._channels._questions) == 0  # type: ignore[attr-defined]
+        with pytest.raises(ValueError, match="closed"):
+            before.unary_unary("/any/Method")(b"")
         Path(key).write_bytes(ada.key_pem)  # half replaced
         refused(lab.runs, "bob")
         lay(ada)

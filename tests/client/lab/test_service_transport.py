@@ -2,6 +2,7 @@
 
 import socket
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -13,7 +14,17 @@ import pytest
 from grpc_status import rpc_status
 
 import actstore
-from actstore import ActstoreError, BadRequest, Denied, Fault, LimitExceeded, StoreFailed, Unavailable
+from actstore import (
+    ActstoreError,
+    BadRequest,
+    Denied,
+    Fault,
+    Lab,
+    LimitExceeded,
+    SaeWarning,
+    StoreFailed,
+    Unavailable,
+)
 from actstore._transport import service as _grpc_backend
 from actstore_api import verbs
 from actstore_api.reasons import to_status
@@ -22,7 +33,10 @@ from actstore_api.records.norm import GetNormProfile
 from actstore_api.records.terms import Failure
 from actstore_api.v1 import capture_pb2, catalog_pb2, common_pb2, norm_pb2, service_pb2_grpc
 from actstore_api.verbs import VERBS
+from actstore_service.server import Service
 from tests.servers import answering
+from tests.service.observed.scrapes import scrape
+from tests.stored_run import SAE
 
 
 class Moody(
@@ -329,3 +343,17 @@ def test_what_is_no_service(answer: bytes, step: str) -> None:
     with answering(answer) as address, actstore.connect(address) as lab, pytest.raises(Unavailable) as caught:
         lab.runs()
     assert step in caught.value.next_step
+
+
+def test_waits_and_checks_count_as_what_they_are(remote: Lab, service: Service) -> None:
+    """A stream that is left before its end would count as cancelled, and alerts on errors would fire."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SaeWarning)
+        remote.capture("planted-model", dataset="text", saes=[SAE]).wait()
+    found = scrape(service)
+    watch = "/actstore_api.v1.CaptureService/WatchCapture"
+    codes = {labels[0]: value for (name, labels), value in found.items() if name == "actstore_calls_total" and value}
+    assert found["actstore_calls_total", ("OK", watch)] == 1
+    assert set(codes) == {"OK"}
+    checks = [found["actstore_sae_checks_total", (result,)] for result in ("as_claimed", "doubtful")]
+    assert sum(checks) == 1

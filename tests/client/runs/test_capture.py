@@ -5,6 +5,7 @@ import io
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import get_type_hints
 
 import pytest
@@ -24,6 +25,7 @@ from actstore import (
     Lab,
     NotFound,
     Positions,
+    QueuePlace,
     Retries,
     RowFilter,
     SaeWarning,
@@ -231,6 +233,33 @@ def test_what_is_not_as_it_should_be_is_told_behind_the_shards() -> None:
     assert shards_in_words(replace(paused, failure=None, failed_shards=())) == "1/4 shards, paused, 3 files not read"
     assert shards_in_words(CaptureProgress("r", "running", 3, 4)) == "3/4 shards"
     assert shards_in_words(CaptureProgress("r", "running")) == "running"
+
+
+def test_a_capture_that_waits_is_told_by_its_place() -> None:
+    waiting = CaptureProgress("r", "running", 0, 4, 0, 1000, queue=QueuePlace(3, 2, 95.0))
+    assert shards_in_words(waiting) == "3. in the queue, 2 of yours before it, starts in about 1:35"
+    assert shards_in_words(replace(waiting, queue=QueuePlace(1, 0))) == "1. in the queue"
+    terminal = Terminal()
+    Bar(terminal, "capture r").draw(0, 1000, shards_in_words(waiting), "tokens")
+    assert "3. in the queue, 2 of yours before it, starts in about 1:35" in terminal.getvalue()
+
+
+def test_the_place_in_the_queue_comes_with_the_progress(remote: Lab) -> None:
+    first, *others = remote.attach(planted.WAITS).progress()
+    assert first.queue == QueuePlace(2, 1, 30.0)
+    assert {each.queue for each in others} == {None}
+
+
+def test_captures_that_run_or_wait_are_listed(remote: Lab, store: Path) -> None:
+    incomplete = [row["name"] for row in remote.runs().to_dict()["rows"] if not row["complete"]]
+    rows = remote.captures().to_dict()["rows"]
+    assert [row["run"] for row in rows] == incomplete
+    [waiting] = [row for row in rows if row["run"] == planted.WAITS]
+    assert (waiting["state"], waiting["position"], waiting["captures_ahead"]) == ("queued", 2, 1)
+    assert (waiting["expected_start_seconds"], waiting["shards_total"]) == (30.0, planted.SHARDS)
+    assert all(row["position"] is None and row["state"] == "running" for row in rows if row is not waiting)
+    with connect(str(store)) as lab, pytest.raises(BadRequest, match="bucket without a service"):
+        lab.captures()
 
 
 def test_what_is_not_said_is_absent_from_the_request(remote: Lab, workers: StandInWorkers) -> None:

@@ -14,6 +14,7 @@ from actstore import BadRequest, LimitExceeded, LocalStack, StackFailed
 from actstore._stack import stack as _local_stack
 from actstore_service.server import Service
 from actstore_storage.bucket.opening import open_bucket
+from actstore_worker.__main__ import RAY_GONE
 from tests.client.conftest import PROXIES, Plant
 from tests.stored_run import write_stored_run
 from tests.waiting import PATIENCE_SECONDS, wait_until
@@ -138,6 +139,13 @@ def test_a_process_that_dies_at_start_shows_the_end_of_its_log(plant_workers: Pl
         LocalStack(port=0).start()
     assert "| line of the log\n  | out of luck" in str(caught.value)
     assert "workers.log" in caught.value.next_step
+
+
+def test_workers_whose_ray_died_are_told_apart(plant_workers: Plant) -> None:
+    plant_workers(f"import sys; print('the raylet has ended', file=sys.stderr); sys.exit({RAY_GONE})")
+    with pytest.raises(StackFailed, match=r"^the Ray of the workers has gone, and they ended with status 3") as caught:
+        LocalStack(port=0).start()
+    assert "| the raylet has ended" in str(caught.value)
 
 
 def test_what_was_started_is_stopped_when_the_rest_does_not_start(plant_workers: Plant, tmp_path: Path) -> None:

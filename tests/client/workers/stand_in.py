@@ -81,6 +81,8 @@ def _refuse(context: grpc.ServicerContext, failure: Failure) -> None:
 
 # Of this run's dataset, and of what is estimated, some files are not read.
 MIXED = "partial"
+# It waits before its first shard.
+WAITS = MIXED
 FILES = capture.DatasetFiles(read=20, not_read=3, first_not_read=("notes", ".DS_Store"))
 
 
@@ -228,6 +230,8 @@ def _news(run: str, state: capture.CaptureState, shards: int) -> capture.WatchCa
         elapsed_seconds=float(shards),
         failure=MISMATCH if state == "failed" else None,
     )
+    if run == WAITS and not shards:
+        progress = replace(progress, queue=capture.QueuePlace(2, 1, 30.0))
     return capture.WatchCaptureAnswer(replace(progress, dataset_files=FILES) if run == MIXED else progress)
 
 

@@ -170,7 +170,7 @@ def test_names_of_other_processes_and_of_kubernetes_are_no_errors(tmp_path: Path
         "ACTSTORE_PORT_7433_TCP_ADDR": "10.0.0.1",
         "ACTSTORE_METRICS_PORT": "tcp://10.0.0.1:9433",
     }
-    others = {"ACTSTORE_DATASET": "x", "ACTSTORE_ADDRESS": "lab:1"}
+    others = {"ACTSTORE_DATASET": "x", "ACTSTORE_ADDRESS": "lab:1", "ACTSTORE_FAULT_SEED": "1"}
     assert read(NAMED | links | others, 'dataset = "y"', tmp_path) == Outer("lab")
 
 

@@ -12,8 +12,8 @@ from actstore_storage.errors import BadRequest
 from actstore_storage.format.products import NORM_SKETCHES, NORMS, POSITIONS, TOKENS
 from actstore_storage.format.sketches import SKETCH_K
 from actstore_storage.format.specification import Positions
-from actstore_worker.capture.estimates import sketch_bytes
 from actstore_worker.capture.plan import Plan, PlanSettings, plan_capture
+from actstore_worker.capture.planning.estimates import sketch_bytes
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.datasets.places import DatasetPlaces
 from actstore_worker.datasets.sequences import TokenSequences

@@ -1,6 +1,9 @@
 """`python -m actstore_worker` when it cannot start, or is stopped before it has."""
 
 import json
+import os
+import signal
+import stat
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -9,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from actstore_worker.__main__ import RAY_GONE
 from tests.waiting import wait_until
 from tests.worker_process import command_line, descendants, inherited
 
@@ -73,10 +77,26 @@ def test_workers_end_with_who_started_them_and_leave_nothing(tmp_path: Path) -> 
     wait_until(lambda: process.poll() is not None or serve_controllers(process.pid), "the start of Serve")
     assert process.poll() is None
     folder = ray_folder(serve_controllers(process.pid)[0])
-    assert folder.is_dir()
+    assert stat.S_IMODE(folder.parent.stat().st_mode) == 0o700  # Ray makes all below writable for everybody
     children = descendants(process.pid)
     process.kill()
     output, errors = process.communicate(timeout=START_SECONDS)  # which all of them hold
-    assert not folder.exists(), errors
+    assert not folder.parent.exists(), errors
     assert [json.loads(line)["starting"] for line in output.splitlines()][:3] == ["the store", "Ray", "the coordinator"]
+    wait_until(lambda: not any(map(command_line, children)), "the end of all that was started")
+
+
+@pytest.mark.stack
+def test_workers_whose_ray_is_gone_say_so_and_end(tmp_path: Path) -> None:
+    """While they start; it is watched from then on. Whoever started them sees it by their status."""
+    (tmp_path / "store").mkdir()
+    process = start({"ACTSTORE_STORE": str(tmp_path / "store"), "ACTSTORE_GATEWAY_TOKEN": "t"}, tmp_path)
+    wait_until(lambda: process.poll() is not None or serve_controllers(process.pid), "the start of Serve")
+    folder, children = ray_folder(serve_controllers(process.pid)[0]), descendants(process.pid)
+    (doomed,) = (pid for pid in children if command_line(pid).split(" ")[0].endswith("/raylet"))
+    os.kill(doomed, signal.SIGKILL)
+    _, errors = process.communicate(timeout=START_SECONDS)
+    assert process.returncode == RAY_GONE
+    assert errors.splitlines()[-1].startswith("actstore_worker: the Ray cluster of the workers is gone: "), errors
+    assert not folder.parent.exists()
     wait_until(lambda: not any(map(command_line, children)), "the end of all that was started")

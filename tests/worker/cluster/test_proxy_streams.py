@@ -3,10 +3,12 @@
 import asyncio
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from actstore_worker.wire.proxy_streams import mended_streams
+from actstore_api.verbs import VERBS
+from actstore_worker.wire.proxy_streams import SECONDS_LEFT, add_services, mended_streams
 
 
 class Call:
@@ -15,10 +17,17 @@ class Call:
     def __init__(self) -> None:
         self.over = False
         self.told: list[str] = []
+        self.seconds_left: float | None = None
 
     def peer(self) -> str:
         assert not self.over
         return "peer"
+
+    def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
+        return (("authorization", "Bearer token"), (SECONDS_LEFT, "forged"))
+
+    def time_remaining(self) -> float | None:
+        return self.seconds_left
 
     def log(self, text: str) -> None:
         self.told.append(text)
@@ -79,3 +88,49 @@ def test_empty_messages_stay_behind(kind: str, expected: list[bytes]) -> None:
         return found
 
     assert asyncio.run(take()) == expected
+
+
+@pytest.mark.parametrize(("seconds_left", "said"), [(None, []), (2.5, [(SECONDS_LEFT, "2.5")])])
+def test_a_deadline_is_handed_on_as_a_header(seconds_left: float | None, said: list[tuple[str, str]]) -> None:
+    """As the proxy finds it, whatever a caller says."""
+    call, heard = Call(), []
+    call.seconds_left = seconds_left
+
+    async def handler(request: object, context: Call) -> AsyncIterator[bytes]:
+        heard.extend(context.invocation_metadata())
+        yield b"message"
+
+    async def ask() -> None:
+        stream_of = mended_streams(lambda **_: handler)
+        opened = stream_of(service_method="", streaming_type=SimpleNamespace(value="unary_stream"))(None, call)
+        assert [message async for message in opened] == [b"message"]
+
+    asyncio.run(ask())
+    assert heard == [("authorization", "Bearer token"), *said]
+
+
+class Server:
+    """Serve's, as far as generated code sees it."""
+
+    def __init__(self) -> None:
+        self.methods: set[str] = set()
+
+    def service_handler_factory(self, service_method: str, streaming_type: Any) -> Any:
+        raise AssertionError("nobody calls")
+
+    def add_generic_rpc_handlers(self, handlers: Any) -> None:
+        self.methods.update(path for handler in handlers for path in handler._method_handlers)
+
+    def add_registered_method_handlers(self, service: str, handlers: Any) -> None:
+        pass
+
+
+def test_every_method_that_is_forwarded_is_served() -> None:
+    server = Server()
+    add_services(StandIn(), server)
+    assert server.methods == {verb.path for verb in VERBS.values() if verb.forwarded}
+
+
+class StandIn:
+    def __getattr__(self, name: str) -> Any:
+        return name

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from actstore_worker.cluster import session
+from actstore_worker.cluster.joining import session
 from actstore_worker.errors import SettingsError
 from actstore_worker.settings import WorkerSettings
 

@@ -1,13 +1,16 @@
 """The workers' environment: what is read, what is refused, and that a refusal names the variable and no secret."""
 
 import os
+import pickle
 from pathlib import Path
 
 import pytest
+from minio.credentials.providers import AWSConfigProvider
 
 from actstore_storage.bucket.access import S3Access
 from actstore_worker.capture.limits import CoordinatorLimits, MergeLimits
 from actstore_worker.errors import SettingsError
+from actstore_worker.files.secrets import TokenFile
 from actstore_worker.patching.inputs.limits import PatchingLimits
 from actstore_worker.settings import RayLimits, WorkerSettings, read_environment
 
@@ -16,21 +19,37 @@ S3 = {
     "ACTSTORE_STORE": "s3://bucket/prefix",
     "ACTSTORE_S3_ENDPOINT": "127.0.0.1:9000",
     "ACTSTORE_S3_ACCESS_KEY": "key",
-    "ACTSTORE_S3_SECRET_KEY": "hidden-secret",
+    "ACTSTORE_S3_SECRET_KEY": "hidden-secret%",
 }
 
 
-def test_the_least_that_is_needed() -> None:
-    assert read_environment(LEAST) == WorkerSettings(store="/store", gateway_token="gateway")
+@pytest.fixture
+def secrets(tmp_path: Path) -> Path:
+    """Where the workers write secrets that they were given by value."""
+    folder = tmp_path / "secrets"
+    folder.mkdir()
+    return folder
 
 
-def test_everything(tmp_path: Path) -> None:
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, str]:
+    """A token and keys in files, as on a cluster."""
+    (tmp_path / "token").write_text("current\nprevious\n")
+    return {"ACTSTORE_GATEWAY_TOKEN_FILE": f"{tmp_path}/token", "ACTSTORE_S3_CREDENTIALS_FILE": f"{tmp_path}/keys"}
+
+
+def test_the_least_that_is_needed(secrets: Path) -> None:
+    assert read_environment(LEAST, secrets) == WorkerSettings("/store", gateway_token_file=secrets / "gateway-token")
+
+
+def test_everything(tmp_path: Path, files: dict[str, str]) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     found = read_environment(
-        LEAST
-        | S3
+        files
         | {
+            "ACTSTORE_STORE": "s3://bucket/prefix",
+            "ACTSTORE_S3_ENDPOINT": "127.0.0.1:9000",
             "ACTSTORE_S3_REGION": "eu-west-1",
             "ACTSTORE_S3_SECURE": "0",
             "ACTSTORE_MODEL_FOLDERS": os.pathsep.join([f"{tmp_path}/a", f"{tmp_path}/b"]),
@@ -42,13 +61,16 @@ def test_everything(tmp_path: Path) -> None:
             "ACTSTORE_CAPTURE_WORKERS": "3",
             "ACTSTORE_MERGE_PARTS": "5",
             "ACTSTORE_RAY_ADDRESS": "10.0.0.1:6379",
+            "ACTSTORE_RAY_ISOLATED_BY": "a network policy",
+            "ACTSTORE_DEVICE": "cuda",
+            "ACTSTORE_WORKER_METRICS_LISTEN": "0.0.0.0:9434",
         }
     )
     assert found == WorkerSettings(
         store="s3://bucket/prefix",
-        gateway_token="gateway",
+        gateway_token_file=tmp_path / "token",
         gateway_port=7434,
-        s3=S3Access("127.0.0.1:9000", "key", "hidden-secret", "eu-west-1", secure=False),
+        s3=S3Access("127.0.0.1:9000", region="eu-west-1", secure=False, credentials_file=f"{tmp_path}/keys"),
         model_folders=(tmp_path / "a", tmp_path / "b"),
         dataset_folders=(tmp_path / "b",),
         dataset_stores=("s3://corpora", "s3://more/texts"),
@@ -57,19 +79,66 @@ def test_everything(tmp_path: Path) -> None:
         capture_workers=3,
         merge=MergeLimits(parts=5),
         ray_address="10.0.0.1:6379",
+        ray_isolated_by="a network policy",
+        device="cuda",
+        worker_metrics_listen="0.0.0.0:9434",
     )
 
 
-def test_keys_in_a_file(tmp_path: Path) -> None:
-    environment = {name: value for name, value in (LEAST | S3).items() if not name.endswith("_KEY")}
-    found = read_environment(environment | {"ACTSTORE_S3_CREDENTIALS_FILE": f"{tmp_path}/keys"})
-    assert found.s3 == S3Access("127.0.0.1:9000", credentials_file=f"{tmp_path}/keys")
+def test_secrets_by_value_become_files_that_only_their_owner_reads(secrets: Path) -> None:
+    """The keys come back as they were, through the reader of such files."""
+    found = read_environment(LEAST | S3, secrets)
+    assert found.token_file.read_text() == "gateway\n"
+    assert found.s3 == S3Access("127.0.0.1:9000", credentials_file=f"{secrets}/s3-credentials")
+    keys = AWSConfigProvider(found.s3.credentials_file, "default").retrieve()
+    assert (keys.access_key, keys.secret_key) == ("key", "hidden-secret%")
+    assert {path.stat().st_mode & 0o777 for path in secrets.iterdir()} == {0o600}
 
 
-def test_folders_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("given", [{"ACTSTORE_GATEWAY_TOKEN": "hidden-secret"}, S3])
+def test_secrets_by_value_do_not_travel_through_a_cluster(files: dict[str, str], given: dict[str, str]) -> None:
+    of_token = {"ACTSTORE_GATEWAY_TOKEN_FILE": files["ACTSTORE_GATEWAY_TOKEN_FILE"]} if given is S3 else {}
+    environment = {"ACTSTORE_STORE": "/store"} | given | of_token
+    with pytest.raises(
+        SettingsError, match=r"would be sent through a Ray cluster.* set ACTSTORE_.*_FILE instead"
+    ) as refusal:
+        read_environment(environment)
+    assert "hidden-secret" not in str(refusal.value)
+
+
+def test_settings_with_a_secret_are_not_copied() -> None:
+    keys = S3Access("127.0.0.1:9000", "key", "hidden-secret")
+    for settings in (WorkerSettings("/store", "token"), WorkerSettings("s3://bucket", "", Path("/token"), s3=keys)):
+        with pytest.raises(TypeError, match="settings with a secret cannot be copied"):
+            pickle.dumps(settings)
+
+
+def test_a_file_of_tokens_is_read_again_and_a_broken_one_keeps_those_of_before(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text("first")
+    tokens = TokenFile(file)
+    assert tokens() == ("first",)
+    file.write_text("second\r\n\nfirst\n")
+    assert tokens() == ("second", "first")
+    for broken in ("", "one\ntwo\nthree", "t\u00f6ken"):
+        file.write_text(broken)
+        assert tokens() == ("second", "first")
+    file.unlink()
+    assert tokens() == ("second", "first")
+    file.write_text("second")
+    assert tokens() == ("second",)
+
+
+def test_a_file_without_tokens_prevents_the_start(tmp_path: Path) -> None:
+    for make in (lambda: TokenFile(tmp_path / "none"), lambda: TokenFile(tmp_path)):
+        with pytest.raises(SettingsError, match=r"ACTSTORE_GATEWAY_TOKEN_FILE is .*, which cannot be read"):
+            make()
+
+
+def test_folders_are_absolute(tmp_path: Path, secrets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "models").mkdir()
     monkeypatch.chdir(tmp_path)
-    found = read_environment(LEAST | {"ACTSTORE_STORE": "./store", "ACTSTORE_MODEL_FOLDERS": "models"})
+    found = read_environment(LEAST | {"ACTSTORE_STORE": "./store", "ACTSTORE_MODEL_FOLDERS": "models"}, secrets)
     assert (found.store, found.model_folders) == (str(tmp_path / "store"), (tmp_path / "models",))
 
 
@@ -93,20 +162,27 @@ def test_folders_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         (LEAST | {"ACTSTORE_MERGE_PARTS": "few"}, "ACTSTORE_MERGE_PARTS"),
         (LEAST | {"ACTSTORE_WRITE_FORMAT": "3"}, "ACTSTORE_WRITE_FORMAT is 3; this version writes 4"),
         (LEAST | {"ACTSTORE_PLANNING_SHARDS_TARGET": "0"}, "ACTSTORE_PLANNING_SHARDS_TARGET"),
+        (LEAST | {"ACTSTORE_DEVICE": "tpu"}, "ACTSTORE_DEVICE"),
+        (LEAST | {"ACTSTORE_WORKER_METRICS_LISTEN": "9434"}, "ACTSTORE_WORKER_METRICS_LISTEN"),
+        (
+            LEAST | {"ACTSTORE_GATEWAY_TOKEN_FILE": "/nowhere", "ACTSTORE_GATEWAY_TOKEN": ""},
+            "ACTSTORE_GATEWAY_TOKEN_FILE",
+        ),
         (LEAST | {"ACTSTORE_ALLOW_HUB": "yes"}, "ACTSTORE_ALLOW_HUB"),
         (LEAST | {"ACTSTORE_MODEL_FOLDERS": "/nowhere/at/all"}, "ACTSTORE_MODEL_FOLDERS"),
     ],
 )
-def test_what_cannot_be_is_refused_by_name(environment: dict[str, str], named: str) -> None:
+def test_what_cannot_be_is_refused_by_name(environment: dict[str, str], named: str, secrets: Path) -> None:
     with pytest.raises(SettingsError, match=named) as refusal:
-        read_environment(environment)
+        read_environment(environment, secrets)
     assert "hidden-secret" not in str(refusal.value)
 
 
-def test_no_secret_is_shown() -> None:
-    shown = repr(read_environment(LEAST | S3))
-    assert "hidden-secret" not in shown
-    assert "gateway'" not in shown
+def test_no_secret_is_in_the_settings(secrets: Path) -> None:
+    """Nor in what is copied to other processes."""
+    settings = read_environment(LEAST | S3 | {"ACTSTORE_GATEWAY_TOKEN": "hidden-token"}, secrets)
+    for found in (repr(settings).encode(), pickle.dumps(settings)):
+        assert b"hidden-" not in found
 
 
 def test_limits_that_cannot_be_are_refused() -> None:

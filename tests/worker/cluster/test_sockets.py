@@ -10,12 +10,12 @@ from dataclasses import replace
 import grpc
 import pytest
 
-from actstore_worker.cluster.sockets import check_cluster, check_port_is_free, port_of_running_serve
+from actstore_worker.cluster.joining.sockets import check_cluster, check_port_is_free, port_of_running_serve
 from actstore_worker.errors import SettingsError
 from actstore_worker.settings import WorkerSettings
 
 SERVICES = "our.services"
-SETTINGS = WorkerSettings(store="/store", gateway_token="t", ray_address="head:6379")
+SETTINGS = WorkerSettings(store="/store", gateway_token="token", ray_address="head:6379")
 
 
 @pytest.fixture(params=["another gRPC service", "a web server"])
@@ -68,8 +68,8 @@ def test_a_port_that_another_program_has() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(SettingsError, match=f"ACTSTORE_GATEWAY_PORT is {port}"):
-            check_port_is_free(port)
+            check_port_is_free(port, "ACTSTORE_GATEWAY_PORT")
         with socket.create_connection(("127.0.0.1", port)) as other:
             taken.accept()[0].close()
             assert other.recv(1) == b""
-    check_port_is_free(port)
+    check_port_is_free(port, "ACTSTORE_GATEWAY_PORT")

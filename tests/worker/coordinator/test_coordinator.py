@@ -16,10 +16,10 @@ import pytest
 from actstore_api.records.capture import CaptureProgress, CaptureSpecification, DatasetFiles, DatasetReference
 from actstore_api.records.terms import ModelReference
 from actstore_storage.bucket import Bucket
-from actstore_storage.errors import ActstoreError, Conflict, CorruptObject, NotThere, StoreError
+from actstore_storage.errors import ActstoreError, Conflict, CorruptObject, StoreError
 from actstore_storage.format.keys import checkpoint_key, checkpoint_sketches_key
 from actstore_storage.rows.reading import dense_matrix, read_activations, read_tokens
-from actstore_storage.runs.opening import create_run, list_runs, open_run
+from actstore_storage.runs.opening import create_run, open_run
 from actstore_storage.runs.shard_writer import ShardWriter
 from actstore_storage.runs.snapshot import Snapshot
 from actstore_storage.upkeep.fsck import check_runs
@@ -376,62 +376,6 @@ def test_a_watch_hears_something_at_every_heartbeat(lab: Path, bucket: Bucket) -
         await watch(captures, name)
 
     run(work())
-
-
-def test_one_capture_too_many_is_refused_with_both_numbers(lab: Path, bucket: Bucket) -> None:
-    async def work() -> None:
-        gate = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        wait = lambda task: asyncio.run_coroutine_threadsafe(gate.wait(), loop).result()  # noqa: E731
-        captures = coordinator(lab, bucket, ThreadWorker(bucket, wait), limits=replace(LIMITS, captures=1))
-        await captures.submit(REQUEST)
-        assert await captures.submit(REQUEST) == "run"
-        with pytest.raises(ActstoreError) as refusal:
-            await captures.submit(replace(REQUEST, run="other"))
-        assert refusal.value.reason == "LIMIT_EXCEEDED"
-        assert (refusal.value.details["value"], refusal.value.details["allowed"]) == ("2", "at most 1")
-        assert bucket.keys("runs/other") == []
-        assert bucket.keys("captures") == ["captures/run.json"]
-        with pytest.raises(NotThere):
-            await captures.cancel("other")
-        gate.set()
-        await watch(captures, "run")
-        await watch(captures, await captures.submit(replace(REQUEST, run="other")))
-
-    run(work())
-
-
-def test_of_captures_that_come_at_once_no_more_begin_than_there_are_places(
-    lab: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Those that have a place begin only once all others were refused."""
-    names, honest, refused_all = [f"run-{number}" for number in range(5)], Preparing.begin, threading.Event()
-
-    def begin(*arguments: Any) -> Snapshot:
-        assert refused_all.wait(PATIENCE_SECONDS)
-        return honest(*arguments)
-
-    monkeypatch.setattr(Preparing, "begin", begin)
-
-    async def work() -> list[object]:
-        captures = coordinator(lab, bucket, ThreadWorker(bucket), limits=replace(LIMITS, captures=2))
-        asked = [asyncio.create_task(captures.submit(replace(REQUEST, run=name))) for name in names]
-        while sum(one.done() for one in asked) < len(names) - 2:
-            await asyncio.sleep(0.01)
-        refused_all.set()
-        found = await asyncio.gather(*asked, return_exceptions=True)
-        begun = [name for name in found if isinstance(name, str)]
-        assert list_runs(bucket) == sorted(begun)
-        for name in begun:
-            await watch(captures, name)
-        assert await captures.resume()
-        assert list_runs(bucket) == sorted(begun)
-        return found
-
-    found = run(work())
-    refused = [error for error in found if isinstance(error, ActstoreError)]
-    assert [error.reason for error in refused] == ["LIMIT_EXCEEDED"] * (len(names) - 2)
-    assert bucket.keys("captures") == []
 
 
 def test_nothing_is_written_for_a_run_whose_name_is_taken(lab: Path, bucket: Bucket) -> None:

@@ -14,6 +14,7 @@ from actstore_storage.registry.models import ModelRecord, list_models
 from actstore_storage.registry.saes import SaeModelRecord, list_saes
 from actstore_storage.registry.token_texts import token_texts
 from actstore_storage.runs.opening import list_runs
+from actstore_storage.runs.wanted import NO_PLACE
 from actstore_worker.capture.plan import PlanSettings
 from actstore_worker.capture.preparing import Preparing, sealed_request
 from actstore_worker.catalog.folders import ModelCatalog
@@ -64,7 +65,7 @@ def test_a_wanted_run_that_is_let_go_meanwhile_is_none(lab: Path, tmp_path: Path
 
     store = Late(tmp_path)
     store.put("captures/run.json", sealed_request(REQUEST))
-    assert preparing(lab, store).wanted() == {"run": REQUEST}
+    assert preparing(lab, store).wanted() == [(REQUEST, NO_PLACE)]
 
 
 @pytest.mark.parametrize("begun", [False, True])
@@ -78,7 +79,7 @@ def test_a_wanted_run_that_is_given_up_is_told_as_far_as_it_came(begun: bool, la
     found = prepares.give_up("run")
     assert found is not None
     assert (found.run, found.state, found.shards_committed, found.shards_total) == ("run", "cancelled", 0, 6 * begun)
-    assert prepares.wanted() == {}
+    assert prepares.wanted() == []
     assert list_runs(bucket) == ["run"] * begun
     assert prepares.give_up("run") is None
 
@@ -87,15 +88,15 @@ def test_a_request_is_kept_under_the_name_that_its_run_got(lab: Path, bucket: Bu
     prepares, unnamed = preparing(lab, bucket), replace(REQUEST, run="")
     for request in (unnamed, unnamed):  # again, as where it is submitted to finish what is there
         name = prepares.begin(prepares.plan(request), request).record.run
-        assert prepares.wanted() == {name: replace(REQUEST, run=name)}
+        assert prepares.wanted() == [(replace(REQUEST, run=name), NO_PLACE)]
     prepares.unwant(name)
-    assert prepares.wanted() == {}
+    assert prepares.wanted() == []
 
 
 def test_a_request_that_no_version_reads_any_more_is_replaced_when_its_run_begins(lab: Path, bucket: Bucket) -> None:
     """Or a coordinator that crashed would leave a run that the next one does not finish."""
     bucket.put("captures/run.json", seal({"run": "run", "model": "tiny"}))
     prepares = preparing(lab, bucket)
-    assert prepares.wanted() == {}
+    assert prepares.wanted() == []
     prepares.begin(prepares.plan(REQUEST), REQUEST)
-    assert prepares.wanted() == {"run": REQUEST}
+    assert prepares.wanted() == [(REQUEST, NO_PLACE)]

@@ -16,10 +16,10 @@ from actstore_api.records.terms import Failure, ModelReference
 from actstore_storage.bucket import Bucket
 from actstore_storage.errors import StoreUnreachable
 from actstore_storage.runs.opening import list_runs, open_run
-from actstore_worker.capture import progress
 from actstore_worker.capture.plan import PlanSettings, plan_capture
 from actstore_worker.capture.preparing import Preparing, sealed_request
-from actstore_worker.capture.progress import CaptureState
+from actstore_worker.capture.queueing import progress
+from actstore_worker.capture.queueing.progress import CaptureState
 from actstore_worker.capture.shards.tasks import ShardTask
 from actstore_worker.capture.shards.worker import TASKS, ShardReport
 from actstore_worker.catalog.folders import ModelCatalog
@@ -69,7 +69,7 @@ def test_a_run_that_the_store_does_not_let_begin_is_asked_for_again_and_holds_up
 ) -> None:
     """Before it and after it in the order of names. One that is wrong in itself is not asked for again."""
     away = [True]
-    failing(monkeypatch, "begin", lambda _self, plan, _request: away[0] and plan.record.run == "b")
+    failing(monkeypatch, "begin", lambda _self, plan, *_: away[0] and plan.record.run == "b")
     want(bucket, "a", "b", "c")
     wrong = replace(REQUEST, run="wrong", model=ModelReference("nobody"))
     bucket.put("captures/wrong.json", sealed_request(wrong))

@@ -17,7 +17,7 @@ from actstore_api.records.capture import DatasetReference
 from actstore_storage.bucket import Bucket
 from actstore_storage.errors import ActstoreError, BadRequest, NotThere
 from actstore_storage.format.specification import RowFilter
-from actstore_worker.capture.options import document_query
+from actstore_worker.capture.planning.options import document_query
 from actstore_worker.datasets.documents import UNWATCHED, DocumentQuery
 from actstore_worker.datasets.documents import documents as dataset_documents
 from actstore_worker.datasets.files import Dataset

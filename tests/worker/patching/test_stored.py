@@ -20,8 +20,8 @@ from actstore_storage.bucket.opening import open_bucket
 from actstore_storage.errors import ActstoreError
 from actstore_storage.format.sites import Site
 from actstore_storage.runs.opening import create_run
-from actstore_worker.capture.options import SINK_RATIO
 from actstore_worker.capture.plan import Plan, PlanSettings, plan_capture
+from actstore_worker.capture.planning.options import SINK_RATIO
 from actstore_worker.capture.shards.worker import CaptureWorker
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.datasets.places import DatasetPlaces

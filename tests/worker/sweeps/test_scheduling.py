@@ -1,6 +1,7 @@
 """Several sweeps on one model: who waits for whom, and that nobody sees any of it in the numbers."""
 
 import asyncio
+import itertools
 import threading
 import time
 from collections.abc import Sequence
@@ -25,7 +26,7 @@ from actstore_api.records.patching import (
 )
 from actstore_api.records.terms import ModelReference
 from actstore_storage.bucket.local import LocalBucket
-from actstore_storage.errors import ActstoreError
+from actstore_storage.errors import ActstoreError, BadRequest
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.models.loading import load_model
 from actstore_worker.models.model import LanguageModel
@@ -33,6 +34,7 @@ from actstore_worker.models.turns import Turns, share
 from actstore_worker.patching.inputs.limits import PatchingLimits
 from actstore_worker.patching.inputs.supplies import Supplies
 from actstore_worker.patching.kernels.full import FullForward, Patch
+from actstore_worker.patching.serving.caller import Caller
 from actstore_worker.patching.serving.failover import TRIES, ProcessDied, going_on
 from actstore_worker.patching.serving.scheduler import FIRST_TOKEN_LAYERS, UPDATES_MAX, Job, Pace, Scheduler
 from actstore_worker.patching.serving.sweeps import Served, Sweeps
@@ -66,9 +68,9 @@ class Side:
             self.kernels = Kernels(fastest_kernel(self.model), FullForward(self.model))
         self.pace = Pace(0.25)
 
-    def add(self, request: RunSweep, kernels: Kernels | None = None) -> Job[Any]:
+    def add(self, request: RunSweep, kernels: Kernels | None = None, principal: str = "") -> Job[Any]:
         steps = sweep_steps(self.model, request, LIMITS, kernels or self.kernels, budget=lambda: 100.0)
-        job: Job[Any] = Job(self.model, steps, self.pace, lambda: None)
+        job: Job[Any] = Job(self.model, steps, self.pace, lambda: None, principal)
         self.scheduler.add(job)
         return job
 
@@ -102,6 +104,32 @@ def test_one_cell_behind_a_large_sweep_answers_within_a_few_batches(model: Langu
     assert side.scheduler.batches - before <= 4  # its cell and control, its audit, and the large sweep's in between
     assert not large.ended
     assert_same(cells(list(small.take())), alone(model, ONE).cells)
+
+
+def test_who_runs_many_sweeps_is_not_served_more_often_than_who_runs_one(
+    model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each sweep in batches of its own, as those of different models are."""
+    side, served = Side(model), list[str]()
+    monkeypatch.setattr(side.scheduler, "_tokens_per_slice", 1)
+    honest = side.scheduler._run
+    monkeypatch.setattr(side.scheduler, "_run", lambda batch: served.append(batch[0].principal) or honest(batch))
+    jobs = [side.add(BIG, principal="ann") for _ in range(3)]
+    jobs.append(side.add(BIG, principal="bob"))
+    for _ in range(20):
+        for job in jobs:
+            list(job.take())
+        side.scheduler.turn()
+    assert served == ["ann", "bob"] * 10
+    jobs[-1].close()  # bob leaves and comes back, which gains nothing
+    side.scheduler.turn()
+    late = side.add(BIG, principal="bob")
+    for _ in range(9):
+        for job in (*jobs, late):
+            list(job.take())
+        side.scheduler.turn()
+    assert abs(served[20:].count("bob") - 5) <= 1
+    assert all(one != other for one, other in itertools.pairwise(served[21:]))
 
 
 def test_sweeps_of_one_model_share_batches_and_their_numbers_stay(model: LanguageModel) -> None:
@@ -312,6 +340,28 @@ def test_sweeps_are_served_side_by_side(model: LanguageModel, sweeps: Sweeps) ->
         assert_same(cells(updates), alone(model, request).cells)
         progress = [update for update in updates if isinstance(update, SweepProgress)]
         assert progress[-1].cells_done == progress[-1].cells_total == cells(updates).num_rows
+
+
+def test_a_sweep_that_takes_longer_than_its_caller_waits_is_refused_with_both_numbers(
+    model: LanguageModel, sweeps: Sweeps
+) -> None:
+    fresh = replace(BIG, fresh=True)
+
+    async def ask(served: Served, seconds_left: float | None) -> list[SweepUpdate]:
+        caller = Caller("ann", seconds_left)
+        return [update async for update in sweeps.run(served, fresh, NOTHING_FINISHED, caller)]
+
+    async def work() -> None:
+        served = sweeps.serve(share(model, Turns()))
+        await ask(served, 1e-9)  # nothing was measured yet, so it runs
+        with pytest.raises(BadRequest, match=r"the sweep would take about .* s, and its deadline is in 0 s") as refusal:
+            await ask(served, 1e-9)
+        assert (refusal.value.reason, refusal.value.details["field"]) == ("LIMIT_EXCEEDED", "deadline_seconds")
+        assert refusal.value.details["allowed"].startswith("at most 0.0")
+        for seconds_left in (None, 3600.0):
+            assert_same(cells(await ask(served, seconds_left)), alone(model, BIG).cells)
+
+    asyncio.run(work())
 
 
 def test_leaving_a_stream_frees_the_model(model: LanguageModel, sweeps: Sweeps) -> None:

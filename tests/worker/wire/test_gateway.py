@@ -38,9 +38,10 @@ from actstore_storage.format.specification import FORMAT_VERSION
 from actstore_worker.capture.answering import CaptureAnswers
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.datasets.places import DatasetPlaces
+from actstore_worker.patching.serving.caller import Caller
 from actstore_worker.wire.gateway import Gateway
 
-TOKEN = "gateway-token"
+TOKEN, PREVIOUS = "gateway-token", "token-of-before"
 MODEL = ModelReference("tiny")
 SPECIFICATION = CaptureSpecification(run="run")
 PROGRESS = CaptureProgress("run", "running", 1, 2)
@@ -53,7 +54,13 @@ TOTALS = GetCaptureTotalsAnswer(captures_running=1)
 
 
 class Captures:
-    async def submit(self, request: CaptureSpecification) -> str:
+    """Remembers whose captures were started."""
+
+    def __init__(self) -> None:
+        self.principals: list[str] = []
+
+    async def submit(self, request: CaptureSpecification, principal: str) -> str:
+        self.principals.append(principal)
         return request.run
 
     async def estimate(self, request: CaptureSpecification) -> CaptureEstimate:
@@ -71,17 +78,20 @@ class Captures:
     async def totals(self) -> GetCaptureTotalsAnswer:
         return TOTALS
 
-    async def ask(self, question: Any) -> Any:
+    async def ask(self, question: Any, principal: str) -> Any:
         captures: Any = self
-        return await CaptureAnswers(captures, ModelCatalog((), allow_hub=True), DatasetPlaces()).answer(question)
+        answers = CaptureAnswers(captures, ModelCatalog((), allow_hub=True), DatasetPlaces())
+        return await answers.answer(question, principal)
 
 
 class Models:
-    """Remembers the last live question."""
+    """Remembers the last live question, and the caller of the last sweep."""
 
     asked: Any = None
+    caller: Caller | None = None
 
-    async def run(self, request: RunSweep) -> AsyncIterator[SweepProgress]:
+    async def run(self, request: RunSweep, caller: Caller) -> AsyncIterator[SweepProgress]:
+        self.caller = caller
         yield SweepProgress(0, len(request.pairs))
         yield SweepProgress(1, len(request.pairs))
         raise ZeroDivisionError("an error of nobody's business")
@@ -98,12 +108,12 @@ class Models:
 class Call:
     """A context as Serve's is."""
 
-    def __init__(self, token: str = TOKEN, **headers: str) -> None:
-        self._token, self._headers = token, headers
+    def __init__(self, token: str = TOKEN, *headers: tuple[str, str], **named: str) -> None:
+        self._token, self._headers = token, (*headers, *named.items())
         self.code, self.details, self.trailers = grpc.StatusCode.OK, "", []
 
     def invocation_metadata(self) -> list[tuple[str, str]]:
-        return [("authorization", f"Bearer {self._token}"), *self._headers.items()]
+        return [("authorization", f"Bearer {self._token}"), *self._headers]
 
     def set_code(self, code: grpc.StatusCode) -> None:
         self.code = code
@@ -125,11 +135,12 @@ def models() -> Models:
     return Models()
 
 
-def call(models: Models, name: str, message: Any, context: Call) -> list[Any]:
+def call(models: Models, name: str, message: Any, context: Call, captures: Captures | None = None) -> list[Any]:
     """The messages that come back."""
 
     async def everything() -> list[Any]:
-        answer = getattr(Gateway(TOKEN, Captures(), models), name)(message, grpc_context=context)
+        gateway = Gateway(lambda: (TOKEN, PREVIOUS), captures or Captures(), models)
+        answer = getattr(gateway, name)(message, grpc_context=context)
         return [found async for found in answer] if VERBS[name].streams else [await answer]
 
     return asyncio.run(everything())
@@ -160,6 +171,16 @@ def test_captures_are_asked_of_the_coordinator(models: Models) -> None:
     assert told(models, GetCaptureTotals()) == [TOTALS]
     assert [answer.progress for answer in told(models, WatchCapture("run"))] == [PROGRESS, ENDED]
     assert [answer.estimate for answer in told(models, EstimateSweep(SWEEP))] == [SWEEP_ESTIMATE]
+
+
+def test_the_workers_learn_who_asks_and_how_long_a_sweep_may_take(models: Models) -> None:
+    captures, named = Captures(), (("actstore-principal", "ann"), ("actstore-seconds-left", "12.5"))
+    for headers in ((), named):
+        call(models, "StartCapture", encode(StartCapture(SPECIFICATION)), Call(TOKEN, *headers), captures)
+        call(models, "RunSweep", encode(SWEEP), Call(TOKEN, *headers))
+        expected = Caller("ann", 12.5) if headers else Caller("default", None)
+        assert models.caller == expected
+    assert captures.principals == ["default", "ann"]
 
 
 def test_what_is_no_capture_and_no_sweep_is_asked_of_a_model(models: Models) -> None:
@@ -220,6 +241,12 @@ def test_no_verb_answers_without_the_token(models: Models, token: str) -> None:
             (empty,) = call(models, verb.name, message_of(verb.question)(), context)
             assert not empty.ByteSize()
             assert (context.code, context.failure.reason) == (grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED")
+
+
+def test_the_token_of_before_is_valid_while_it_is_replaced(models: Models) -> None:
+    context = Call(PREVIOUS)
+    (answer,) = call(models, "GetCaptureTotals", encode(GetCaptureTotals()), context)
+    assert (context.code, decode(GetCaptureTotalsAnswer, answer)) == (grpc.StatusCode.OK, TOTALS)
 
 
 def test_the_gateway_says_what_the_workers_are(models: Models) -> None:

@@ -26,15 +26,15 @@ class CaptureAnswers:
         self._coordinator = coordinator
         self._catalog, self._places = catalog, places
 
-    async def answer(self, question: Any) -> Any:
-        """Answer a question about captures, except the one whose answer is a stream.
+    async def answer(self, question: Any, principal: str) -> Any:
+        """Answer a principal's question about captures, except the one whose answer is a stream.
 
         Errors: any error of the question.
         """
         captures = self._coordinator
         match question:
             case StartCapture():
-                return StartCaptureAnswer(await captures.submit(question.specification))
+                return StartCaptureAnswer(await captures.submit(question.specification, principal))
             case EstimateCapture():
                 return EstimateCaptureAnswer(await captures.estimate(question.specification))
             case ListSources():

@@ -1,4 +1,4 @@
-"""Assigns the shards of captures to workers until all of them are in the bucket.
+"""Runs captures until all of their shards are in the bucket: queues them, starts them, and follows them to their end.
 
 The coordinator's only memory is the bucket: committed shards are never captured again, submitting the same
 specification again captures what is missing, and a new coordinator finishes what an earlier one left. This module does
@@ -10,38 +10,37 @@ import contextlib
 import logging
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Awaitable, Iterable
 from dataclasses import replace
 from typing import Protocol
 from weakref import WeakValueDictionary
 
-from actstore_api.reasons import REASONS, Kind
 from actstore_api.records import capture as told
 from actstore_api.records.capture import (
     CaptureEstimate,
     CaptureProgress,
     CaptureSpecification,
     GetCaptureTotalsAnswer,
+    PrincipalTotals,
 )
 from actstore_api.records.terms import Failure
-from actstore_storage.errors import ActstoreError, BadRequest, NotThere
+from actstore_storage.errors import ActstoreError, NotThere
 from actstore_storage.runs.opening import check_same_run
 from actstore_storage.runs.snapshot import Snapshot
+from actstore_storage.runs.wanted import DEFAULT_PRINCIPAL, Queued
+from actstore_worker.capture.activity import Activity
+from actstore_worker.capture.attempts import PAUSING, Attempts
 from actstore_worker.capture.limits import CoordinatorLimits
 from actstore_worker.capture.merging import Merging
-from actstore_worker.capture.progress import CaptureState
+from actstore_worker.capture.queued_captures import QueuedCaptures
+from actstore_worker.capture.queueing.progress import CaptureState
+from actstore_worker.capture.queueing.usage import DeviceSeconds
 from actstore_worker.capture.run_plan import RunPlan
 from actstore_worker.capture.shards.worker import ShardReport
 from actstore_worker.capture.worker_pool import LOST_WORKER, Worker, WorkerPool
 
 _log = logging.getLogger(__name__)
 
-# Errors that would fail all other shards, too. After any other error the rest of the run is still captured.
-_HOPELESS = {Kind.STORE, Kind.BAD_REQUEST, Kind.NOT_FOUND, Kind.DENIED, Kind.LIMIT}
-# Errors that may go away: the capture pauses until they do.
-_PAUSING = {"STORE_UNREACHABLE", "STORE_CREDENTIALS"}
-# Errors of a single shard that happen again in each attempt.
-_CERTAIN = {"VALUE_OVERFLOW"}
 # The speed of a forward pass, as a fraction of the measured speed of a matrix product.
 _FLOPS_SHARE = 0.5
 
@@ -52,7 +51,7 @@ class Preparer(Protocol):
     def plan(self, request: CaptureSpecification, stop: threading.Event) -> RunPlan:
         """Plans a run, without writing to the bucket. Errors: ActstoreError CANCELLED soon after `stop` is set."""
 
-    def begin(self, plan: RunPlan, request: CaptureSpecification) -> Snapshot:
+    def begin(self, plan: RunPlan, request: CaptureSpecification, queued: Queued) -> Snapshot:
         """Creates the run and its request in the bucket, so that a later coordinator can finish it."""
 
     def unwant(self, run: str) -> None: ...
@@ -60,8 +59,11 @@ class Preparer(Protocol):
     def give_up(self, run: str) -> CaptureProgress | None:
         """Removes the request of a run that is not being captured. None: there was no request."""
 
-    def wanted(self) -> dict[str, CaptureSpecification]:
-        """Returns the requests by run."""
+    def wanted(self) -> list[tuple[CaptureSpecification, Queued]]:
+        """Returns the requests, in the order in which their captures start, within a class."""
+
+    def opened(self, run: str) -> Snapshot | None:
+        """Opens a run. None: it does not exist."""
 
     def fold(self, run: str) -> None:
         """Folds commits into checkpoints."""
@@ -77,53 +79,76 @@ class Coordinator:
         self._limits = limits
         self._merging = merging
         self.pool = WorkerPool(list(workers), limits)
-        self._captures: dict[str, CaptureState] = {}
-        self._beginning = 0  # Slots that are reserved for captures that are not in `_captures` yet.
+        self._attempts = Attempts(self.pool, limits, self, self._start)
+        self._captures = QueuedCaptures(limits)
         self._by_run: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._tasks: set[asyncio.Task[None]] = set()
         self._planning = asyncio.Semaphore(limits.plans)
         self._totals: Counter[str] = Counter()  # By field of GetCaptureTotalsAnswer.
+        self._device_seconds = DeviceSeconds(limits.principals_counted)
+        self.activity = Activity()
 
-    async def submit(self, request: CaptureSpecification) -> str:
-        """Plans and creates a run, and returns its name. If the request is wrong, an error is raised and nothing is
-        written to the bucket.
+    async def submit(self, request: CaptureSpecification, principal: str = DEFAULT_PRINCIPAL) -> str:
+        """Plans and creates a run, and returns its name. It starts as soon as it has a place.
+
+        If the request is wrong or the queue is full, an error is raised and nothing is written to the bucket.
         """
+        return await self._submit(request, principal)
+
+    async def _submit(self, request: CaptureSpecification, principal: str, queued: Queued | None = None) -> str:
+        """`queued`: the place that an earlier coordinator gave it."""
         plan = await self._plan(request)
         # From here on a caller who leaves changes nothing: a run that is created is captured.
-        return await asyncio.shield(self._begin(plan, request))
+        return await asyncio.shield(self._begin(plan, request, principal, queued))
 
-    async def _begin(self, plan: RunPlan, request: CaptureSpecification) -> str:
+    async def _begin(self, plan: RunPlan, request: CaptureSpecification, principal: str, queued: Queued | None) -> str:
         run = plan.record.run
         async with self._lock(run):
-            if self._is_active(run):
-                check_same_run(self._captures[run].record, plan.record)
+            if (known := self._captures.get(run)) is not None and known.active:
+                check_same_run(known.record, plan.record)
                 return run
-            with self._place():
-                snapshot = await asyncio.to_thread(self._preparer.begin, plan, request)
-                self._captures.pop(run, None)
-                self._forget_old()
-                capture = self._captures[run] = CaptureState.of(snapshot, plan.dataset_files)
-        plan = replace(plan, record=plan.record.continuing(snapshot.record))
-        self._start(self._run(capture, plan))
+            there = await asyncio.to_thread(self._preparer.opened, run)
+            committed = 0 if there is None else there.tokens_committed
+            new = self._captures.new_place(plan.record, principal, committed)
+            with new if queued is None else contextlib.nullcontext(queued) as place:
+                snapshot = await asyncio.to_thread(self._preparer.begin, plan, request, place)
+                capture = self._captures.enter(snapshot, request, place)
+        capture.dataset_files = plan.dataset_files
+        self._start_next(plan)
         return run
 
     async def resume(self) -> bool:
-        """Continue every requested run that this coordinator is not capturing. False: the store failed, try again."""
+        """Continue every requested run that this coordinator is not capturing, in the order of their turns.
+
+        False: the store failed, try again.
+        """
         whole = True
         try:
             wanted = await asyncio.to_thread(self._preparer.wanted)
         except ActstoreError as error:
             _log.warning("the list of requested captures cannot be read: %s", error.message)
             return False
-        for run, request in wanted.items():
-            if run in self._captures:
+        for request, queued in wanted:
+            if self._captures.get(request.run) is not None:
                 continue
             try:
-                await self.submit(request)
+                await self._resume(request, queued)
             except ActstoreError as error:
-                _log.warning("the requested capture of run %s cannot be resumed: %s", run, error.message)
-                whole = whole and error.reason not in _PAUSING
+                _log.warning("the requested capture of run %s cannot be resumed: %s", request.run, error.message)
+                whole = whole and error.reason not in PAUSING
+        self._start_next()
         return whole
+
+    async def _resume(self, request: CaptureSpecification, queued: Queued) -> None:
+        """A run that exists waits again without being planned, which would take long for many."""
+        async with self._lock(request.run):
+            if self._captures.is_active(request.run):
+                return
+            snapshot = await asyncio.to_thread(self._preparer.opened, request.run)
+            if snapshot is not None:
+                self._captures.enter_again(snapshot, request, queued)
+                return
+        await self._submit(request, queued.principal, queued)
 
     async def estimate(self, request: CaptureSpecification) -> CaptureEstimate:
         plan = await self._plan(request)
@@ -158,7 +183,7 @@ class Coordinator:
         if capture.version <= version and capture.active:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(capture.changed.wait(), self._limits.heartbeat_seconds)
-        return capture.version, capture.progress()
+        return capture.version, self._progress(capture)
 
     async def cancel(self, run: str) -> CaptureProgress:
         """Assigns no more shards and interrupts those in progress. Committed shards stay.
@@ -166,7 +191,7 @@ class Coordinator:
         It also removes the request of a run that is not being captured because it could not be resumed.
         """
         async with self._lock(run):  # Otherwise a run that is just being created would be missed.
-            given_up = None if self._is_active(run) else await asyncio.to_thread(self._preparer.give_up, run)
+            given_up = None if self._captures.is_active(run) else await asyncio.to_thread(self._preparer.give_up, run)
         if given_up is not None:
             return given_up
         capture = self._find(run)
@@ -176,38 +201,81 @@ class Coordinator:
                 reason="CAPTURE_NOT_FOUND",
                 field="run",
                 value=run,
-                allowed=self._running(),
+                allowed=self._captures.active,
             )
         await self._end(capture, "cancelled")
         await self.pool.interrupt(run)
-        return capture.progress()
+        return self._progress(capture)
+
+    @property
+    def paused(self) -> int:
+        """Captures that wait for the store."""
+        return self._captures.paused
+
+    @property
+    def workers(self) -> int:
+        """Capture workers, those that are being replaced included."""
+        return len(self.pool)
 
     async def totals(self) -> GetCaptureTotalsAnswer:
-        return GetCaptureTotalsAnswer(captures_running=len(self._running()), **self._totals)
+        principals = self._device_seconds.by_principal.items()
+        return GetCaptureTotalsAnswer(
+            captures_running=self._captures.running,
+            queues=self._captures.totals(),
+            principals=tuple(PrincipalTotals(name, seconds) for name, seconds in principals),
+            **self._totals,
+        )
 
-    async def _run(self, capture: CaptureState, plan: RunPlan) -> None:
-        """Captures a run. All captures share the workers, first come, first served. A shard is assigned once a worker
-        is idle.
+    def _start_next(self, known: RunPlan | None = None) -> None:
+        """Starts every capture that has a place. The plans of others are dropped, because they hold their runs' tokens:
+        only the `known` one may be used at once.
         """
-        attempts: set[asyncio.Task[None]] = set()
-        while capture.active and (capture.pending or attempts):
-            # A shard that will be tried again keeps its slot, so that an error of every shard does not make all of them
-            # fail.
-            if not capture.pending or len(attempts) >= self.pool.places:
-                # And at intervals, for workers that have joined.
-                _, attempts = await asyncio.wait(
-                    attempts, timeout=self._limits.heartbeat_seconds, return_when=asyncio.FIRST_COMPLETED
-                )
-                continue
-            worker = await self.pool.idle()
-            if not capture.pending:
-                self.pool.release(worker)
-                continue
-            attempts.add(asyncio.create_task(self._attempt(capture, plan, capture.pending.popleft(), worker)))
-            attempts = {task for task in attempts if not task.done()}
-        if attempts:
-            await asyncio.wait(attempts)
+        while capture := self._captures.start_next():
+            plan = known if known is not None and known.record.run == capture.record.run else None
+            self._start(self._run(capture, plan))
+
+    def _progress(self, capture: CaptureState) -> CaptureProgress:
+        return replace(capture.progress(), queue=self._captures.place(capture, len(self.pool)))
+
+    async def _run(self, capture: CaptureState, plan: RunPlan | None) -> None:
+        """Captures a run. All captures share the workers: see `Attempts`."""
+        if capture.pending:
+            plan = plan or await self._plan_again(capture)
+            if plan is None:
+                return
+            capture.dataset_files = plan.dataset_files
+            await self._attempts.run(capture, replace(plan, record=plan.record.continuing(capture.record)))
         await self._finish(capture)
+
+    async def _plan_again(self, capture: CaptureState) -> RunPlan | None:
+        """Plans a capture that has waited. None: it has ended, because it was cancelled, or cannot be planned any more.
+
+        It could be planned when it was submitted, so it stays requested: the next coordinator tries again.
+        """
+        while capture.active:
+            failure = None
+            try:
+                plan = await self._plan(capture.request)
+                check_same_run(capture.record, plan.record)
+            except ActstoreError as error:
+                failure = Failure(error.reason, error.message, error.details)
+            except Exception:  # noqa: BLE001  a fault of planning must not end the coordinator
+                _log.exception("the capture of %s cannot be planned", capture.record.run)
+                failure = Failure(
+                    "INTERNAL", "the capture cannot be planned; the coordinator's log has the details", {}
+                )
+            if failure is None:
+                capture.go_on()
+                return plan
+            if failure.reason not in PAUSING or capture.pause(failure) > self._limits.patience_seconds:
+                await self._end(capture, "failed", failure, let_go=False)
+            else:
+                await asyncio.sleep(self._limits.pause_seconds)
+        return None
+
+    async def fail(self, capture: CaptureState, failure: Failure) -> None:
+        """Ends a capture, because no further shard would succeed."""
+        await self._end(capture, "failed", failure)
 
     async def _finish(self, capture: CaptureState) -> None:
         run = capture.record.run
@@ -219,61 +287,27 @@ class Coordinator:
         else:
             await self._end(capture, "complete")
 
-    async def _end(self, capture: CaptureState, state: told.CaptureState, failure: Failure | None = None) -> None:
-        """Ends a capture once. Its request is removed before the final state is reported, and submitting the run again
-        waits for this.
+    async def _end(
+        self,
+        capture: CaptureState,
+        state: told.CaptureState,
+        failure: Failure | None = None,
+        *,
+        let_go: bool = True,
+    ) -> None:
+        """Ends a capture once. Its request is removed, if it is let go, before the final state is reported, and
+        submitting the run again waits for this.
         """
         capture.pending.clear()
         async with capture.ending:
             if not capture.active:
                 return
-            await self._unwant(capture.record.run)
+            if let_go:
+                await self._unwant(capture.record.run)
             capture.end(state, failure)
         self._totals[f"captures_{state}"] += 1
-
-    async def _attempt(self, capture: CaptureState, plan: RunPlan, shard: int, worker: Worker) -> None:
-        """Makes one attempt. A failed shard that will be tried again goes back to the pending ones."""
-        failure = await self._try_shard(capture, plan, shard, worker)
-        if failure is None or not capture.active:
-            return
-        if failure.reason in _PAUSING:
-            if capture.pause(failure) > self._limits.patience_seconds:
-                await self._end(capture, "failed", failure)
-                return
-            await asyncio.sleep(self._limits.pause_seconds)
-        elif not self._may_try_again(capture, shard, failure):
-            capture.fail_shard(shard, failure)
-            if REASONS[failure.reason].kind in _HOPELESS and failure.reason not in _CERTAIN:
-                await self._end(capture, "failed", failure)
-            return
-        else:
-            await asyncio.sleep(self._limits.retry_seconds)
-        capture.pending.appendleft(shard)
-
-    def _may_try_again(self, capture: CaptureState, shard: int, failure: Failure) -> bool:
-        if failure.reason in _CERTAIN:
-            return False
-        if failure.reason == LOST_WORKER:
-            capture.lost[shard] += 1
-            return capture.lost[shard] < self._limits.losses_per_shard
-        capture.tried[shard] += 1
-        return capture.tried[shard] < self._limits.attempts_per_shard
-
-    async def _try_shard(self, capture: CaptureState, plan: RunPlan, shard: int, worker: Worker) -> Failure | None:
-        run = capture.record.run
-        try:
-            self._count(capture, await self.pool.capture(worker, plan, shard))
-        except ActstoreError as error:
-            _log.warning("shard %d of %s: %s", shard, run, error.message)
-            return Failure(error.reason, error.message, error.details)
-        except Exception:  # noqa: BLE001  a worker's fault must not end the coordinator
-            _log.exception("shard %d of %s", shard, run)
-            return Failure(
-                "INTERNAL", f"shard {shard} failed; the coordinator's log has the details", {"shard": str(shard)}
-            )
-        if capture.shards_committed % self._limits.fold_shards == 0:
-            self._start(self._tidy(run))
-        return None
+        self._captures.ended(capture)
+        self._start_next()
 
     async def _tidy(self, run: str) -> None:
         await self._fold(run)
@@ -291,7 +325,14 @@ class Coordinator:
         except ActstoreError as error:  # The next coordinator then finds a request with nothing left to do.
             _log.warning("the request for run %s could not be removed: %s", run, error.message)
 
-    def _count(self, capture: CaptureState, report: ShardReport) -> None:
+    def attempt_failed(self, failure: Failure) -> None:
+        """Counts an attempt that failed."""
+        self.activity.failed(lost=failure.reason == LOST_WORKER)
+
+    def captured(self, capture: CaptureState, report: ShardReport) -> None:
+        self.activity.captured(report, capture.shard_token_layers)
+        self._device_seconds.add(capture.queued.principal, report.device_seconds)
+        self._captures.speed.observe(capture.shard_token_layers, report.device_seconds)
         if report.won:
             self._totals["shards_committed"] += 1
             self._totals["tokens_committed"] += report.tokens
@@ -301,54 +342,27 @@ class Coordinator:
         if capture.active:
             capture.go_on()
         capture.committed(report.tokens)
+        if capture.shards_committed % self._limits.fold_shards == 0:
+            self._start(self._tidy(capture.record.run))
 
-    def _start(self, work: "asyncio._CoroutineLike[None]") -> None:
-        task = asyncio.create_task(work)
+    def _start(self, work: Awaitable[None]) -> "asyncio.Task[None]":
+        task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     def _find(self, run: str) -> CaptureState:
-        if run not in self._captures:
+        capture = self._captures.get(run)
+        if capture is None:
             raise NotThere(
                 f"run {run!r} is not being captured",
                 reason="CAPTURE_NOT_FOUND",
                 field="run",
                 value=run,
-                allowed=self._running(),
+                allowed=self._captures.active,
             )
-        return self._captures[run]
-
-    def _is_active(self, run: str) -> bool:
-        return run in self._captures and self._captures[run].active
-
-    def _running(self) -> list[str]:
-        return [run for run, capture in self._captures.items() if capture.active]
+        return capture
 
     def _lock(self, run: str) -> asyncio.Lock:
         """The lock for creating a run or removing its request."""
         return self._by_run.setdefault(run, asyncio.Lock())
-
-    @contextlib.contextmanager
-    def _place(self) -> Iterator[None]:
-        """Reserves a slot for a run before anything of it is in the bucket, so that simultaneous requests cannot exceed
-        the limit.
-        """
-        running = len(self._running()) + self._beginning
-        if running >= self._limits.captures:
-            raise BadRequest(
-                f"{running} captures are running, and at most {self._limits.captures} may run at a time",
-                reason="LIMIT_EXCEEDED",
-                field="captures",
-                value=running + 1,
-                allowed=f"at most {self._limits.captures}",
-            )
-        self._beginning += 1
-        try:
-            yield
-        finally:
-            self._beginning -= 1
-
-    def _forget_old(self) -> None:
-        ended = [run for run, capture in self._captures.items() if not capture.active]
-        for run in ended[: max(0, len(ended) - self._limits.finished_captures + 1)]:
-            del self._captures[run]

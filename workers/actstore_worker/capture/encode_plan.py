@@ -11,9 +11,9 @@ from actstore_storage.errors import BadRequest
 from actstore_storage.format.records import fields_in_common
 from actstore_storage.format.specification import RunRecord, SaeRecord, Specification
 from actstore_storage.runs.opening import open_run
-from actstore_worker.capture.estimates import feature_bytes
-from actstore_worker.capture.options import row_filters, stored_positions
 from actstore_worker.capture.plan import default_run_name
+from actstore_worker.capture.planning.estimates import feature_bytes
+from actstore_worker.capture.planning.options import row_filters, stored_positions
 from actstore_worker.capture.run_plan import RunPlan
 from actstore_worker.capture.shards.tasks import EncodeTask
 from actstore_worker.catalog.folders import ModelCatalog

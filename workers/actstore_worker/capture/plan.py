@@ -17,9 +17,9 @@ from actstore_storage.format.records import fields_in_common
 from actstore_storage.format.sites import HEAD_KINDS, Site, expand_sites, parse_site
 from actstore_storage.format.specification import FORMAT_VERSION, RunRecord, SaeRecord, Specification
 from actstore_storage.runs.document_sources import DocumentSources
-from actstore_worker.capture.estimates import bytes_by_product, forward_flops_per_token, sketch_bytes
 from actstore_worker.capture.limits import PlanLimits
-from actstore_worker.capture.options import StoreOptions, checked_options, document_query
+from actstore_worker.capture.planning.estimates import bytes_by_product, forward_flops_per_token, sketch_bytes
+from actstore_worker.capture.planning.options import StoreOptions, checked_options, document_query
 from actstore_worker.capture.run_plan import RunPlan
 from actstore_worker.capture.shards.tasks import ShardTask
 from actstore_worker.catalog.folders import ModelCatalog

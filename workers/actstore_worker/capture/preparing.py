@@ -11,16 +11,16 @@ from actstore_storage.bucket import Bucket
 from actstore_storage.bucket.watched import WatchedBucket
 from actstore_storage.errors import CorruptObject, NotThere, corrupt_object
 from actstore_storage.format.keys import WANTED, run_key, wanted_key
-from actstore_storage.format.records import seal, unseal
 from actstore_storage.format.specification import written_format
 from actstore_storage.registry.models import ModelRecord, register_model
 from actstore_storage.registry.saes import register_sae
 from actstore_storage.runs.opening import check_run_name, create_run, open_run
 from actstore_storage.runs.snapshot import Snapshot
+from actstore_storage.runs.wanted import NO_PLACE, Queued, read_wanted, seal_wanted
 from actstore_storage.upkeep.folding import fold_commits
 from actstore_worker.capture.encode_plan import plan_encoding
 from actstore_worker.capture.plan import PlanSettings, plan_capture
-from actstore_worker.capture.progress import CaptureState
+from actstore_worker.capture.queueing.progress import CaptureState
 from actstore_worker.capture.run_plan import RunPlan
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.datasets.limits import NEVER
@@ -49,7 +49,7 @@ class Preparing:
             return plan_encoding(request, WatchedBucket(self.bucket, stop), self.catalog, self.settings.device)
         return plan_capture(request, self.catalog, self.settings, stop)
 
-    def begin(self, plan: RunPlan, request: CaptureSpecification) -> Snapshot:
+    def begin(self, plan: RunPlan, request: CaptureSpecification, queued: Queued = NO_PLACE) -> Snapshot:
         """Creates the run and its request in the bucket.
 
         The request is written before the run is created: a crash in between leaves a request that the next coordinator
@@ -63,7 +63,7 @@ class Preparing:
         record = plan.record
         check_run_name(self.bucket, record)
         register(self.bucket, plan)
-        key, wanted = wanted_key(record.run), sealed_request(replace(request, run=record.run))
+        key, wanted = wanted_key(record.run), sealed_request(replace(request, run=record.run), queued)
         with ExitStack() as undo:
             if self.bucket.put_if_absent(key, wanted):
                 undo.callback(self.bucket.delete, key)
@@ -83,25 +83,31 @@ class Preparing:
         if not self.bucket.exists(wanted_key(run)):
             return None
         self.unwant(run)
-        try:
-            capture = CaptureState.of(open_run(self.bucket, run))
-        except NotThere:  # A crash came between the request and the creation of the run.
+        snapshot = self.opened(run)
+        if snapshot is None:
             return CaptureProgress(run, "cancelled")
+        capture = CaptureState.of(snapshot)
         capture.end("cancelled")
         return capture.progress()
 
-    def wanted(self) -> dict[str, CaptureSpecification]:
-        found = {}
+    def wanted(self) -> list[tuple[CaptureSpecification, Queued]]:
+        """In the order in which their captures start, within a class."""
+        found = []
         for key in self.bucket.keys(WANTED):
             try:
-                request = _request(self.bucket.get(key), key)
+                found.append(_request(self.bucket.get(key), key))
             except KeyError:  # Its capture has just ended.
                 continue
             except CorruptObject as error:
                 _log.warning("%s", error.message)
-                continue
-            found[request.run] = request
-        return found
+        return sorted(found, key=lambda each: (each[1].turn, each[1].submitted_seconds, each[0].run))
+
+    def opened(self, run: str) -> Snapshot | None:
+        """None: a crash came between the request and the creation of the run."""
+        try:
+            return open_run(self.bucket, run)
+        except NotThere:
+            return None
 
     def fold(self, run: str) -> None:
         fold_commits(open_run(self.bucket, run))
@@ -116,25 +122,21 @@ def register(bucket: Bucket, plan: RunPlan) -> None:
         register_sae(bucket, sae_record(sae))
 
 
-def sealed_request(request: CaptureSpecification) -> bytes:
-    """Writes a request as it is stored: the contract's message, in protobuf's JSON."""
-    return seal(to_json(request))
+def sealed_request(request: CaptureSpecification, queued: Queued = NO_PLACE) -> bytes:
+    """Writes a request as it is stored: the contract's message, in protobuf's JSON, and its place in the queue."""
+    return seal_wanted(to_json(request), queued)
 
 
-def _request(data: bytes, key: str) -> CaptureSpecification:
+def _request(data: bytes, key: str) -> tuple[CaptureSpecification, Queued]:
     """Reads a request. Errors: CorruptObject for one that is damaged, belongs to another run, or was written by an
     incompatible version.
     """
-    said = unseal(data, key, dict)
     try:
-        request = from_json(CaptureSpecification, said)
+        return read_wanted(data, key, lambda said: from_json(CaptureSpecification, said))
     except ValueError as error:
         why, *_ = str(error).splitlines()
         message = f"this version cannot read the capture request {key}: submit the capture again, or cancel it ({why})"
         raise corrupt_object(key, message) from error
-    if wanted_key(request.run) != key:
-        raise corrupt_object(key, f"{key} is a request for run {request.run}")
-    return request
 
 
 def _model_record(model: ModelDescription) -> ModelRecord:

@@ -8,7 +8,7 @@ from typing import Any
 
 from actstore_api.records.capture import DatasetFiles
 from actstore_storage.format.specification import RunRecord
-from actstore_worker.capture.progress import NO_FILES
+from actstore_worker.capture.queueing.progress import NO_FILES
 from actstore_worker.capture.shards.tasks import Task
 from actstore_worker.models.model import ModelDescription
 from actstore_worker.sae.autoencoder import SparseAutoencoder

@@ -47,8 +47,10 @@ class WorkerPool:
 
     @property
     def places(self) -> int:
-        """The largest number of tasks that all workers together can have in progress."""
-        return TASKS * len(self._workers)
+        """The largest number of tasks that all workers together can have in progress. At least 1: without a worker, the
+        first task waits for one.
+        """
+        return max(1, TASKS * len(self._workers))
 
     def add(self, workers: Sequence[Worker]) -> None:
         """Adds each worker as often as it takes tasks, but all of them once before any of them twice."""

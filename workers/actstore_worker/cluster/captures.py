@@ -9,6 +9,7 @@ from typing import Any
 import ray
 import torch
 
+from actstore_storage.bucket.observed import ObservedBucket, StoreObserver
 from actstore_storage.bucket.opening import open_bucket, open_files
 from actstore_storage.features.segments import Part
 from actstore_storage.upkeep.merging import Merge
@@ -20,7 +21,7 @@ from actstore_worker.capture.preparing import Preparing
 from actstore_worker.capture.shards.tasks import Task
 from actstore_worker.capture.shards.worker import TASKS, CaptureWorker, ShardReport
 from actstore_worker.cluster.answers import answer, unavailable
-from actstore_worker.cluster.session import worker_count
+from actstore_worker.cluster.joining.session import worker_count
 from actstore_worker.cluster.stores import catalog_of, device_here
 from actstore_worker.datasets.places import DatasetPlaces
 from actstore_worker.settings import WorkerSettings
@@ -29,15 +30,16 @@ from actstore_worker.settings import WorkerSettings
 class RayCoordinator(Coordinator):
     """Owns the capture workers: they end with it, and if Ray restarts it, it starts new ones."""
 
-    def __init__(self, settings: WorkerSettings, workers: int, gpus: int) -> None:
-        bucket = open_bucket(settings.store, settings.s3)
+    def __init__(self, settings: WorkerSettings, workers: int, on_gpus: bool, observer: StoreObserver) -> None:
+        """`observer` hears of this process's requests to the store."""
+        bucket = ObservedBucket(open_bucket(settings.store, settings.s3), observer)
         catalog = catalog_of(settings, bucket)
         stores = tuple(open_files(address, settings.s3) for address in settings.dataset_stores)
         places = DatasetPlaces(settings.dataset_folders, stores, settings.allow_hub, settings.datasets)
-        device = "cuda" if gpus else "cpu"
+        device = "cuda" if on_gpus else "cpu"
         plan_settings = PlanSettings(places, device, settings.write_format, **asdict(settings.planning))
-        resources = {"num_cpus": 1, "num_gpus": settings.ray.worker_gpus if gpus else 0}
-        threads = max(1, int(ray.cluster_resources()["CPU"]) // workers)
+        resources = {"num_cpus": 1, "num_gpus": settings.ray.worker_gpus if on_gpus else 0}
+        threads = max(1, int(ray.cluster_resources().get("CPU", 1)) // max(1, workers))
         worker = ray.remote(_CaptureActor).options(max_restarts=-1, max_concurrency=TASKS + 1, **resources)
         self._new_worker: Callable[[], _RemoteWorker] = lambda: _RemoteWorker(
             worker.remote(settings, threads), settings.coordinator.answer_seconds
@@ -51,12 +53,12 @@ class RayCoordinator(Coordinator):
         self._answers = CaptureAnswers(self, catalog, places)
         self._start(self._look_after_workers(settings))
 
-    async def ask(self, question: Any) -> Any:
+    async def ask(self, question: Any, principal: str) -> Any:
         """Answers any question about captures that has a single answer.
 
         Errors: as `CaptureAnswers.answer`.
         """
-        return await self._answers.answer(question)
+        return await self._answers.answer(question, principal)
 
     async def _look_after_workers(self, settings: WorkerSettings) -> None:
         """Continues what an earlier coordinator left, and uses every node that joins the cluster. Ray itself restarts a
@@ -76,7 +78,7 @@ class _CaptureActor(CaptureWorker):
 
     def __init__(self, settings: WorkerSettings, threads: int) -> None:
         torch.set_num_threads(threads)
-        super().__init__(open_bucket(settings.store, settings.s3), device_here(), settings.sae_cache)
+        super().__init__(open_bucket(settings.store, settings.s3), device_here(settings), settings.sae_cache)
 
     def ready(self) -> int:
         """Returns its process. Answers once the actor is up (again)."""

@@ -14,8 +14,11 @@ from actstore_api.records.capture import CaptureProgress
 from actstore_api.records.patching import RunSweep, SweepCells, SweepEstimate, SweepProgress, SweepResult
 from actstore_api.records.terms import ModelReference
 from actstore_worker.cluster.answers import answer, unavailable
-from actstore_worker.cluster.session import COORDINATOR, NAMESPACE
+from actstore_worker.cluster.coordinator import ensure_coordinator
+from actstore_worker.cluster.joining.session import COORDINATOR, NAMESPACE
+from actstore_worker.files.secrets import TokenFile
 from actstore_worker.live.questions import NamesModel, Question
+from actstore_worker.patching.serving.caller import Caller
 from actstore_worker.patching.serving.failover import ProcessDied, going_on
 from actstore_worker.patching.updates import Finished, SweepUpdate
 from actstore_worker.settings import WorkerSettings
@@ -29,15 +32,16 @@ def model_id_of(model: ModelReference) -> str:
 
 class GatewayIngress(Gateway):
     def __init__(self, settings: WorkerSettings, models: serve.handle.DeploymentHandle) -> None:
-        super().__init__(settings.gateway_token, _RemoteCoordinator(), _RemoteModels(models))
+        ensure_coordinator(settings)
+        super().__init__(TokenFile(settings.token_file), _RemoteCoordinator(), _RemoteModels(models))
         self.format_written = settings.write_format
 
 
 class _RemoteCoordinator:
     """The coordinator, looked up for each call, so that a replaced coordinator is found."""
 
-    async def ask(self, question: Any) -> Any:
-        return await answer(self._actor.ask.remote(question))
+    async def ask(self, question: Any, principal: str) -> Any:
+        return await answer(self._actor.ask.remote(question, principal))
 
     async def progress_after(self, run: str, version: int) -> tuple[int, CaptureProgress]:
         return await answer(self._actor.progress_after.remote(run, version))
@@ -72,13 +76,13 @@ class _RemoteModels:
         finally:
             response.cancel()
 
-    def run(self, request: RunSweep) -> AsyncIterator[SweepProgress | SweepCells | SweepResult]:
+    def run(self, request: RunSweep, caller: Caller) -> AsyncIterator[SweepProgress | SweepCells | SweepResult]:
         """Sends it to a replica that has the model, and to another one if that dies."""
-        return going_on(lambda finished: self._run(request, finished))
+        return going_on(lambda finished: self._run(request, finished, caller))
 
-    async def _run(self, request: RunSweep, finished: Finished) -> AsyncGenerator[SweepUpdate, None]:
-        model_id = model_id_of(request.model)
-        updates = self._handle.options(stream=True, multiplexed_model_id=model_id).sweep.remote(request, finished)
+    async def _run(self, request: RunSweep, finished: Finished, caller: Caller) -> AsyncGenerator[SweepUpdate, None]:
+        handle = self._handle.options(stream=True, multiplexed_model_id=model_id_of(request.model))
+        updates = handle.sweep.remote(request, finished, caller)
         try:
             async for update in updates:
                 yield update

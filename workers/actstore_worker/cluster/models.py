@@ -13,6 +13,7 @@ from actstore_api.records.patching import RunSweep, SweepEstimate
 from actstore_storage.bucket.opening import open_bucket
 from actstore_worker.cluster.gateway import model_id_of
 from actstore_worker.live.questions import Question
+from actstore_worker.patching.serving.caller import Caller
 from actstore_worker.patching.updates import Finished, SweepUpdate
 from actstore_worker.settings import WorkerSettings
 
@@ -33,15 +34,15 @@ def model_replica(models_per_replica: int) -> type:
 
             bucket = open_bucket(settings.store, settings.s3)
             catalog = catalog_of(settings, bucket)
-            self._replica = Replica(catalog, bucket, device_here(), settings.live, settings.patching)
+            self._replica = Replica(catalog, bucket, device_here(settings), settings.live, settings.patching)
 
         @serve.multiplexed(max_num_models_per_replica=models_per_replica)  # type: ignore[untyped-decorator]
         async def model(self, model_id: str) -> "OpenModel":
             return await asyncio.to_thread(self._replica.open, *json.loads(model_id))
 
-        async def sweep(self, request: RunSweep, finished: Finished) -> AsyncIterator[SweepUpdate]:
+        async def sweep(self, request: RunSweep, finished: Finished, caller: Caller) -> AsyncIterator[SweepUpdate]:
             served = await self._served(serve.get_multiplexed_model_id())
-            async with aclosing(self._replica.sweeps.run(served, request, finished)) as updates:
+            async with aclosing(self._replica.sweeps.run(served, request, finished, caller)) as updates:
                 async for update in updates:
                     yield update
 

@@ -2,44 +2,43 @@
 only.
 """
 
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from typing import Any
+from contextlib import contextmanager
 
-import ray
-
-from actstore_api.records.capture import CaptureProgress
-from actstore_worker.cluster.claim import only_deployment
+from actstore_worker.cluster.coordinator import coordinator_running
+from actstore_worker.cluster.joining.claim import only_deployment
+from actstore_worker.cluster.joining.session import ray_session
+from actstore_worker.cluster.joining.sockets import check_port_is_free, wait_until_answering
+from actstore_worker.cluster.joining.strangers import check_strangers_are_refused
+from actstore_worker.cluster.joining.watch import RayGone, watched
 from actstore_worker.cluster.serving import APPLICATION, LOOPBACK, deploy, port_of_running, serve_running
-from actstore_worker.cluster.session import (
-    COORDINATOR,
-    NAMESPACE,
-    POLL_SECONDS,
-    check_room,
-    gpu_count,
-    ray_session,
-    worker_count,
-)
-from actstore_worker.cluster.sockets import wait_until_answering
 from actstore_worker.settings import WorkerSettings
 
 
 @contextmanager
 def running(
-    settings: WorkerSettings, connected: Callable[[], None], waits: Callable[[str], None] = lambda _: None
+    settings: WorkerSettings,
+    connected: Callable[[], None],
+    gone: Callable[[RayGone], None],
+    waits: Callable[[str], None] = lambda _: None,
 ) -> Iterator[str]:
     """Within this context, the workers are up and answer at the yielded address.
 
-    `connected` is called once Ray is up, which has replaced this process's signal handlers. `waits` is called with what
-    is waited for next.
+    Args:
+        settings: The settings.
+        connected: Is called once Ray is up, which has replaced this process's signal handlers.
+        gone: Is called in another thread if Ray ends before this context. Calls to Ray wait for minutes then.
+        waits: Is called with what is waited for next.
 
-    Errors: SettingsError if the cluster has too few resources.
+    Raises:
+        SettingsError: The cluster has too few resources, or answers strangers.
     """
+    _check_metrics_port(settings)
     waits("Ray")
     with ray_session(settings.ray_address, settings.ray.object_store_bytes):
         connected()
-        with only_deployment(settings):
+        check_strangers_are_refused(settings.ray_isolated_by)
+        with watched(settings.ray.gone_seconds, gone), only_deployment(settings):
             running_port = port_of_running(settings)
             waits("the coordinator")
             with coordinator_running(settings), serve_running(settings, running_port, waits) as port:
@@ -49,49 +48,8 @@ def running(
                 yield f"{LOOPBACK}:{port}"
 
 
-@contextmanager
-def coordinator_running(settings: WorkerSettings) -> Iterator[None]:
-    """Within this context, a coordinator runs.
-
-    It replaces one that a killed process left, because that has other settings.
-    """
-    workers, gpus = worker_count(settings), gpu_count()
-    check_room(workers)
-    _stop_coordinator()
-    ray.remote(_CoordinatorActor).options(
-        name=COORDINATOR,
-        namespace=NAMESPACE,
-        lifetime="detached",
-        num_cpus=0,
-        max_restarts=-1,
-    ).remote(settings, workers, gpus)
-    try:
-        yield
-    finally:
-        _stop_coordinator()
-
-
-def _stop_coordinator() -> None:
-    """Kills the coordinator, if there is one, and returns once its name is free."""
-    with suppress(ValueError):  # there is none
-        while True:
-            ray.kill(ray.get_actor(COORDINATOR, NAMESPACE))
-            time.sleep(POLL_SECONDS)
-
-
-class _CoordinatorActor:
-    """The coordinator's process, which alone imports what captures need: that takes seconds, and the starting process
-    does not need it. `workers` and `gpus` are those at the start: when Ray restarts the actor, nodes may still be on
-    their way back.
-    """
-
-    def __init__(self, settings: WorkerSettings, workers: int, gpus: int) -> None:
-        from actstore_worker.cluster.captures import RayCoordinator
-
-        self._coordinator = RayCoordinator(settings, workers, gpus)
-
-    async def ask(self, question: Any) -> Any:
-        return await self._coordinator.ask(question)
-
-    async def progress_after(self, run: str, version: int) -> tuple[int, CaptureProgress]:
-        return await self._coordinator.progress_after(run, version)
+def _check_metrics_port(settings: WorkerSettings) -> None:
+    """Errors: SettingsError if the coordinator, which will be on this machine, cannot listen there."""
+    if settings.worker_metrics_listen and settings.ray_address is None:
+        port = int(settings.worker_metrics_listen.rpartition(":")[2])
+        check_port_is_free(port, "the port of ACTSTORE_WORKER_METRICS_LISTEN")

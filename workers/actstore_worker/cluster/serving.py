@@ -1,16 +1,14 @@
-"""Starts or joins Ray Serve, and deploys the application on it."""
+"""Starts or joins Ray Serve, and deploys the application on it from this process."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from ray import serve
-from ray.serve.config import AutoscalingConfig, HTTPOptions, gRPCOptions
+from ray.serve.config import HTTPOptions, gRPCOptions
 
-from actstore_worker.cluster.gateway import GatewayIngress
-from actstore_worker.cluster.models import model_replica
-from actstore_worker.cluster.session import gpu_count
-from actstore_worker.cluster.sockets import check_port_is_free, free_port, port_of_running_serve
+from actstore_worker.cluster.application import application
+from actstore_worker.cluster.joining.sockets import check_port_is_free, free_port, port_of_running_serve
 from actstore_worker.settings import WorkerSettings
 from actstore_worker.wire.proxy_streams import add_services
 
@@ -56,7 +54,7 @@ def _end_serve(settings: WorkerSettings, *, ours: bool) -> None:
 
 def _start_serve(wanted_port: int) -> int:
     if wanted_port:
-        check_port_is_free(wanted_port)
+        check_port_is_free(wanted_port, "ACTSTORE_GATEWAY_PORT")
     port = wanted_port or free_port()
     serve.start(
         proxy_location="HeadOnly",
@@ -67,23 +65,5 @@ def _start_serve(wanted_port: int) -> int:
 
 
 def deploy(settings: WorkerSettings) -> None:
-    """Deploys the gateway and the replicas of models on Serve, as one application."""
-    limits = settings.ray
-    models = serve.deployment(
-        model_replica(limits.models_per_replica),
-        name="models",
-        max_ongoing_requests=limits.sweeps_per_replica,
-        autoscaling_config=AutoscalingConfig(
-            min_replicas=1,
-            max_replicas=min(limits.model_replicas, gpu_count() or limits.model_replicas),
-            target_ongoing_requests=1,
-        ),
-        ray_actor_options={"num_cpus": 0, "num_gpus": limits.replica_gpus if gpu_count() else 0},
-    )
-    gateway = serve.deployment(
-        GatewayIngress,
-        name="gateway",
-        max_ongoing_requests=limits.gateway_calls,
-        ray_actor_options={"num_cpus": 0},
-    )
-    serve.run(gateway.bind(settings, models.bind(settings)), name=APPLICATION, route_prefix=f"/{APPLICATION}")
+    """Deploys the application on the Serve that runs."""
+    serve.run(application(settings), name=APPLICATION, route_prefix=f"/{APPLICATION}")

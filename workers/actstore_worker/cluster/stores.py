@@ -13,5 +13,6 @@ def catalog_of(settings: WorkerSettings, bucket: Bucket) -> ModelCatalog:
     return ModelCatalog(settings.model_folders, settings.allow_hub, StoredSaes(bucket, settings.sae_cache))
 
 
-def device_here() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def device_here(settings: WorkerSettings) -> torch.device:
+    on_gpu = settings.device == "cuda" or (settings.device == "auto" and torch.cuda.is_available())
+    return torch.device("cuda" if on_gpu else "cpu")

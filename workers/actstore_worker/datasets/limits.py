@@ -4,7 +4,7 @@ import threading
 from dataclasses import dataclass, field
 
 from actstore_storage.errors import ActstoreError, BadRequest
-from actstore_worker.errors import SettingsError
+from actstore_storage.settings.checks import check_positive
 
 # Of reading that nobody stops.
 NEVER = threading.Event()
@@ -12,20 +12,21 @@ NEVER = threading.Event()
 
 @dataclass(frozen=True)
 class DatasetLimits:
-    # Bytes of a line or of an array of JSON, which are read as a whole.
+    # Bytes of a line or of an array of JSON, which are read as a whole. A file with more is refused.
     json_bytes: int = 256 * 2**20
-    # Characters of one document. A tokenizer takes some 200 bytes for each.
+    # Characters of one document. A tokenizer takes some 200 bytes for each. A longer document is refused.
     document_characters: int = 8 * 2**20
-    # Token ids of one document.
+    # Token ids of one document. A document with more is refused.
     document_tokens: int = 16 * 2**20
     # Parts of Parquet and Arrow files that become larger than `expanded_bytes` may become this many times larger than
-    # they are stored. Text becomes 3 to 20 times larger.
+    # they are stored. Text becomes 3 to 20 times larger. A file that becomes larger still is refused.
     expansion: int = 200
+    # Bytes that a part of a Parquet or Arrow file may become, however small it is stored. Beyond it, `expansion`
+    # counts.
     expanded_bytes: int = 64 * 2**20
 
     def __post_init__(self) -> None:
-        if min(vars(self).values()) < 1:
-            raise SettingsError(f"limits of datasets must be at least 1: {self}")
+        check_positive(self)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from typing import Any, TextIO
 from actstore_storage.bucket.opening import open_bucket
 from actstore_storage.errors import ActstoreError
 from actstore_storage.settings.store import absolute
-from actstore_worker.cluster.process import prepare_ray, reserve_standard_output
+from actstore_worker.cluster.joining.process import prepare_ray, reserve_standard_output
 from actstore_worker.errors import SettingsError
 from actstore_worker.settings import read_trainer
 from actstore_worker.training.advice import warnings_of

@@ -11,6 +11,8 @@ from actstore_api.records.terms import Failure
 from actstore_api.shape import Unreadable
 from actstore_storage.errors import ActstoreError, BadRequest
 
+# The trailer with google.rpc.Status.
+DETAILS_KEY = "grpc-status-details-bin"
 STATUS_CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 Question = TypeVar("Question")

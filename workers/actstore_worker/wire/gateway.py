@@ -5,9 +5,8 @@ failure is set on the context, because trailers with google.rpc.Status are sent 
 exception.
 """
 
-import hmac
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Protocol
 
 from actstore_api.codec import encode, message_of
@@ -29,17 +28,22 @@ from actstore_api.v1 import service_pb2
 from actstore_api.verbs import VERBS, Verb
 from actstore_storage.errors import ActstoreError, BadRequest
 from actstore_storage.format.specification import FORMAT_VERSION, FORMATS_READ
-from actstore_worker.wire.failures import STATUS_CODES, failure_of, read_question
+from actstore_storage.runs.wanted import DEFAULT_PRINCIPAL
+from actstore_worker.files.secrets import NO_TOKEN, has_token
+from actstore_worker.patching.serving.caller import Caller
+from actstore_worker.wire.failures import DETAILS_KEY, STATUS_CODES, failure_of, read_question
+from actstore_worker.wire.proxy_streams import SECONDS_LEFT
 
 _log = logging.getLogger(__name__)
+# The header with the name of the principal, which the service sends.
+PRINCIPAL = "actstore-principal"
 _CAPTURES = service_pb2.DESCRIPTOR.services_by_name["CaptureService"].full_name
-_DETAILS_KEY = "grpc-status-details-bin"
 
 
 class Captures(Protocol):
     """Questions to the coordinator."""
 
-    async def ask(self, question: Any) -> Any: ...
+    async def ask(self, question: Any, principal: str) -> Any: ...
 
     async def progress_after(self, run: str, version: int) -> tuple[int, CaptureProgress]: ...
 
@@ -47,7 +51,7 @@ class Captures(Protocol):
 class Models(Protocol):
     """Questions to the model replicas."""
 
-    def run(self, request: RunSweep) -> AsyncIterator[SweepProgress | SweepCells | SweepResult]: ...
+    def run(self, request: RunSweep, caller: Caller) -> AsyncIterator[SweepProgress | SweepCells | SweepResult]: ...
 
     async def estimate(self, request: RunSweep) -> SweepEstimate: ...
 
@@ -69,21 +73,22 @@ class Context(Protocol):
 class Gateway:
     """Answers each method that is forwarded to the workers, by a method of the same name; see below.
 
-    Every call must have `authorization: Bearer <token>`; only the service has the token.
+    Every call must have `authorization: Bearer <token>`; only the service has the token. `tokens` returns those that
+    are valid now: while a token is replaced, there are two.
     """
 
     # The newest format version of runs that captures write.
     format_written = FORMAT_VERSION
 
-    def __init__(self, token: str, captures: Captures, models: Models) -> None:
-        self._expected = f"Bearer {token}".encode()
+    def __init__(self, tokens: Callable[[], Sequence[str]], captures: Captures, models: Models) -> None:
+        self._tokens = tokens
         self._captures, self._models = captures, models
 
     async def answer(self, verb: Verb, request: Any, context: Context) -> Any:
         """Answer a method with one message; after a failure with an empty one."""
         try:
             self._check_caller(context)
-            return encode(await self._answered(verb, read_question(verb.question, request)))
+            return encode(await self._answered(verb, read_question(verb.question, request), caller_of(context)))
         except Exception as error:  # noqa: BLE001  none may reach Serve, which would send its traceback
             _refuse(context, error)
             return message_of(verb.answer)()
@@ -95,31 +100,33 @@ class Gateway:
         """
         try:
             self._check_caller(context)
-            async for told in self._told(read_question(verb.question, request)):
+            async for told in self._told(read_question(verb.question, request), caller_of(context)):
                 yield encode(told)
         except Exception as error:  # noqa: BLE001  as above
             _refuse(context, error)
             yield message_of(verb.answer)()
 
-    async def _answered(self, verb: Verb, question: Any) -> Any:
+    async def _answered(self, verb: Verb, question: Any, caller: Caller) -> Any:
         """Questions about captures go to the coordinator, sweeps and all other questions to a model replica. What the
         workers are, it knows itself.
         """
         if isinstance(question, GetWorkersInfo):
             return GetWorkersInfoAnswer(WorkersInfo(own_version(), API_LEVEL, FORMATS_READ, self.format_written))
         if verb.service == _CAPTURES:
-            return await self._captures.ask(question)
+            return await self._captures.ask(question, caller.principal)
         if isinstance(question, EstimateSweep):
             return EstimateSweepAnswer(await self._models.estimate(question.sweep))
         return await self._models.ask(question)
 
-    async def _told(self, question: WatchCapture | RunSweep) -> AsyncIterator[WatchCaptureAnswer | RunSweepAnswer]:
+    async def _told(
+        self, question: WatchCapture | RunSweep, caller: Caller
+    ) -> AsyncIterator[WatchCaptureAnswer | RunSweepAnswer]:
         match question:
             case WatchCapture():
                 async for progress in self._watched(question.run):
                     yield WatchCaptureAnswer(progress)
             case RunSweep():
-                async for update in self._models.run(question):
+                async for update in self._models.run(question, caller):
                     yield RunSweepAnswer(update)
 
     async def _watched(self, run: str) -> AsyncIterator[CaptureProgress]:
@@ -140,10 +147,17 @@ class Gateway:
             ) from None
 
     def _check_token(self, context: Context) -> None:
-        """If a header occurs twice only the first counts. The comparison takes constant time."""
-        sent = next((value for key, value in context.invocation_metadata() if key == "authorization"), "")
-        if not hmac.compare_digest(str(sent).encode(), self._expected):
-            raise ActstoreError("the gateway's token is missing or wrong", reason="UNAUTHENTICATED")
+        if not has_token(context.invocation_metadata(), self._tokens()):
+            raise ActstoreError(NO_TOKEN, reason="UNAUTHENTICATED")
+
+
+def caller_of(context: Context) -> Caller:
+    """Reads who the service says that asks, and the deadline that the proxy found. A call without a name is the default
+    principal's, and one without a deadline has no limit.
+    """
+    said = dict(context.invocation_metadata())
+    seconds = said.get(SECONDS_LEFT)
+    return Caller(said.get(PRINCIPAL) or DEFAULT_PRINCIPAL, None if seconds is None else float(seconds))
 
 
 def _refuse(context: Context, error: Exception) -> None:
@@ -153,7 +167,7 @@ def _refuse(context: Context, error: Exception) -> None:
     context.set_code(STATUS_CODES[REASONS[failure.reason].status])
     status = to_status(failure)  # with texts cut to what trailers can hold
     context.set_details(status.message)
-    context.set_trailing_metadata([(_DETAILS_KEY, status.SerializeToString())])
+    context.set_trailing_metadata([(DETAILS_KEY, status.SerializeToString())])
 
 
 def _method(verb: Verb) -> Any:

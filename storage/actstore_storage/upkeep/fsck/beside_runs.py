@@ -27,7 +27,6 @@ from actstore_storage.format.keys import (
     token_texts_key,
     training_checkpoints_folder,
     training_key,
-    wanted_key,
 )
 from actstore_storage.format.records import is_sealed, unseal
 from actstore_storage.format.specification import RunRecord
@@ -36,6 +35,7 @@ from actstore_storage.registry.models import ModelRecord
 from actstore_storage.registry.registered import read_registered
 from actstore_storage.registry.saes import SaeModelRecord, hash_objects, unlike_sae_files
 from actstore_storage.registry.token_texts import read_token_texts
+from actstore_storage.runs.wanted import read_wanted
 from actstore_storage.upkeep.answer_cache import is_kept, read_kept, remove_kept, remove_unnamed, unnamed
 from actstore_storage.upkeep.fsck.finding import Finding
 
@@ -59,9 +59,7 @@ def check_beside_runs(bucket: Bucket, runs: Iterable[RunRecord], quick: bool, re
         yield from _check_sae(bucket, folder, quick)
     yield from _check_named_by_runs(bucket, runs)
     for key in bucket.keys(WANTED):
-        yield from _check_named(
-            bucket, key, "run", wanted_key, "no coordinator can resume this capture: submit it again, or cancel it"
-        )
+        yield from _check_wanted(bucket, key)
     for sha256 in bucket.folders(KEPT):
         yield from _check_kept(bucket, sha256, quick, remove)
 
@@ -199,6 +197,17 @@ def _check_archive(bucket: Bucket, key: str) -> Iterator[Finding]:
             yield Finding("damaged", key, f"{error.message}; remove it, and the training starts from the beginning")
         except KeyError:  # a later one has just replaced it
             return
+
+
+def _check_wanted(bucket: Bucket, key: str) -> Iterator[Finding]:
+    """The fields of the request itself are unknown to the storage library."""
+    try:
+        read_wanted(bucket.get(key), key, dict)
+    except CorruptObject as error:
+        remedy = "no coordinator can resume this capture: submit it again, or cancel it"
+        yield Finding("damaged", key, f"{error.message}; {remedy}")
+    except KeyError:  # its capture has just ended
+        return
 
 
 def _check_named(bucket: Bucket, key: str, field: str, key_of: Callable[[str], str], remedy: str) -> Iterator[Finding]:

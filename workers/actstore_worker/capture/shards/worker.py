@@ -1,9 +1,11 @@
 """A capture worker: keeps the model and SAEs of the last run loaded, and captures shards with them."""
 
 import threading
+import time
 from collections import deque
+from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +29,20 @@ TASKS = 2
 
 @dataclass(frozen=True)
 class ShardReport:
-    """What the bucket now has of the shard, without borrowed rows; `won` if this attempt's commit succeeded."""
+    """What the bucket now has of the shard, without borrowed rows; `won` if this attempt's commit succeeded.
+
+    `device_seconds` is how long the attempt used the device, or the model where there is no device. `seconds` has the
+    attempt's stages: wait (for the device, which another shard uses), load (model and SAEs), compute (forward passes,
+    SAEs, sorting and writing) and commit. `non_finite` counts rows of sites and features that are infinite or NaN.
+    """
 
     won: bool
     tokens: int
     bytes: int
+    device_seconds: float = 0.0
+    sinks: int = 0
+    non_finite: Mapping[str, int] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
 
 class CaptureWorker:
@@ -54,15 +65,21 @@ class CaptureWorker:
         """
         if self._bucket.exists(commit_key(task.record.run, task.shard)):
             return self._report(task, won=False)  # Another coordinator's worker has captured it.
+        stages = _Stages()
         with ExitStack() as open_writer:
             with self._turn:
+                stages.ended("wait")
                 self._check(task.attempt)
                 loaded = self._loaded(task)
+                stages.ended("load")
                 loaded.check = lambda: self._check(task.attempt)
                 writer = task.write(loaded, self._bucket, open_writer)
+                stages.ended("compute")
             self._check(task.attempt)
             won = writer.commit()
-        return self._report(task, won)
+            stages.ended("commit")
+        device_seconds = stages.seconds["load"] + stages.seconds["compute"]
+        return replace(self._report(task, won), device_seconds=device_seconds, seconds=stages.seconds)
 
     def flops(self) -> float:
         """The speed in float32, or in the dtype of the current run. A measurement of 0.2 s, once."""
@@ -79,7 +96,11 @@ class CaptureWorker:
         commit = read_commit(self._bucket, task.record, task.shard)
         own = f"{data_folder(task.record.run)}/"
         return ShardReport(
-            won, commit.tokens, sum(item.bytes for item in commit.objects.values() if item.key.startswith(own))
+            won,
+            commit.tokens,
+            sum(item.bytes for item in commit.objects.values() if item.key.startswith(own)),
+            sinks=commit.tokens_by_class.get("sink", 0),
+            non_finite=_by_kind(commit.non_finite),
         )
 
     def _loaded(self, task: Task[Any]) -> Any:
@@ -106,3 +127,23 @@ class CaptureWorker:
     def _check(self, attempt: str) -> None:
         if attempt in self._interrupted:
             raise ActstoreError("the capture was cancelled", reason="CANCELLED")
+
+
+class _Stages:
+    """The seconds of stages that follow each other."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._began = time.monotonic()
+
+    def ended(self, stage: str) -> None:
+        now = time.monotonic()
+        self.seconds[stage], self._began = now - self._began, now
+
+
+def _by_kind(non_finite: Mapping[str, int]) -> dict[str, int]:
+    """Counts by what is not finite, instead of by product."""
+    found = {"rows": 0, "features": 0}
+    for product, count in non_finite.items():
+        found["features" if product.startswith("features-") else "rows"] += count
+    return found

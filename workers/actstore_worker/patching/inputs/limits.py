@@ -23,10 +23,11 @@ class PatchingLimits:
     slice_seconds: float = 0.25
     # The largest answer of a sweep that is cached, in bytes of its rows. A larger one is computed again each time.
     kept_bytes: int = 64 * 2**20
-    # All answers that are cached in the bucket: their number, their bytes, and the age at which they are removed. The
-    # oldest are removed first.
+    # Answers that are cached in the bucket, all together. Beyond it, the oldest are removed.
     kept_answers: int = 10_000
+    # Bytes of all cached answers together. Beyond it, the oldest are removed.
     kept_total_bytes: int = 16 * 2**30
+    # Days that an answer is cached. Older ones are removed.
     kept_days: int = 90
 
     def __post_init__(self) -> None:

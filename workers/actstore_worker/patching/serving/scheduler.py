@@ -1,6 +1,7 @@
 """Runs several sweeps side by side on the models of one process, in slices so short that other work does not wait long.
 
-Every sweep that has patched runs to compute gets its turn, first come, first served. Slices of sweeps of the same
+Principals take turns, and the sweeps of one principal take turns in its own: who runs many sweeps is not served more
+often than who runs one. Slices of sweeps of the same
 model, with prompts of the same length, share a batch.
 """
 
@@ -59,8 +60,16 @@ class Job(Generic[Update]):
     is an update to take.
     """
 
-    def __init__(self, model: SharedModel, steps: Steps[Update, None], pace: Pace, notify: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        model: SharedModel,
+        steps: Steps[Update, None],
+        pace: Pace,
+        notify: Callable[[], None],
+        principal: str = "",
+    ) -> None:
         self.model, self.pace, self._steps, self._notify = model, pace, steps, notify
+        self.principal = principal
         self._updates: deque[Update] = deque()
         self._error: Exception | None = None
         self._ran: Ran | None = None
@@ -128,6 +137,9 @@ class Scheduler:
         self._tokens_per_slice = tokens_per_slice
         self._changed = threading.Condition()
         self._jobs: deque[Job[Any]] = deque()
+        # By principal, when it last had its turn, in turns.
+        self._last_turns: dict[str, int] = {}
+        self._turns = 0
         # The number of batches that were run.
         self.batches = 0
 
@@ -151,8 +163,8 @@ class Scheduler:
             self.turn()
 
     def turn(self) -> None:
-        """Advances every sweep to its next work, then runs the work of the one that has waited longest, together with
-        work that fits into the same batch.
+        """Advances every sweep to its next work, then runs the work of the principal that has waited longest, together
+        with work that fits into the same batch.
         """
         with self._changed:
             self._drop_closed()
@@ -167,6 +179,7 @@ class Scheduler:
             for job in batch:  # To the end of the queue.
                 self._jobs.remove(job)
                 self._jobs.append(job)
+            self._note_turn(batch)
         if batch:
             with batch[0].model.turns:  # The same kernel implies the same model.
                 self._run(batch)
@@ -187,6 +200,7 @@ class Scheduler:
 
     def _batch(self) -> list[Job[Any]]:
         waiting = [(job, job.work) for job in self._jobs if job.work is not None and not job.closed]
+        waiting.sort(key=lambda found: self._last_turns.get(found[0].principal, 0))  # Of a principal's, in their order.
         if not waiting:
             return []
         (first, work), room = waiting[0], self._tokens_per_slice - _tokens(waiting[0][1])
@@ -196,6 +210,16 @@ class Scheduler:
                 batch.append(job)
                 room -= _tokens(other)
         return batch
+
+    def _note_turn(self, batch: Sequence[Job[Any]]) -> None:
+        """The first of a batch decided it, so it was its principal's turn. Principals that have no sweep are forgotten
+        once all others had a turn after theirs, so that nobody gains by leaving and coming back.
+        """
+        for job in batch[:1]:
+            self._turns += 1
+            self._last_turns[job.principal] = self._turns
+        first = min((self._last_turns.get(job.principal, 0) for job in self._jobs), default=self._turns)
+        self._last_turns = {name: turn for name, turn in self._last_turns.items() if turn >= first}
 
     def _run(self, batch: Sequence[Job[Any]]) -> None:
         works = [job.work for job in batch if job.work is not None]

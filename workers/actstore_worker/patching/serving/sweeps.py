@@ -8,16 +8,21 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from actstore_api.records.patching import RunSweep, SweepEstimate, SweepResult
+from actstore_storage.runs.wanted import DEFAULT_PRINCIPAL
 from actstore_worker.models.turns import SharedModel
 from actstore_worker.patching.inputs.limits import PatchingLimits
 from actstore_worker.patching.inputs.supplies import Supplies
 from actstore_worker.patching.kernels.full import FullForward
 from actstore_worker.patching.serving.answer_cache import AnswerCache
+from actstore_worker.patching.serving.caller import Caller
 from actstore_worker.patching.serving.estimate import estimate_steps
 from actstore_worker.patching.serving.scheduler import Job, Pace, Scheduler
 from actstore_worker.patching.steps import Steps
 from actstore_worker.patching.sweep import Kernels, fastest_kernel, sweep_steps
 from actstore_worker.patching.updates import CheckedCells, Finished, SweepUpdate
+
+# For sweeps of this process's own.
+ANYONE = Caller(DEFAULT_PRINCIPAL)
 
 
 @dataclass(frozen=True)
@@ -42,9 +47,11 @@ class Sweeps:
             kernels = Kernels(fastest_kernel(model), FullForward(model))
         return Served(model, kernels, Pace(self._limits.slice_seconds))
 
-    async def run(self, served: Served, request: RunSweep, finished: Finished) -> AsyncGenerator[SweepUpdate, None]:
-        """Yields the updates of a sweep. Errors: as `sweep_steps`. Closing the generator ends the sweep after the
-        current slice.
+    async def run(
+        self, served: Served, request: RunSweep, finished: Finished, caller: Caller = ANYONE
+    ) -> AsyncGenerator[SweepUpdate, None]:
+        """Yields the updates of a sweep. Errors: as `sweep_steps`; LIMIT_EXCEEDED if it takes longer than the caller
+        waits. Closing the generator ends the sweep after the current slice.
         """
         supplies = self._supplies.settled()
         kept = AnswerCache(supplies, self._limits)
@@ -55,7 +62,9 @@ class Sweeps:
                 yield update
                 if isinstance(update, SweepResult):
                     return
-        async with aclosing(self._computed(served, request, finished, supplies)) as updates:
+        if caller.seconds_left is not None and not finished.cells and served.pace.seconds_per_token_layer is not None:
+            caller.check_deadline((await self._estimated(served, request, supplies, caller)).seconds)
+        async with aclosing(self._computed(served, request, finished, supplies, caller)) as updates:
             async for update in updates:
                 if isinstance(update, CheckedCells):
                     parts.append(update.rows)
@@ -64,31 +73,35 @@ class Sweeps:
                 yield update
 
     def _computed(
-        self, served: Served, request: RunSweep, finished: Finished, supplies: Supplies
+        self, served: Served, request: RunSweep, finished: Finished, supplies: Supplies, caller: Caller
     ) -> AsyncGenerator[SweepUpdate, None]:
         budget = served.pace.budget
         steps = sweep_steps(served.model, request, self._limits, served.kernels, supplies, budget, finished)
-        return self._updates(served, steps)
+        return self._updates(served, steps, caller)
 
     async def estimate(self, served: Served, request: RunSweep) -> SweepEstimate:
         """Returns the estimate of a sweep. Errors: as `estimate_steps`."""
         supplies = self._supplies.settled()
         kept = AnswerCache(supplies, self._limits)
-        steps = estimate_steps(served.model, request, self._limits, served.kernels, supplies, served.pace)
-        async with aclosing(self._updates(served, steps)) as updates:
-            found: SweepEstimate = await anext(updates)
+        found = await self._estimated(served, request, supplies, ANYONE)
         key = await asyncio.to_thread(kept.key, served.model, request, served.kernels.fast.name)
         cached = not request.fresh and await asyncio.to_thread(kept.has, key)
         return replace(found, cached=True, seconds=0.0) if cached else found
 
-    async def _updates(self, served: Served, steps: Steps[Any, None]) -> AsyncGenerator[Any, None]:
+    async def _estimated(self, served: Served, request: RunSweep, supplies: Supplies, caller: Caller) -> SweepEstimate:
+        steps = estimate_steps(served.model, request, self._limits, served.kernels, supplies, served.pace)
+        async with aclosing(self._updates(served, steps, caller)) as updates:
+            found: SweepEstimate = await anext(updates)
+        return found
+
+    async def _updates(self, served: Served, steps: Steps[Any, None], caller: Caller) -> AsyncGenerator[Any, None]:
         loop, there = asyncio.get_running_loop(), asyncio.Event()
 
         def notify() -> None:
             with suppress(RuntimeError):  # The event loop has ended, so nothing waits for this.
                 loop.call_soon_threadsafe(there.set)
 
-        job: Job[Any] = Job(served.model, steps, served.pace, notify)
+        job: Job[Any] = Job(served.model, steps, served.pace, notify, caller.principal)
         self._scheduler.add(job)
         try:
             while True:

@@ -1,0 +1,1 @@
+"""A canary: questions whose answers are known, asked as a researcher asks them."""

@@ -1,0 +1,1 @@
+"""Dashboards, alerts and runbooks. `python -m deploy.monitoring` writes all files that are made of them."""

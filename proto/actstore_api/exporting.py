@@ -1,0 +1,123 @@
+"""Exports the metrics of the catalogue to Prometheus. Only this file uses Prometheus's client.
+
+A process has one `Exported`. It knows the metrics of that kind of process, and has every series that is known
+beforehand from its start, at 0.
+"""
+
+import threading
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+    make_wsgi_app,
+)
+
+from actstore_api import metrics as catalogue
+from actstore_api.metrics import OTHER, Exporter, Label, Metric, MetricType, exported_by
+
+# Outcomes of an operation on a store.
+_STORE_ANSWERED, _STORE_DOWN = frozenset({"ok", "absent", "taken"}), frozenset({"unreachable", "refused", "missing"})
+
+Made: TypeAlias = Counter | Gauge | Histogram
+
+
+class Exported:
+    """The metrics of one process, in a registry of their own. Any number of threads may use it.
+
+    A value that a label does not have, or that is beyond its bound, counts as `other`: no caller makes new series.
+    """
+
+    def __init__(self, exporter: Exporter, *, of_process: bool = True) -> None:
+        """With `of_process`, memory, processor time and open files are exported too, as `process_`."""
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # they would be a second series for each counter
+        self._registry = CollectorRegistry()
+        self._made = {metric.name: _made(metric, self._registry) for metric in exported_by(exporter)}
+        self._seen: dict[tuple[str, str], set[str]] = {}
+        self._totals: dict[tuple[str, tuple[str, ...]], float] = {}
+        self._lock = threading.Lock()
+        if of_process:
+            ProcessCollector(registry=self._registry)
+
+    def add(self, metric: Metric, *labels: str, by: float = 1) -> None:
+        """Adds to a counter, or to a gauge."""
+        self._of(metric, labels).inc(by)
+
+    def set(self, metric: Metric, value: float, *labels: str) -> None:
+        """Sets a gauge."""
+        self._of(metric, labels).set(value)
+
+    def count_to(self, metric: Metric, total: float, *labels: str) -> None:
+        """Brings a counter to a total that is counted elsewhere, in this process."""
+        with self._lock:
+            before = self._totals.get((metric.name, labels), 0)
+            self._totals[metric.name, labels] = total
+        self._of(metric, labels).inc(total - before)
+
+    def observe(self, metric: Metric, value: float, *labels: str) -> None:
+        """Observes a value in a histogram."""
+        self._of(metric, labels).observe(value)
+
+    def text(self) -> bytes:
+        """Everything, in Prometheus's text format."""
+        return generate_latest(self._registry)
+
+    def wsgi(self) -> Callable[..., Any]:
+        """A WSGI application that answers a scrape."""
+        return make_wsgi_app(self._registry)
+
+    def _of(self, metric: Metric, labels: tuple[str, ...]) -> Any:
+        made = self._made[metric.name]
+        if not metric.labels:
+            return made
+        values = zip(metric.labels, labels, strict=True)
+        return made.labels(*(self._bounded(metric, label, value) for label, value in values))
+
+    def _bounded(self, metric: Metric, label: Label, value: str) -> str:
+        if label.values:
+            return value if value in label.values else OTHER
+        with self._lock:
+            seen = self._seen.setdefault((metric.name, label.name), set())
+            if value in seen or len(seen) < label.bound:
+                seen.add(value)
+                return value
+        return OTHER
+
+
+class ExportedStore:
+    """Exports what it is told of a store, as actstore_storage's `StoreObserver`."""
+
+    def __init__(self, exported: Exported) -> None:
+        self._exported = exported
+
+    def ended(self, operation: str, outcome: str, seconds: float) -> None:
+        """Counts an operation. The store is up if it answered, and down if it could not be reached or refused."""
+        self._exported.add(catalogue.STORE_OPERATIONS, operation, outcome)
+        self._exported.observe(catalogue.STORE_OPERATION_SECONDS, seconds, operation)
+        if outcome in _STORE_ANSWERED:
+            self._exported.set(catalogue.STORE_UP, 1)
+        elif outcome in _STORE_DOWN:
+            self._exported.set(catalogue.STORE_UP, 0)
+
+    def moved(self, direction: str, n_bytes: int) -> None:
+        """Counts bytes."""
+        self._exported.add(catalogue.STORE_BYTES, direction, by=n_bytes)
+
+
+def _made(metric: Metric, registry: CollectorRegistry) -> Made:
+    names = tuple(label.name for label in metric.labels)
+    if metric.type is MetricType.HISTOGRAM:
+        return Histogram(metric.name, metric.help, names, buckets=metric.buckets, registry=registry)
+    if metric.type is MetricType.GAUGE:
+        return Gauge(metric.name, metric.help, names, registry=registry)
+    counter = Counter(metric.name, metric.help, names, registry=registry)
+    if names:
+        for values in metric.first_series():
+            counter.labels(*values)
+    return counter

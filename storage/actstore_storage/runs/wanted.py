@@ -1,0 +1,58 @@
+"""A requested capture: the request, who asked for it, and what decides its place in the queue."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, TypeVar
+
+from actstore_api.records.capture import CaptureClass
+from actstore_storage.format.keys import wanted_key
+from actstore_storage.format.records import as_record, seal, unseal
+
+# The principal of a request that names none.
+DEFAULT_PRINCIPAL = "default"
+# The member beside the fields of the request.
+_QUEUED = "queued"
+
+Request = TypeVar("Request")
+
+
+@dataclass(frozen=True)
+class Queued:
+    """What decides the place of a capture in the queue. Requests of earlier versions have the defaults, so they come
+    first.
+
+    Args:
+        principal: Who asked for it.
+        capture_class: Small captures are interactive; they come before bulk ones.
+        submitted_seconds: When it was accepted, in seconds since 1970.
+        turn: Captures of a class start in this order. A principal's next capture has its turn later by its estimated
+            work, in tokens times layers.
+    """
+
+    principal: str = DEFAULT_PRINCIPAL
+    capture_class: CaptureClass = "bulk"
+    submitted_seconds: float = 0.0
+    turn: float = 0.0
+
+
+NO_PLACE = Queued()
+
+
+def seal_wanted(request: Mapping[str, Any], queued: Queued) -> bytes:
+    """Writes a request with its place. `request` has the run's name in `run`."""
+    return seal({**request, _QUEUED: asdict(queued)})
+
+
+def read_wanted(data: bytes, key: str, read: Callable[[dict[str, Any]], Request]) -> tuple[Request, Queued]:
+    """Reads a request, which `read` makes of its fields, and its place. Errors: CorruptObject for a record that is
+    damaged or belongs to another run; those of `read`.
+    """
+    request, queued = unseal(data, key, lambda found: _parts(found, key))
+    return read(request), queued
+
+
+def _parts(found: dict[str, Any], key: str) -> tuple[dict[str, Any], Queued]:
+    queued = as_record(found.pop(_QUEUED, {}), Queued)
+    if wanted_key(found["run"]) != key:
+        raise ValueError(f"it is a request for run {found['run']}")
+    return found, queued

@@ -1,0 +1,127 @@
+"""A Ray cluster of one node, started as on the head pod of a cluster in Kubernetes: `ray start --head --block`."""
+
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ray.util import get_node_ip_address
+
+from actstore._stack.seaweed import free_ports
+from tests.waiting import wait_until
+from tests.worker_process import READY_SECONDS, command_line, descendants, inherited
+
+PROGRAMS = Path(sys.executable).parent
+STOP_SECONDS = 60
+HTTP_SECONDS = 5
+_PORTS = ("gcs", "dashboard", "agent", "client", "metrics")
+
+
+@dataclass(frozen=True)
+class RayHead:
+    """`ports` are those of its processes, by name; `token` is what they ask of each other and of everybody."""
+
+    pid: int
+    folder: Path
+    ip: str
+    ports: Mapping[str, int]
+    token: str
+    variables: Mapping[str, str]
+
+    @property
+    def gcs(self) -> str:
+        return f"{self.ip}:{self.ports['gcs']}"
+
+    def processes(self, title: str) -> list[int]:
+        """The ids of its processes whose title begins so, as `ray::ServeReplica`."""
+        return [pid for pid in descendants(self.pid) if command_line(pid).startswith(title)]
+
+    def deploy(self, configuration: Path) -> None:
+        """As `serve deploy` does it; KubeRay makes the same request."""
+        command = [
+            PROGRAMS / "serve",
+            "deploy",
+            configuration,
+            "--address",
+            f"http://127.0.0.1:{self.ports['dashboard']}",
+        ]
+        subprocess.run(command, env=self.variables, check=True, capture_output=True)
+
+    def applications(self) -> dict[str, Any]:
+        """The applications of Serve, as KubeRay asks for them: their states and messages."""
+        headers = {"Authorization": f"Bearer {self.token}"}
+        found = get(f"http://{self.ip}:{self.ports['dashboard']}/api/serve/applications/", headers)
+        return dict(json.loads(found)["applications"])
+
+
+@contextmanager
+def ray_head(log: Path, cpus: int = 2, **environment: str) -> Iterator[RayHead]:
+    """Several seconds, several processes; none of them is left. `environment` is that of all its processes."""
+    token, ports = secrets.token_urlsafe(), dict(zip(_PORTS, free_ports(len(_PORTS)), strict=True))
+    # A short path: Ray's socket names must fit into 107 bytes.
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as scratch:
+        (Path(scratch) / "ray").mkdir()
+        authentication = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
+        usual = {"RAY_TMPDIR": scratch, "HOME": scratch, "RAY_USAGE_STATS_ENABLED": "0"}
+        variables = inherited() | usual | authentication | environment
+        with log.open("wb") as said:
+            process = subprocess.Popen(_command(scratch, ports, cpus), env=variables, stdout=said, stderr=said)
+        head = RayHead(process.pid, Path(scratch), get_node_ip_address(), ports, token, variables)
+        try:
+            health = f"http://localhost:{ports['dashboard']}/api/gcs_healthz"
+            wait_until(
+                lambda: process.poll() is not None or answers(health), "the head of a Ray cluster", READY_SECONDS
+            )
+            assert process.poll() is None, log.read_text()
+            yield head
+        finally:
+            _end(process)
+
+
+def answers(address: str) -> bool:
+    """Whether a probe of this address succeeds, as KubeRay's do it: the answer has the word success."""
+    with suppress(OSError):
+        return "success" in get(address)
+    return False
+
+
+def get(address: str, headers: Mapping[str, str] | None = None) -> str:
+    request = urllib.request.Request(address, headers=dict(headers or {}))  # noqa: S310
+    with urllib.request.urlopen(request, timeout=HTTP_SECONDS) as answer:  # noqa: S310
+        return str(answer.read().decode())
+
+
+def _command(folder: str, ports: Mapping[str, int], cpus: int) -> list[str]:
+    named = {
+        "port": ports["gcs"],
+        "dashboard-port": ports["dashboard"],
+        "dashboard-agent-listen-port": ports["agent"],
+        "ray-client-server-port": ports["client"],
+        "metrics-export-port": ports["metrics"],
+        "num-cpus": cpus,
+        "object-store-memory": 100 * 2**20,
+        "dashboard-host": "0.0.0.0",  # noqa: S104
+        "temp-dir": f"{folder}/ray",
+    }
+    options = [f"--{name}={value}" for name, value in named.items()]
+    return [str(PROGRAMS / "ray"), "start", "--head", "--block", *options]
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """At once: an orderly end takes half a minute."""
+    left = [process.pid, *descendants(process.pid)]
+    for pid in left:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    process.wait(STOP_SECONDS)
+    wait_until(lambda: not any(map(command_line, left)), "the end of a Ray cluster")

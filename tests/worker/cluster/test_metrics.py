@@ -1,0 +1,71 @@
+"""What the coordinator's process exports: every metric of the workers, brought to its totals at each scrape."""
+
+from types import SimpleNamespace
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from actstore_api.metrics import Exporter, exported_by
+from actstore_api.records.capture import GetCaptureTotalsAnswer, PrincipalTotals, QueueTotals
+from actstore_worker.capture.activity import Activity
+from actstore_worker.capture.shards.worker import ShardReport
+from actstore_worker.cluster.metrics import WorkerMetrics
+
+REPORT = ShardReport(
+    won=True,
+    tokens=100,
+    bytes=1000,
+    device_seconds=3.0,
+    sinks=4,
+    non_finite={"rows": 2, "features": 1},
+    seconds={"wait": 1.0, "load": 1.0, "compute": 2.0, "commit": 0.5},
+)
+TOTALS = GetCaptureTotalsAnswer(
+    captures_running=1,
+    captures_complete=2,
+    captures_failed=3,
+    captures_cancelled=4,
+    shards_committed=5,
+    tokens_committed=6,
+    bytes_committed=7,
+    queues=(QueueTotals("interactive", 1, 2.0, 3, 4.0), QueueTotals("bulk", 5, 6.0, 7, 8.0)),
+    principals=(PrincipalTotals("ada", 9.0),),
+)
+QUEUES = {"actstore_queue_depth", "actstore_queue_oldest_seconds"}
+
+
+def _values(metrics: WorkerMetrics) -> dict[tuple[str, str], float]:
+    families = text_string_to_metric_families(metrics.exported.text().decode())
+    return {(one.name, "/".join(one.labels.values())): one.value for family in families for one in family.samples}
+
+
+def test_every_metric_of_the_workers_is_told_and_none_twice() -> None:
+    metrics, activity = WorkerMetrics(on_gpus=True), Activity()
+    activity.captured(REPORT, 400.0)
+    activity.failed(lost=True)
+    coordinator = SimpleNamespace(activity=activity, paused=1, workers=2)
+    metrics.store.ended("get", "ok", 0.1)
+    metrics.store.moved("read", 10)
+    for _ in range(2):
+        metrics.update(TOTALS)
+        metrics.look_at(coordinator)  # type: ignore[arg-type]
+    found = _values(metrics)
+    told = {name for (name, _), value in found.items() if value}
+    for metric in exported_by(Exporter.WORKERS):
+        assert {metric.name, f"{metric.name}_count"} & told, metric.name
+    assert found["actstore_captures_ended_total", "failed"] == 3
+    assert found["actstore_queue_oldest_seconds", "bulk"] == 6
+    assert found["actstore_queue_waited_seconds_total", "interactive"] == 4
+    assert found["actstore_principal_device_seconds_total", "ada"] == 9
+    assert found["actstore_capture_stage_seconds_total", "compute"] == 2
+    assert found["actstore_captured_tokens_total", "sink"] == 4
+    assert found["actstore_captured_tokens_total", "other"] == 96
+    assert found["actstore_nonfinite_values_total", "features"] == 1
+    assert found["actstore_shard_attempts_total", "committed"] == 1
+    assert found["actstore_shard_attempts_total", "lost"] == 1
+    assert found["actstore_capture_workers", "gpu"] == 2
+
+
+def test_a_shard_that_another_one_committed_is_no_work_of_this_one() -> None:
+    activity = Activity()
+    activity.captured(ShardReport(won=False, tokens=100, bytes=1000, sinks=4), 400.0)
+    assert (activity.attempts["second"], activity.token_layers, activity.tokens["sink"]) == (1, 0, 0)

@@ -1,0 +1,91 @@
+"""The coordinator as a named, detached actor on the head of the cluster."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import ray
+
+from actstore_api.records.capture import CaptureProgress
+from actstore_worker.cluster.joining.session import (
+    COORDINATOR,
+    NAMESPACE,
+    POLL_SECONDS,
+    check_room,
+    on_head,
+    uses_gpus,
+    worker_count,
+)
+from actstore_worker.settings import WorkerSettings
+
+
+@contextmanager
+def coordinator_running(settings: WorkerSettings) -> Iterator[None]:
+    """Within this context, a coordinator runs.
+
+    It replaces one that a killed process left, because that has other settings.
+    """
+    check_room(worker_count(settings))
+    _stop_coordinator()
+    _coordinator(settings)
+    try:
+        yield
+    finally:
+        _stop_coordinator()
+
+
+def ensure_coordinator(settings: WorkerSettings) -> None:
+    """Starts the coordinator, unless one with these settings runs. One with other settings is replaced."""
+    while not ray.get(_coordinator(settings).runs_with.remote(settings)):
+        _stop_coordinator()
+
+
+def _coordinator(settings: WorkerSettings) -> Any:
+    """The coordinator that runs, or else a new one."""
+    placed = ray.remote(_CoordinatorActor).options(
+        name=COORDINATOR,
+        namespace=NAMESPACE,
+        get_if_exists=True,
+        lifetime="detached",
+        num_cpus=0,
+        resources=on_head(),
+        max_restarts=-1,
+    )
+    return placed.remote(settings, worker_count(settings), uses_gpus(settings))
+
+
+def _stop_coordinator() -> None:
+    """Kills the coordinator, if there is one, and returns once its name is free."""
+    with suppress(ValueError):  # there is none
+        while True:
+            ray.kill(ray.get_actor(COORDINATOR, NAMESPACE))
+            time.sleep(POLL_SECONDS)
+
+
+class _CoordinatorActor:
+    """The coordinator's process, which alone imports what captures need: that takes seconds, and the starting process
+    does not need it. `workers` and `on_gpus` are those at the start: when Ray restarts the actor, nodes may still be on
+    their way back.
+    """
+
+    def __init__(self, settings: WorkerSettings, workers: int, on_gpus: bool) -> None:
+        from actstore_worker.cluster.captures import RayCoordinator
+
+        self._settings = settings
+        from actstore_worker.cluster.metrics import MetricsServer, WorkerMetrics
+
+        metrics = WorkerMetrics(on_gpus=on_gpus)
+        self._coordinator = RayCoordinator(settings, workers, on_gpus, metrics.store)
+        if settings.worker_metrics_listen:
+            MetricsServer(settings.worker_metrics_listen, self._coordinator, metrics)
+
+    async def runs_with(self, settings: WorkerSettings) -> bool:
+        """Whether it has these settings."""
+        return self._settings == settings
+
+    async def ask(self, question: Any, principal: str) -> Any:
+        return await self._coordinator.ask(question, principal)
+
+    async def progress_after(self, run: str, version: int) -> tuple[int, CaptureProgress]:
+        return await self._coordinator.progress_after(run, version)

@@ -1,0 +1,145 @@
+"""Exports what all workers did, from the coordinator's process over HTTP: one process tells it, so nothing is counted
+twice.
+"""
+
+import asyncio
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
+from importlib.metadata import version
+from socketserver import ThreadingMixIn
+from typing import Any, Protocol
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+from actstore_api import metrics as catalogue
+from actstore_api.exporting import Exported, ExportedStore
+from actstore_api.metrics import Exporter, Metric
+from actstore_api.records.capture import GetCaptureTotalsAnswer
+from actstore_storage.format.specification import FORMAT_VERSION
+from actstore_worker.capture.activity import Activity
+
+_log = logging.getLogger(__name__)
+# How long a scrape waits for the coordinator, whose event loop may be busy.
+_ANSWER_SECONDS = 5.0
+_RETRY_SECONDS = 1.0
+# By field of the totals: the counter, and its labels.
+_COUNTERS: Mapping[str, tuple[Metric, tuple[str, ...]]] = {
+    "captures_complete": (catalogue.CAPTURES_ENDED, ("complete",)),
+    "captures_failed": (catalogue.CAPTURES_ENDED, ("failed",)),
+    "captures_cancelled": (catalogue.CAPTURES_ENDED, ("cancelled",)),
+    "shards_committed": (catalogue.SHARDS_COMMITTED, ()),
+    "tokens_committed": (catalogue.TOKENS_COMMITTED, ()),
+    "bytes_committed": (catalogue.BYTES_COMMITTED, ()),
+}
+
+
+class Counted(Protocol):
+    """The coordinator, as far as its metrics need it. All of it is for its event loop."""
+
+    activity: Activity
+
+    async def totals(self) -> GetCaptureTotalsAnswer: ...
+
+    @property
+    def paused(self) -> int:
+        """Captures that are paused."""
+
+    @property
+    def workers(self) -> int:
+        """Capture workers."""
+
+
+class WorkerMetrics:
+    """The metrics of the workers, as the coordinator counts them. `store` observes its bucket."""
+
+    def __init__(self, *, on_gpus: bool = False) -> None:
+        self.exported = Exported(Exporter.WORKERS)
+        self.exported.set(catalogue.BUILD_INFO, 1, version("actstore"), str(FORMAT_VERSION))
+        self.store = ExportedStore(self.exported)
+        self._device = "gpu" if on_gpus else "cpu"
+
+    def update(self, totals: GetCaptureTotalsAnswer) -> None:
+        """Brings the metrics to the totals."""
+        found = asdict(totals)
+        self.exported.set(catalogue.CAPTURES_RUNNING, found["captures_running"])
+        for name, (metric, labels) in _COUNTERS.items():
+            self.exported.count_to(metric, found[name], *labels)
+        for queue in totals.queues:
+            self.exported.set(catalogue.QUEUE_DEPTH, queue.captures_queued, queue.capture_class)
+            self.exported.set(catalogue.QUEUE_OLDEST, queue.oldest_seconds, queue.capture_class)
+            self.exported.count_to(catalogue.CAPTURES_STARTED, queue.captures_started, queue.capture_class)
+            self.exported.count_to(catalogue.QUEUE_WAITED, queue.waited_seconds, queue.capture_class)
+        for one in totals.principals:
+            self.exported.count_to(catalogue.PRINCIPAL_DEVICE_SECONDS, one.device_seconds, one.principal)
+
+    def look_at(self, coordinator: Counted) -> None:
+        """Brings the metrics to what the captures did."""
+        self.exported.set(catalogue.CAPTURES_PAUSED, coordinator.paused)
+        self.exported.set(catalogue.CAPTURE_WORKERS, coordinator.workers, self._device)
+        activity = coordinator.activity
+        self.exported.count_to(catalogue.CAPTURE_TOKEN_LAYERS, activity.token_layers)
+        for metric, counts in (
+            (catalogue.SHARD_ATTEMPTS, activity.attempts),
+            (catalogue.CAPTURE_SECONDS, activity.seconds),
+            (catalogue.CAPTURED_TOKENS, activity.tokens),
+            (catalogue.NON_FINITE, activity.non_finite),
+        ):
+            for label, total in dict(counts).items():
+                self.exported.count_to(metric, total, label)
+
+
+class MetricsServer:
+    """Answers scrapes of `/metrics` from the moment that it can listen at the address.
+
+    It waits for the address in the background: a coordinator that is replaced may still hold it, and captures do not
+    wait for their metrics.
+    """
+
+    def __init__(self, address: str, coordinator: Counted, metrics: WorkerMetrics) -> None:
+        """To be called on the event loop of the coordinator."""
+        self._address, self._coordinator, self._metrics = address, coordinator, metrics
+        self._loop = asyncio.get_running_loop()
+        threading.Thread(target=self._serve, name="metrics", daemon=True).start()
+
+    def _serve(self) -> None:
+        host, _, port = self._address.rpartition(":")
+        host, warned = host.strip("[]"), False
+        while True:
+            try:
+                server = make_server(host, int(port), self._answer, _Server6 if ":" in host else _Server, _QuietHandler)
+            except OSError as error:
+                if not warned:
+                    _log.error("/metrics has to wait for ACTSTORE_WORKER_METRICS_LISTEN %s: %s", self._address, error)
+                warned = True
+                time.sleep(_RETRY_SECONDS)
+            else:
+                server.serve_forever()
+
+    def _answer(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        if environ["PATH_INFO"] != "/metrics":
+            start_response("404 Not Found", [("Content-Type", "text/plain")])
+            return [b"only /metrics is here\n"]
+        asyncio.run_coroutine_threadsafe(self._update(), self._loop).result(_ANSWER_SECONDS)
+        return self._metrics.exported.wsgi()(environ, start_response)  # type: ignore[no-any-return]
+
+    async def _update(self) -> None:
+        self._metrics.update(await self._coordinator.totals())
+        self._metrics.look_at(self._coordinator)
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+
+class _Server6(_Server):
+    address_family = socket.AF_INET6
+
+
+class _QuietHandler(WSGIRequestHandler):
+    timeout = 10.0  # seconds that a connection may be silent
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+        """Scrapes are not logged."""
