@@ -24,7 +24,7 @@ def environment(**variables: str) -> dict[str, str]:
 
 @contextmanager
 def running_service(
-    ending: signal.Signals = signal.SIGTERM, log: Path | None = None, **variables: str
+    ending: signal.Signals = signal.SIGTERM, log: Path | None = None, /, **variables: str
 ) -> Iterator[dict[str, Any]]:
     """Yields what the service prints once it is ready, and its pid; it has to end well by the signal."""
     with ExitStack() as stack:

@@ -1,6 +1,7 @@
 """A service of its own process over a run that is wider than a connection, and clients that behave badly."""
 
 import json
+import signal
 import subprocess
 import sys
 import urllib.error
@@ -82,7 +83,7 @@ def service_over(
     """With these limits, by their names."""
     variables = {f"ACTSTORE_LIMITS_{name.upper()}": str(value) for name, value in limits.items()}
     own = {"ACTSTORE_STORE": store, "ACTSTORE_TOKEN": TOKEN, "ACTSTORE_LISTEN": listen}
-    with running_service(log=log, **own, **variables) as ready:
+    with running_service(signal.SIGTERM, log, **own, **variables) as ready:
         yield Running(ready["address"], ready["metrics"], ready["pid"])
 
 
