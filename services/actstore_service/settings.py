@@ -89,9 +89,9 @@ class Limits:
     reconnect_seconds: float = 1.0
     """Longest pause between two attempts to reach workers that do not answer."""
     memory_seconds: float = 5.0
-    """How often the process looks whether it should give memory back to the machine."""
+    """Seconds between two looks whether the process should give memory back to the machine."""
     memory_growth_bytes: int = 16 * MEBIBYTE
-    """Growth of the process since it last gave memory back, after which it does so again."""
+    """Bytes that the process may grow since it last gave memory back. Beyond them, it does so again."""
     totals_seconds: float = 1.0
     """How long a scrape of /metrics waits for the workers, to see whether they answer."""
     store_quiet_seconds: float = 15.0

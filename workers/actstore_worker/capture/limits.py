@@ -15,23 +15,25 @@ class CoordinatorLimits:
     plans: int = 2
     # Bulk captures that run at the same time; further ones wait in the queue. Each holds its token ids in memory.
     captures: int = 16
-    # Interactive captures that run at the same time, besides the bulk ones.
+    # Interactive captures that run at the same time, besides the bulk ones. Further ones wait in the queue.
     interactive_captures: int = 8
-    # Captures of one principal and class that run at the same time.
+    # Captures of one principal and class that run at the same time. Further ones wait in the queue.
     captures_per_principal: int = 2
-    # Captures that wait in the queue, of all principals and of one; further ones are refused.
+    # Captures of all principals that wait in the queue. Further ones are refused.
     queued_captures: int = 1000
+    # Captures of one principal that wait in the queue. Further ones are refused.
     queued_per_principal: int = 100
     # Tokens that one principal may capture a day. None: any number.
     tokens_a_day: int | None = None
     # The largest estimate, in tokens times layers, of a capture that is interactive. Larger ones are bulk.
     interactive_token_layers: float = 4e6
-    # The share of the workers that bulk captures keep while interactive ones wait.
+    # The share of the workers that bulk captures keep while interactive ones wait. The rest is for interactive ones.
     bulk_share: float = 0.25
-    # What a principal gets in its turn before the next one's, in tokens times layers.
+    # What a principal gets in its turn, in tokens times layers. Beyond it, it is the next principal's turn.
     quantum_token_layers: float = 1e6
-    # Principals whose use of tokens is remembered, and whose seconds of a device are counted apart.
+    # Principals whose use of tokens is remembered. Beyond it, those that have used least are forgotten.
     principals: int = 1000
+    # Principals whose seconds of a device are counted apart. All others together are counted as one.
     principals_counted: int = 50
     # Finished captures whose progress is kept in memory. Beyond it, the oldest are forgotten; their runs stay.
     finished_captures: int = 1000
