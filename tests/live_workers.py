@@ -1,7 +1,6 @@
 """Live questions and sweeps over a socket, as the workers' gateway answers them, but without Ray: in this process."""
 
 import asyncio
-import threading
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -43,7 +42,7 @@ class LocalModels:
     async def ask(self, question: Question) -> Any:
         named = self._replica.live.model_of(question)
         model = self._served(named).model if named else None
-        return await asyncio.to_thread(self._replica.live.answer, question, model, threading.Event())
+        return await self._replica.ask(question, model)
 
     def run(self, request: RunSweep) -> AsyncIterator[SweepProgress | SweepCells | SweepResult]:
         served = self._served(request.model)

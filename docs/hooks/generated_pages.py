@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
-from docs.hooks import columns, command, contract, errors, metrics, python_pages, settings
+from docs.hooks import columns, command, contract, errors, limits, metrics, python_pages, settings
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -20,6 +20,7 @@ def generated() -> Iterator[tuple[str, str]]:
     yield "reference/columns.md", columns.page()
     yield "reference/command.md", command.page()
     yield "reference/errors.md", errors.page()
+    yield "reference/limits.md", limits.page()
     yield "reference/settings.md", settings.page()
     yield "reference/metrics.md", metrics.page()
     for noun, markdown in python_pages.pages().items():

@@ -201,13 +201,18 @@ def full_name(field: FieldDescriptor) -> str:
 def bound_of(field: FieldDescriptor) -> Bound:
     """The bound of a field. Errors: LookupError for a text or a list without an entry in the table."""
     own = full_name(field)
-    found = BOUNDS.get(own) or BOUNDS.get(field.name) or NUMBERS.get(field.type, _FREE)
+    # A field of the same name may be a number in one message and a list in another.
+    entries = (entry for entry in map(BOUNDS.get, (own, field.name)) if entry and _is_for(entry, field))
+    found = next(entries, NUMBERS.get(field.type, _FREE))
     if field.is_repeated and found.elements is None:
-        # A field with this name is a number in one message and a list in another.
         raise LookupError(f"{own} has no bound in actstore_api/bounds.py on its elements")
     if field.type in (FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES) and found.characters is None:
         raise LookupError(f"{own} has no bound in actstore_api/bounds.py on its characters")
     return found
+
+
+def _is_for(entry: Bound, field: FieldDescriptor) -> bool:
+    return (entry.elements is not None) == field.is_repeated and field.type != FieldDescriptor.TYPE_BOOL
 
 
 def _check_message(message: Message, path: str) -> None:

@@ -124,6 +124,12 @@ def test_a_field_without_an_entry_is_an_error_of_ours(monkeypatch: pytest.Monkey
         bound_of.cache_clear()
 
 
+def test_a_number_with_the_name_of_a_list_has_the_bound_of_numbers() -> None:
+    assert bound_of(FIELDS["StoredSample.tokens"]) == Bound(most=INT32_MAX)
+    assert bound_of(FIELDS["GetInductionScoresRequest.texts"]) == Bound(most=INT32_MAX)
+    assert str(bound_of(FIELDS["AblateTextRequest.pairs"])) == ""
+
+
 def test_numbers_have_the_range_of_what_computes_with_them() -> None:
     check_bounds(StartCapture(CaptureSpecification(positions=Positions.every(INT32_MAX))))
     check_bounds(StartCapture(CaptureSpecification(positions=Positions.random(0.5, seed=2**64 - 1))))

@@ -1,9 +1,11 @@
 """A model replica: answers questions and runs sweeps on the models that it has loaded, in turns."""
 
+import asyncio
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -12,9 +14,10 @@ from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.files.stamps import Stamp
 from actstore_worker.live.answering import LiveAnswers
 from actstore_worker.live.passes.limits import LiveLimits
+from actstore_worker.live.questions import Question
 from actstore_worker.models.files.source import ModelSource
 from actstore_worker.models.loading import load_model
-from actstore_worker.models.turns import Turns, share
+from actstore_worker.models.turns import SharedModel, Turns, share
 from actstore_worker.patching.inputs.limits import PatchingLimits
 from actstore_worker.patching.inputs.supplies import Supplies
 from actstore_worker.patching.serving.sweeps import Served, Sweeps
@@ -30,7 +33,10 @@ class Replica:
         device: torch.device,
         live: LiveLimits,
         patching: PatchingLimits,
+        questions: int = 16,
     ) -> None:
+        """`questions`: live questions that are answered at the same time."""
+        self._threads = ThreadPoolExecutor(questions, "question")
         self._catalog, self._device = catalog, device
         # One for all models: two models that run at the same time would only compete for the same cores.
         self._turns = Turns()
@@ -42,6 +48,16 @@ class Replica:
         found = OpenModel(partial(self._catalog.find_model, name, revision), self._load)
         found.get()
         return found
+
+    async def ask(self, question: Question, model: SharedModel | None) -> Any:
+        """Answers a live question on a thread that no other question has. Errors: as `LiveAnswers.answer`. If the
+        caller has gone, no passes are run.
+        """
+        stop, loop = threading.Event(), asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(self._threads, self.live.answer, question, model, stop)
+        finally:
+            stop.set()
 
     def _load(self, source: ModelSource) -> Served:
         return self.sweeps.serve(share(load_model(source, device=self._device), self._turns))

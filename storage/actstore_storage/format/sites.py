@@ -19,8 +19,9 @@ INNER_KINDS = ("mlp_input",)
 # q, k and v before rotary embedding and their own norms; pattern: each head's attention weights, after softmax.
 HEAD_KINDS = ("q", "k", "v", "pattern", "z")
 KINDS = RESIDUAL_KINDS + INNER_KINDS + HEAD_KINDS
-_SHORT = re.compile(r"([a-z_]+)\.(\d+)(?:\.(\d+))?")
-_LONG = re.compile(r"blocks\.(\d+)\.(attn\.|mlp\.)?hook_([a-z_]+)")
+# No model has a million layers; Python reads no number of 4,300 digits.
+_SHORT = re.compile(r"([a-z_]+)\.(\d{1,6})(?:\.(\d{1,6}))?")
+_LONG = re.compile(r"blocks\.(\d{1,6})\.(attn\.|mlp\.)?hook_([a-z_]+)")
 _LONG_NAMES = {kind: f"hook_{kind}" for kind in RESIDUAL_KINDS} | {kind: f"attn.hook_{kind}" for kind in HEAD_KINDS}
 _LONG_NAMES["mlp_input"] = "mlp.hook_in"
 _KINDS_BY_LONG_NAME = {name: kind for kind, name in _LONG_NAMES.items()}

@@ -301,6 +301,29 @@ def test_who_has_waited_longest_is_next() -> None:
     assert order[-1] == 5
 
 
+def test_a_short_question_waits_for_one_turn_of_all_long_ones() -> None:
+    turns, order = Turns(), []
+
+    def take(name: str, used: float) -> None:
+        turns.begin()
+        turns._use.seconds = used
+        with turns:
+            order.append(name)
+
+    asked = [*((f"long {number}", 60.0) for number in range(4)), ("short", 0.0)]
+    threads = [threading.Thread(target=take, args=each) for each in asked]
+    with turns:
+        for number, thread in enumerate(threads):
+            thread.start()
+            while len(turns._waiting) <= number:
+                time.sleep(0.001)
+    for thread in threads:
+        thread.join()
+    # Every other turn is of the one that has waited longest.
+    assert order.index("short") <= 1
+    assert [name for name in order if name != "short"] == [name for name, _ in asked[:4]]
+
+
 def test_a_module_is_for_the_thread_whose_turn_it_is(model: LanguageModel) -> None:
     shared = share(model, Turns())
     with ThreadPoolExecutor(1) as other, shared.turns:

@@ -2,6 +2,7 @@
 runs models.
 """
 
+import asyncio
 import json
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
@@ -41,7 +42,13 @@ class _RemoteCoordinator:
     """The coordinator, looked up for each call, so that a replaced coordinator is found."""
 
     async def ask(self, question: Any, principal: str) -> Any:
-        return await answer(self._actor.ask.remote(question, principal))
+        """If the caller leaves, planning ends soon; a capture that has begun goes on."""
+        reference = self._actor.ask.remote(question, principal)
+        try:
+            return await answer(reference)
+        except asyncio.CancelledError:
+            ray.cancel(reference)
+            raise
 
     async def progress_after(self, run: str, version: int) -> tuple[int, CaptureProgress]:
         return await answer(self._actor.progress_after.remote(run, version))

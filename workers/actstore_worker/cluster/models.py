@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import threading
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
@@ -34,7 +33,9 @@ def model_replica(models_per_replica: int) -> type:
 
             bucket = open_bucket(settings.store, settings.s3)
             catalog = catalog_of(settings, bucket)
-            self._replica = Replica(catalog, bucket, device_here(settings), settings.live, settings.patching)
+            # As many threads as Serve sends questions, so that none waits for the end of another.
+            questions = settings.ray.sweeps_per_replica
+            self._replica = Replica(catalog, bucket, device_here(settings), settings.live, settings.patching, questions)
 
         @serve.multiplexed(max_num_models_per_replica=models_per_replica)  # type: ignore[untyped-decorator]
         async def model(self, model_id: str) -> "OpenModel":
@@ -53,12 +54,7 @@ def model_replica(models_per_replica: int) -> type:
         async def ask(self, question: Question) -> Any:
             named = await asyncio.to_thread(self._replica.live.model_of, question)
             served = None if named is None else await self._served(model_id_of(named))
-            model = None if served is None else served.model
-            stop = threading.Event()
-            try:
-                return await asyncio.to_thread(self._replica.live.answer, question, model, stop)
-            finally:
-                stop.set()  # If the caller has gone, no passes are run.
+            return await self._replica.ask(question, None if served is None else served.model)
 
         async def _served(self, model_id: str) -> "Served":
             """The id of a model in Serve, whatever the current contents of its files."""

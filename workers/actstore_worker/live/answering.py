@@ -74,6 +74,8 @@ class LiveAnswers:
         Errors: BadRequest for every mistake in the question; CANCELLED soon after `stop` is set.
         """
         passes = None if model is None else Passes(model, stop)
+        if model is not None:
+            model.turns.begin()
         bucket = WatchedBucket(self._bucket, stop)
         with torch.inference_mode():
             return ANSWERS[type(question)](Resources(passes, self._saes, bucket, self._limits), question)

@@ -5,7 +5,7 @@ thread whose turn it is can get the module of a shared model.
 """
 
 import threading
-from collections import deque
+import time
 from dataclasses import dataclass, field, fields
 from types import TracebackType
 
@@ -15,8 +15,10 @@ from actstore_worker.models.model import LanguageModel
 
 
 class Turns:
-    """A lock that goes to the thread that has waited longest. `threading.Lock` may go to the thread that just released
-    it, again and again.
+    """A lock that is shared fairly. `threading.Lock` may go to the thread that just released it, again and again.
+
+    In turn, it goes to the thread that has waited longest, so that all get on, and to one that has used it least, so
+    that a short question does not wait for a turn of each long one. Less than twice as much use counts as equal.
 
     A thread that takes its turn several times keeps it until it has released it as often.
     """
@@ -24,20 +26,27 @@ class Turns:
     def __init__(self) -> None:
         self._guard = threading.Lock()
         self._taken = False
-        self._waiting: deque[threading.Event] = deque()
+        self._waiting: list[_Waiting] = []
+        self._longest_waiting = True
         # The thread whose turn it is; None between turns.
         self._owner: int | None = None
         self._depth = 0
+        self._use = _Use()
 
     @property
     def mine(self) -> bool:
         """Whether it is the calling thread's turn."""
         return self._owner == threading.get_ident()
 
+    def begin(self) -> None:
+        """Begins other work on this thread, which has used nothing yet."""
+        self._use.seconds = 0.0
+
     def __enter__(self) -> None:
         if not self.mine:
             self._wait()
             self._owner = threading.get_ident()
+            self._use.since = time.monotonic()
         self._depth += 1
 
     def __exit__(
@@ -46,21 +55,46 @@ class Turns:
         self._depth -= 1
         if self._depth:
             return
+        self._use.seconds += time.monotonic() - self._use.since
         with self._guard:
             self._owner = None
             if self._waiting:
-                self._waiting.popleft().set()  # It stays taken, by the next thread.
+                self._next().turn.set()  # It stays taken, by the next thread.
             else:
                 self._taken = False
+
+    def _next(self) -> "_Waiting":
+        self._longest_waiting = not self._longest_waiting
+        if self._longest_waiting:
+            return self._waiting.pop(0)
+        least = min(range(len(self._waiting)), key=lambda place: self._waiting[place].level)
+        return self._waiting.pop(least)
 
     def _wait(self) -> None:
         with self._guard:
             if not self._taken:
                 self._taken = True
                 return
-            mine = threading.Event()
+            mine = _Waiting(threading.Event(), self._use.level)
             self._waiting.append(mine)
-        mine.wait()
+        mine.turn.wait()
+
+
+class _Use(threading.local):
+    """How long this thread has had turns for its present work."""
+
+    seconds = since = 0.0
+
+    @property
+    def level(self) -> int:
+        """0 below a second, and one more for each doubling."""
+        return int(self.seconds).bit_length()
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    turn: threading.Event
+    level: int
 
 
 @dataclass(frozen=True)

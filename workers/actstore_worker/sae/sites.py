@@ -9,7 +9,7 @@ from actstore_worker.sae.refusals import mismatch
 # Kinds whose rows are vectors that a module passes on as a whole.
 SAE_KINDS = (*RESIDUAL_KINDS, *INNER_KINDS, "z")
 # TransformerLens's hook_mlp_in is before the norm, so it equals resid_mid.
-_BEFORE_NORM = re.compile(r"blocks\.(\d+)\.hook_mlp_in")
+_BEFORE_NORM = re.compile(r"blocks\.(\d{1,6})\.hook_mlp_in")
 _WHY_NOT = {
     "ln1.hook_normalized": "no module of transformers returns a norm's output before its gain",
     "ln2.hook_normalized": "what a norm gives before its gain is handed on by no module of transformers; if the SAE "
@@ -25,7 +25,7 @@ _MODULES = {
     "mlp.input": "mlp_input",
     "post_feedforward_layernorm.output": "mlp_out",
 }
-_MODULE = re.compile(r"model\.layers\.(\d+)\.(.+)")
+_MODULE = re.compile(r"model\.layers\.(\d{1,6})\.(.+)")
 
 
 def hook_site(hook: str, name: str, field: str = "hook_name", head: int | None = None) -> Site:

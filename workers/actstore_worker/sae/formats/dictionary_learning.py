@@ -54,7 +54,7 @@ _CLASSES = {
     "JumpReluAutoEncoder": _Class("jumprelu", _PLAIN, subtracts_b_dec=False),
 }
 # `resid_post_layer_3`, `resid_out_layer3`, `mlp_out_layer0`, as its authors name submodules and folders.
-_SUBMODULE = re.compile(r"(resid_post|resid_out|resid_pre|attn_out|attention_out|mlp_out)(?:_layer_?(\d+))?")
+_SUBMODULE = re.compile(r"(resid_post|resid_out|resid_pre|attn_out|attention_out|mlp_out)(?:_layer_?(\d{1,6}))?")
 _KINDS = {"resid_post": "resid_post", "resid_out": "resid_post", "resid_pre": "resid_pre", "mlp_out": "mlp_out"}
 _KINDS |= {"attn_out": "attn_out", "attention_out": "attn_out"}
 _FOLDERS = 3

@@ -18,12 +18,12 @@ from actstore_worker.sae.refusals import unsupported
 from actstore_worker.sae.sites import module_site
 from actstore_worker.sae.tensors import flag, put_once, read_json, read_tensors
 
-_LAYER = re.compile(r"layer_(\d+)")
+_LAYER = re.compile(r"layer_(\d{1,6})")
 _REPOSITORY = re.compile(r"gemma-scope-(2b|9b|27b)-(pt|it)-(\w+)")
 # By the last word of the repository's name. MLP outputs are those after Gemma 2's norm following the MLP, like our
 # mlp_out.
 _KINDS = {"res": "resid_post", "mlp": "mlp_out", "att": "z"}
-_L0 = re.compile(r"average_l0_(\d+)")
+_L0 = re.compile(r"average_l0_(\d{1,9})")
 # The number of folders above a file that are searched: in the hub's cache it is at
 # models--google--gemma-scope-2b-pt-res/snapshots/COMMIT/layer_12/width_16k/average_l0_82.
 _FOLDERS = 6

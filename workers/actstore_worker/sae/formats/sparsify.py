@@ -19,7 +19,7 @@ from actstore_worker.sae.refusals import mismatch, unsupported
 from actstore_worker.sae.tensors import flag, read_json, read_tensors, turned
 
 # A module within transformers' base model. An SAE reads its output; a transcoder predicts its output from its input.
-_HOOK_POINT = re.compile(r"(?:\w+\.)*(?:layers|layer|h)\.(\d+)(?:\.(\w+))?")
+_HOOK_POINT = re.compile(r"(?:\w+\.)*(?:layers|layer|h)\.(\d{1,6})(?:\.(\w+))?")
 _KINDS = {"": ("resid_pre", "resid_post"), "mlp": ("mlp_input", "mlp_out")}
 _KINDS |= dict.fromkeys(("attention", "self_attn", "attn"), ("", "attn_out"))
 # [to, from] in the file.

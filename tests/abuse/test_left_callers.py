@@ -1,0 +1,136 @@
+"""Work ends with whoever asked for it: reading, counting, planning."""
+
+import asyncio
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from actstore_api.records.activation import ReadActivations
+from actstore_api.records.norm import FitGrowth, GetNormProfile
+from actstore_storage.answers import Store, answer, rows
+from actstore_storage.bucket import Bucket
+from actstore_storage.bucket.opening import open_bucket
+from actstore_storage.bucket.watched import WatchedBucket
+from actstore_storage.errors import ActstoreError, BadRequest
+from actstore_storage.registry.token_texts import token_texts
+from actstore_worker.capture.coordinator import Coordinator
+from actstore_worker.capture.limits import CoordinatorLimits
+from actstore_worker.datasets.documents import DocumentQuery, documents
+from actstore_worker.datasets.limits import DatasetLimits, Reading
+from actstore_worker.datasets.places import DatasetPlaces
+from tests.capture_requests import capture_request
+from tests.stored_run import DENSE_SITE, write_stored_run
+from tests.waiting import PATIENCE_SECONDS
+
+
+class Leaving(WatchedBucket):
+    """The caller of this bucket leaves at the request of this number."""
+
+    def __init__(self, inner: Bucket, number: int) -> None:
+        self.stop, self.left, self.asked = threading.Event(), number, 0
+        super().__init__(inner, self.stop)
+
+    def check(self) -> None:
+        self.asked += 1
+        if self.asked == self.left:
+            self.stop.set()
+        super().check()
+
+
+@pytest.fixture(scope="module")
+def bucket(tmp_path_factory: pytest.TempPathFactory) -> Bucket:
+    found = open_bucket(str(tmp_path_factory.mktemp("store")))
+    for number in range(8):
+        write_stored_run(found, f"run{number}", revision=f"step{number}", scale=1.0 + number)
+    return found
+
+
+RUNS = tuple(f"run{number}" for number in range(8))
+QUESTIONS: list[Any] = [
+    GetNormProfile(RUNS),
+    FitGrowth(RUNS, axis="checkpoint", resamples=10_000),
+    ReadActivations("run0", (DENSE_SITE,)),
+]
+
+
+def answered(store: Store, question: Any) -> None:
+    if isinstance(question, ReadActivations):
+        list(rows(store, question)[1])
+    else:
+        answer(store, question)
+
+
+@pytest.mark.parametrize("question", QUESTIONS, ids=[type(question).__name__ for question in QUESTIONS])
+def test_an_answer_reads_nothing_more_once_its_caller_has_left(bucket: Bucket, question: Any) -> None:
+    whole = Leaving(bucket, -1)
+    answered(Store(whole), question)
+    for number in (1, whole.asked // 2, whole.asked):
+        leaving = Leaving(bucket, number)
+        with pytest.raises(ActstoreError) as ended:
+            answered(Store(leaving), question)
+        assert ended.value.reason == "CANCELLED"
+        # Those that other threads had already begun.
+        assert leaving.asked <= number + 16
+
+
+def test_one_caller_who_left_is_not_all_callers(bucket: Bucket) -> None:
+    stop = threading.Event()
+    left, store = Store(bucket).until(stop), Store(bucket)
+    assert token_texts(left.bucket, "b" * 64) is token_texts(store.bucket, "b" * 64)
+    stop.set()
+    with pytest.raises(ActstoreError):
+        left.snapshot("run0")
+    assert store.snapshot("run0").record.run == "run0"
+
+
+@pytest.mark.parametrize("runs", [257, 0])
+def test_too_many_runs_are_refused_before_one_is_opened(bucket: Bucket, runs: int) -> None:
+    watched = Leaving(bucket, -1)
+    for question in (GetNormProfile(RUNS * 40), FitGrowth(RUNS)):
+        with pytest.raises(BadRequest) as refused:
+            answer(Store(watched), question)
+        assert refused.value.details["field"] == "runs"
+    assert watched.asked == 0
+
+
+def test_a_dataset_is_read_no_further_once_nobody_waits(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"text": f"row {number}"}) + "\n" for number in range(99)))
+    (tmp_path / "blank.jsonl").write_text("\n" * 5000)
+    reading = Reading(DatasetLimits(), threading.Event())
+    found = documents(DatasetPlaces((tmp_path,)).find("rows.jsonl"), DocumentQuery(), reading)
+    assert next(found).content == "row 0"
+    reading.stop.set()
+    for left in (found, documents(DatasetPlaces((tmp_path,)).find("blank.jsonl"), DocumentQuery(), reading)):
+        with pytest.raises(ActstoreError) as ended:
+            next(left)
+        assert ended.value.reason == "CANCELLED"
+
+
+class Planning:
+    """A preparer whose plans take until they are stopped."""
+
+    def __init__(self) -> None:
+        self.begun, self.stopped = threading.Event(), threading.Event()
+
+    def plan(self, request: Any, stop: threading.Event) -> Any:
+        self.begun.set()
+        assert stop.wait(PATIENCE_SECONDS)
+        self.stopped.set()
+        raise ActstoreError("nobody waits", reason="CANCELLED")
+
+
+def test_planning_ends_with_its_caller(tmp_path: Path) -> None:
+    preparer: Any = Planning()
+    nothing: Any = None
+
+    async def leave() -> None:
+        coordinator = Coordinator(preparer, [], CoordinatorLimits(), nothing)
+        asked = asyncio.create_task(coordinator.estimate(capture_request("tiny", "words.jsonl")))
+        assert await asyncio.to_thread(preparer.begun.wait, PATIENCE_SECONDS)
+        asked.cancel()
+        assert await asyncio.to_thread(preparer.stopped.wait, PATIENCE_SECONDS)
+
+    asyncio.run(leave())
