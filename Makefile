@@ -1,6 +1,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup check monitoring monitoring-tools docs test test-all figures rooms faults bench models demo up proto baseline wheel
+.PHONY: help setup check monitoring monitoring-tools docs test test-all figures rooms faults bench soak models demo up proto baseline \
+	wheel
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 BUF := node_modules/.bin/buf
@@ -89,6 +90,9 @@ faults: $(READY)  ## test captures under twenty random kill -9; ARGS='--collect-
 bench: $(READY)  ## run all benchmarks; each prints a table and then one line of JSON
 	for file in benchmarks/[a-z]*.py; do \
 		$(QUIET) $(BIN)/python -m benchmarks.$$(basename $$file .py) --json $(ARGS) || exit 1; done
+
+soak: $(READY)  ## load a service with mixed questions for 15 minutes; ends with the growth of its memory
+	$(QUIET) $(BIN)/python -m benchmarks.load --minutes 15 --json $(ARGS)
 
 models: $(READY)  ## train the bundled tokenizer, language model and SAE again (takes hours), and write their model card
 	for step in tokenizer language_model sae card; do $(QUIET) $(BIN)/python -m models.$$step || exit 1; done

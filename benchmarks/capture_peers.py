@@ -92,7 +92,7 @@ def plan_sites(
     return plan_capture(request, catalog, PlanSettings(DatasetPlaces((folder / "data",)), device))
 
 
-def forward(model: LanguageModel, plan: Plan, keep: Callable[[torch.Tensor], object], shard: int) -> None:
+def forward(model: LanguageModel, plan: Plan, keep: Callable[[torch.Tensor], None], shard: int) -> None:
     for batch in plan.shard_sequences(shard).batches(BATCH):
         ids = torch.from_numpy(padded(batch)[0]).to(model.device)
         visit(model, ids, None, {parse_site(SITE)}, lambda _, rows: keep(rows))

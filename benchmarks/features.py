@@ -33,6 +33,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,17 +41,16 @@ import duckdb
 import grpc
 import numpy as np
 import polars as pl
-import pyarrow as pa
 from safetensors.numpy import load_file
 
 from actstore_api.v1 import feature_pb2, service_pb2_grpc
-from actstore_storage.bucket import Bucket
 from actstore_storage.bucket.opening import open_bucket
 from actstore_storage.features.reader import FeatureReader
 from actstore_storage.features.sampling import Sample, sample_examples, sampled
 from actstore_storage.features.statistics import feature_statistics, top_examples
 from actstore_storage.runs.opening import open_run
 from actstore_storage.runs.snapshot import Snapshot
+from benchmarks.parts.counted_bucket import Reads, counted
 from benchmarks.parts.feature_runs import D_SAE, RUN, SAE, Peers, segment_of, write_peers, write_run
 from tests.service.process import running_service
 
@@ -124,28 +124,24 @@ def in_process(snapshot: Snapshot) -> dict[str, Query]:
 @contextmanager
 def service_queries(address: str) -> Iterator[dict[str, Query]]:
     """`service_top20` and `_uniform20` without text around the token."""
-    store = {"ACTSTORE_STORE": address, "ACTSTORE_ANONYMOUS": "reader"}
-    with running_service(**store) as ready, grpc.insecure_channel(ready["address"]) as channel:
+    with (
+        running_service(ACTSTORE_STORE=address, ACTSTORE_ANONYMOUS="reader") as ready,
+        grpc.insecure_channel(ready["address"]) as channel,
+    ):
         service = service_pb2_grpc.FeatureServiceStub(channel)
 
-        def reference(feature: int) -> feature_pb2.FeatureReference:
-            return feature_pb2.FeatureReference(run=RUN, sae=SAE, feature=feature)
-
-        def top(feature: int, **window: int) -> Any:
-            request = feature_pb2.GetTopExamplesRequest(feature=reference(feature), k=K, **window)
-            return service.GetTopExamples(request, timeout=CALL_SECONDS)
-
-        def uniform(feature: int, **window: int) -> Any:
-            method = feature_pb2.SAMPLE_METHOD_RANGE
-            request = feature_pb2.SampleExamplesRequest(
-                run=RUN, sae=SAE, features=[feature], method=method, k=K, **window
-            )
+        def examples(method: feature_pb2.SampleMethod, feature: int, **window: int) -> Any:
+            request = feature_pb2.SampleExamplesRequest(run=RUN, sae=SAE, features=[feature], method=method, k=K)
+            for name, tokens in window.items():
+                setattr(request, name, tokens)
             return service.SampleExamples(request, timeout=CALL_SECONDS)
 
         def histogram(feature: int) -> Any:
-            request = feature_pb2.GetFeatureStatisticsRequest(feature=reference(feature), bins=BINS)
+            request = feature_pb2.GetFeatureStatisticsRequest(run=RUN, sae=SAE, feature=feature, bins=BINS)
             return service.GetFeatureStatistics(request, timeout=CALL_SECONDS)
 
+        top = partial(examples, feature_pb2.SAMPLE_METHOD_TOP)
+        uniform = partial(examples, feature_pb2.SAMPLE_METHOD_RANGE)
         yield {
             "service_top20": lambda feature: top(feature, tokens_before=0, tokens_after=0),
             "service_uniform20": lambda feature: uniform(feature, tokens_before=0, tokens_after=0),
@@ -237,64 +233,19 @@ def check_answers(ours: Query, others: dict[str, Query], features: list[int]) ->
 
 def bytes_read(address: str, features: list[int]) -> dict[str, float]:
     """On average, by a process that has asked the same before."""
-    bucket = _Counting(open_bucket(address))
-    queries = in_process(open_run(bucket, RUN))
+    reads = Reads()
+    queries = in_process(open_run(counted(open_bucket(address), reads), RUN))
     found: dict[str, float] = {}
     for name in ("top20", "uniform20", "histogram", "top20_windows"):
         for feature in features:
             queries[name](feature)
-        bucket.bytes = bucket.requests = 0
+        reads.forget()
         for feature in features:
             queries[name](feature)
         key = "bytes_per_query" if name == "top20" else f"bytes_per_{name}"
-        found[key] = round(bucket.bytes / len(features))
-        found[f"reads_per_{name}"] = round(bucket.requests / len(features), 1)
+        found[key] = round(reads.bytes / len(features))
+        found[f"reads_per_{name}"] = round(reads.reads / len(features), 1)
     return found
-
-
-class _Counting:
-    """A bucket that counts the bytes that are read from it, and the reads."""
-
-    def __init__(self, inner: Bucket) -> None:
-        self._inner, self.bytes, self.requests = inner, 0, 0
-
-    def get(self, key: str) -> bytes:
-        data = self._inner.get(key)
-        self._count(len(data))
-        return data
-
-    def open(self, key: str) -> pa.NativeFile:
-        return pa.PythonFile(_CountedFile(self._inner.open(key), self._count), mode="r")
-
-    def _count(self, read: int) -> None:
-        self.bytes += read
-        self.requests += 1
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
-
-
-class _CountedFile:
-    """The methods of a Python file that pyarrow uses."""
-
-    def __init__(self, file: pa.NativeFile, count: Callable[[int], None]) -> None:
-        self._file, self._count = file, count
-        self.closed = False
-
-    def read(self, size: int) -> bytes:
-        data = self._file.read(size)
-        self._count(len(data))
-        return data
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        return self._file.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self._file.tell()
-
-    def close(self) -> None:
-        self._file.close()
-        self.closed = True
 
 
 if __name__ == "__main__":

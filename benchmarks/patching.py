@@ -168,8 +168,8 @@ def prompts(model: LanguageModel) -> tuple[PromptPair, Setting]:
     pair = PairTokens(tuple(ids[0]), tuple(ids[1]), ids[2][0], ids[3][0])
     if len(pair.clean) != POSITIONS or len(pair.corrupt) != POSITIONS or pair.first_difference:
         raise RuntimeError("the prompts are not what they should be")
-    tensors = (torch.tensor([tokens], device=model.device) for tokens in (pair.clean, pair.corrupt))
-    return PromptPair(clean, corrupt, clean_answer, corrupt_answer), Setting(*tensors, (ids[2][0], ids[3][0]))
+    first, second = (torch.tensor([tokens], device=model.device) for tokens in (pair.clean, pair.corrupt))
+    return PromptPair(clean, corrupt, clean_answer, corrupt_answer), Setting(first, second, (ids[2][0], ids[3][0]))
 
 
 def choose(count: int) -> dict[str, list[Place]]:
@@ -212,7 +212,7 @@ def compare(
     """All sides take turns, round after round, because a machine's speed varies; the first round is the warm-up."""
     ours: list[float] = []
     ratios: dict[str, list[float]] = {name: [] for name in peers}
-    error, result = 0.0, None
+    error = 0.0
     for _ in range(ROUNDS + 1):
         seconds, result = timed(lambda: sweep(model, pair, site))
         ours.append(seconds)
@@ -313,7 +313,7 @@ def keeping_output(cache: dict[tuple[str, str, int], Tensor], key: tuple[str, st
 def transformer_lens(model: LanguageModel, setting: Setting) -> Callable[[Sequence[Place]], list[float]]:
     import pandas as pd
     from transformer_lens import HookedTransformer, HookedTransformerConfig, patching
-    from transformer_lens.pretrained.weight_conversions import convert_neox_weights
+    from transformer_lens.pretrained.weight_conversions.neox import convert_neox_weights
 
     config = model.config
     rotary = getattr(config, "rope_parameters", None) or {}

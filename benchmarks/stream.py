@@ -65,12 +65,10 @@ def measure(address: str) -> dict[str, float]:
             place: lambda place=place: client.do_get(flight.Ticket(place)).read_all() for place in ("memory", "store")
         }
         for name, held in {"service": Settings.held_row_bytes, "service_from_store": 0}.items():
-            variables = {
-                "ACTSTORE_STORE": address,
-                "ACTSTORE_HELD_ROW_BYTES": str(held),
-                "ACTSTORE_ANONYMOUS": "reader",
-            }
-            ready = stack.enter_context(running_service(**variables))
+            service = running_service(
+                ACTSTORE_STORE=address, ACTSTORE_HELD_ROW_BYTES=str(held), ACTSTORE_ANONYMOUS="reader"
+            )
+            ready = stack.enter_context(service)
             run = stack.enter_context(actstore.connect(ready["address"])).run("run")
             sides[name] = lambda run=run: run.activations(training_read.SITE).table
         table = sides["memory"]()

@@ -166,7 +166,7 @@ def write(bucket: Bucket, run: str, shards: int, plain: Path) -> None:
                     flags = (position == 0).astype(np.uint8)
                     tokens = TokenRows(sequence, position, sequence, np.zeros(size, np.int32), flags)
                     writer.add(tokens, {SITE: values}, {}, {})
-                    file.write(values)
+                    file.write(values.data)
                 writer.commit()
 
 

@@ -13,7 +13,7 @@ import torch
 from google.protobuf.message_factory import GetMessageClass
 
 import actstore
-from actstore_api.records.patching import RunSweep, SweepCells, SweepProgress, SweepResult
+from actstore_api.records.patching import RunSweep, SweepCells, SweepEstimate, SweepProgress, SweepResult
 from actstore_api.records.terms import ModelReference
 from actstore_api.v1 import service_pb2
 from actstore_service.server import Service
@@ -33,8 +33,8 @@ TOKEN = "gateway-token"
 SERVICES = ("ModelService", "SaeService", "PatchingService")
 
 
-class _Models:
-    """The model replicas of a gateway: one."""
+class LocalModels:
+    """The model replicas of a gateway: one, in this process."""
 
     def __init__(self, folders: tuple[Path, ...], bucket: Bucket) -> None:
         self._replica = Replica(ModelCatalog(folders), bucket, CPU, LiveLimits(), PatchingLimits())
@@ -49,6 +49,9 @@ class _Models:
         served = self._served(request.model)
         return going_on(lambda finished: self._replica.sweeps.run(served, request, finished))
 
+    async def estimate(self, request: RunSweep) -> SweepEstimate:
+        return await self._replica.sweeps.estimate(self._served(request.model), request)
+
     def _served(self, model: ModelReference) -> Served:
         if model not in self._opened:
             self._opened[model] = self._replica.open(model.name, model.revision)
@@ -59,12 +62,16 @@ class _Models:
 def live_lab(bucket: Bucket, *folders: Path) -> Iterator[actstore.Lab]:
     """A lab of the models and SAEs below some folders, and of what a bucket stores."""
     server = grpc.server(ThreadPoolExecutor(2))
-    models: Any = _Models(folders, bucket)  # captures are asked of nobody
+    models: Any = LocalModels(folders, bucket)  # captures are asked of nobody
     _offer(server, Gateway(lambda: (TOKEN,), models, models))
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     settings = Settings(
-        listen="127.0.0.1:0", metrics_listen="127.0.0.1:0", gateway=f"127.0.0.1:{port}", gateway_token=TOKEN
+        listen="127.0.0.1:0",
+        metrics_listen="127.0.0.1:0",
+        gateway=f"127.0.0.1:{port}",
+        gateway_token=TOKEN,
+        anonymous=("reader",),
     )
     service = Service(bucket, settings)
     with actstore.connect(service.address) as lab:

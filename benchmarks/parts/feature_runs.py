@@ -46,10 +46,19 @@ class Peers:
     delphi: list[Path]
 
 
-def write_run(address: str, nonzeros: int) -> None:
+@dataclass(frozen=True)
+class Rows:
+    """What a run stores beside features: a dense site in bfloat16, or none, and sites with norms."""
+
+    d_model: int = 1
+    dense_sites: tuple[str, ...] = ()
+    norm_sites: tuple[str, ...] = ()
+
+
+def write_run(address: str, nonzeros: int, rows: Rows = Rows()) -> None:
     """Writes a run with at least this many nonzeros, in shards, merged into one segment, with its commits folded."""
     bucket = open_bucket(address)
-    record = _record(nonzeros)
+    record = _record(nonzeros, rows)
     create_run(bucket, record)
     model = ModelRecord("model", "", "0" * 64, "0" * 64, "gpt_neox", 1, 1, 1, VOCABULARY_SIZE, SEQUENCE_TOKENS)
     register_model(bucket, model, [f"t{token}" for token in range(VOCABULARY_SIZE)])
@@ -121,9 +130,21 @@ def _write_shard(address: str, record: RunRecord, shard: int) -> None:
         sequences = record.shard_sequences(shard)
         for first in range(sequences.start, sequences.stop, BATCH_SEQUENCES):
             batch = range(first, min(first + BATCH_SEQUENCES, sequences.stop))
-            writer.add(_tokens(rng, batch), {}, {}, {SAE: _features(rng, ends, len(batch) * SEQUENCE_TOKENS)})
+            tokens = len(batch) * SEQUENCE_TOKENS
+            features = {SAE: _features(rng, ends, tokens)}
+            writer.add(_tokens(rng, batch), _dense(rng, record, tokens), _norms(rng, record, tokens), features)
         writer.commit()
     gc.collect()
+
+
+def _dense(rng: np.random.Generator, record: RunRecord, tokens: int) -> dict[str, np.ndarray]:
+    """Positive finite values; the bits of bfloat16."""
+    shape = (tokens, record.d_model)
+    return {site: rng.integers(0, 2**14, shape, np.uint16) for site in record.specification.dense_sites}
+
+
+def _norms(rng: np.random.Generator, record: RunRecord, tokens: int) -> dict[str, np.ndarray]:
+    return {site: rng.lognormal(size=tokens).astype(np.float32) for site in record.specification.norm_sites}
 
 
 def _tokens(rng: np.random.Generator, sequences: range) -> TokenRows:
@@ -142,7 +163,7 @@ def _features(rng: np.random.Generator, ends: np.ndarray, rows: int) -> SparseFe
     return SparseFeatures(row, feature.astype(np.int32), rng.lognormal(size=len(keys)).astype(np.float32))
 
 
-def _record(nonzeros: int) -> RunRecord:
+def _record(nonzeros: int, rows: Rows) -> RunRecord:
     shards = -(-nonzeros // SHARD_NONZEROS)
     # A token has a little more than 32 nonzeros.
     sequences = -(-nonzeros // (shards * 32 * SEQUENCE_TOKENS)) * shards
@@ -150,7 +171,11 @@ def _record(nonzeros: int) -> RunRecord:
         RUN,
         sequences=sequences,
         sequence_tokens=SEQUENCE_TOKENS,
-        d_model=1,
+        d_model=rows.d_model,
+        layers=max(1, len(rows.norm_sites)),
+        dense_sites=rows.dense_sites,
+        norm_sites=rows.norm_sites,
+        dtype="bfloat16",
         saes=(SaeRecord(SAE, "0" * 64, "resid_post.0", D_SAE),),
         sequences_per_shard=sequences // shards,
         sequences_per_batch=BATCH_SEQUENCES,

@@ -36,6 +36,7 @@ def service_overhead(folder: Path, model: LanguageModel, pair: PromptPair) -> tu
             ACTSTORE_STORE=str(folder / "store"),
             ACTSTORE_GATEWAY=workers.address,
             ACTSTORE_GATEWAY_TOKEN=workers.token,
+            ACTSTORE_ANONYMOUS="reader",
         ) as ready,
         actstore.connect(ready["address"]) as lab,
     ):

@@ -87,6 +87,7 @@ from actstore_api.records.capture import (
 )
 from actstore_api.records.catalog import SaeAttachment
 from actstore_api.records.feature import ActiveFeatureOrder, FeatureStatistic, SampleMethod
+from actstore_api.records.information import Capabilities, ServiceInfo, ServiceLimits, WorkersInfo
 from actstore_api.records.model import SiteAblation as AblationKind
 from actstore_api.records.model import SteeredPositions, SteeringMode, StrengthUnit
 from actstore_api.records.norm import GrowthAxis, GrowthVerdict, NormQuantity, SeparabilityVerdict
@@ -126,6 +127,7 @@ __all__ = [
     "BadRequest",
     "Batching",
     "Cancelled",
+    "Capabilities",
     "Capture",
     "CaptureEstimate",
     "CaptureOptions",
@@ -211,6 +213,8 @@ __all__ = [
     "Screen",
     "Separability",
     "SeparabilityVerdict",
+    "ServiceInfo",
+    "ServiceLimits",
     "ShardFailure",
     "SiteAblation",
     "SpanPart",
@@ -247,6 +251,7 @@ __all__ = [
     "Verdict",
     "WeightNorms",
     "Where",
+    "WorkersInfo",
     "Writer",
     "compare_corruptions",
     "connect",

@@ -21,6 +21,7 @@ from actstore._signatures import spelled_out
 from actstore._transport.base import Backend
 from actstore._where import NamedRun, StoredText, run_name, stored_text
 from actstore_api.records.capture import CaptureEstimate, EstimateCapture, EstimateCaptureAnswer, Positions
+from actstore_api.records.information import ServiceInfo
 from actstore_api.records.model import GetWeightNorms
 from actstore_api.records.terms import Dtype, ModelReference
 
@@ -60,6 +61,14 @@ class Lab(Listings, ModelCalls, PatchingCalls):
         """Close the connection. Answers stay; every further question is refused."""
         self._backend.close()
         self.closed = True
+
+    def service_info(self) -> ServiceInfo:
+        """Ask the service for its version, its limits and your roles, and for the version of its workers.
+
+        Raises:
+            BadRequest: The lab is a bucket, or the service is too old to say (SERVICE_TOO_OLD).
+        """
+        return self._backend.service_info()
 
     def run(self, run: str) -> Run:
         """Open a run.

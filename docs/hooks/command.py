@@ -12,8 +12,8 @@ _HEAD = """# The command
 
 `actstore COMMAND` asks what the Python client asks, from a shell. This page lists every command with its options.
 
-Each command prints a table, or one JSON object with `--json`. `ACTSTORE_ADDRESS` and `ACTSTORE_TOKEN` name the service,
-as for `actstore.connect()`.
+Each command prints a table, or one JSON object with `--json`. `ACTSTORE_ADDRESS`, and `ACTSTORE_TOKEN` or
+`ACTSTORE_TOKEN_FILE`, name the service, as for `actstore.connect()`.
 
 | exit status | meaning |
 |---|---|

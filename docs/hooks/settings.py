@@ -30,6 +30,8 @@ TITLES = {
     "s3": "An S3 store",
     "limits": "Limits of the service",
     "coordinator": "Limits of captures",
+    "planning": "Limits of one capture",
+    "datasets": "Limits of datasets",
     "merge": "Limits of merged indexes",
     "patching": "Limits of patching",
     "live": "Limits of live questions",
@@ -81,7 +83,7 @@ def page() -> str:
     found = list(variables())
     for group in dict.fromkeys((*TITLES, *map(_group, found))):
         own = [one for one in found if _group(one) == group]
-        heading = f"\n## {TITLES.get(group, f'Settings of {group}')}{f' [{group}]' if group else ''}\n\n"
+        heading = f"\n## {titled(own[0])}{f' [{group}]' if group else ''}\n\n"
         rows = [
             (
                 code(one.name),
@@ -132,6 +134,11 @@ def _described(record: type, above: tuple[str, ...] = ()) -> Iterator[Setting]:
         yield from _described(kind, path)
 
 
+def titled(one: Setting) -> str:
+    """The title of the group of a setting."""
+    return TITLES.get(_group(one), f"Settings of {_group(one)}")
+
+
 def _group(one: Setting) -> str:
     return one.key.rpartition(".")[0]
 
@@ -151,16 +158,13 @@ def _default(field: "Field[object]") -> str:
 
 
 def _texts(record: type) -> dict[str, str]:
-    """Text of each field: the docstring below it or the comment above it; neighbouring limits may share one."""
+    """Text of each field: the docstring below it or the comment above it."""
     source = dedent(inspect.getsource(record))
     lines, body = source.splitlines(), ast.parse(source).body[0].body  # type: ignore[attr-defined]
     texts: dict[str, str] = {}
-    last = ""
     for node, after in zip(body, [*body[1:], None], strict=True):
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-            shared = last if record.__name__.endswith("Limits") else ""
-            last = _docstring(after) or _comment(lines, node.lineno) or shared
-            texts[node.target.id] = last
+            texts[node.target.id] = _docstring(after) or _comment(lines, node.lineno)
     return texts
 
 

@@ -71,7 +71,7 @@ INT32_MAX, INT64_MAX = 2**31 - 1, 2**63 - 1
 _NAME, _PATH = 128, 1024
 # The largest models have some 130 layers with 128 heads, 7 sites with vectors in each; tenfold is allowed.
 _LAYERS, _SITES = 1024, 4096
-# One question is at most a megabyte (ACTSTORE_REQUEST_BYTES), so these are what fits into it.
+# One question is at most a megabyte (ACTSTORE_LIMITS_REQUEST_BYTES), so these are what fits into it.
 _TEXT, _NUMBERS = 1 << 20, 1 << 17
 
 

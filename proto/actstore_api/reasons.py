@@ -305,6 +305,30 @@ REASONS: Mapping[str, Reason] = {
         "No service answers at the address, or no address is known.",
         "check the address and that the service is up; `actstore up` starts one here",
     ),
+    "CLIENT_TOO_OLD": Reason(
+        FAILED_PRECONDITION,
+        Kind.BAD_REQUEST,
+        "The caller's API level is lower than the service, or the workers, answer. The message has both versions.",
+        "install a newer version of actstore where the call comes from",
+    ),
+    "SERVICE_TOO_OLD": Reason(
+        UNIMPLEMENTED,
+        Kind.BAD_REQUEST,
+        "The service is older than the method or the option that the client uses. The message has both versions.",
+        "ask without that option, or have the service upgraded",
+    ),
+    "WORKERS_TOO_OLD": Reason(
+        UNIMPLEMENTED,
+        Kind.BAD_REQUEST,
+        "The workers are older than the method or the option that the call uses. The message has both versions.",
+        "ask without that option, or have the workers upgraded",
+    ),
+    "FORMAT_PINNED": Reason(
+        FAILED_PRECONDITION,
+        Kind.BAD_REQUEST,
+        "The capture needs a newer format of the bucket than the workers may write, for example during an upgrade.",
+        "leave out what the message names, or wait until the operator allows the newer format",
+    ),
     "CANCELLED": Reason(
         CANCELLED,
         Kind.CANCELLED,

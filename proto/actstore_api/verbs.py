@@ -7,10 +7,10 @@ from typing import Any
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.descriptor_pb2 import MethodOptions
 
-from actstore_api.records import activation, capture, catalog, feature, model, norm, patching, sae, terms
+from actstore_api.records import activation, capture, catalog, feature, information, model, norm, patching, sae, terms
 from actstore_api.v1 import options_pb2, service_pb2
 
-NOUNS = (activation, capture, catalog, feature, model, norm, patching, sae, terms)
+NOUNS = (activation, capture, catalog, feature, information, model, norm, patching, sae, terms)
 # For methods without another deadline.
 DEADLINE_SECONDS = 60
 

@@ -2,3 +2,8 @@
 
 It is stateless: all data is in the bucket, so any number of replicas can run side by side.
 """
+
+import os
+
+# Before Arrow is loaded. Arrow's usual pool keeps pages for each thread that ever used it; see memory.py.
+os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")

@@ -4,7 +4,6 @@ Settings are the fields of `Settings` and `StoreSettings`: from the environment,
 ACTSTORE_CONFIG, and the defaults, in this order. ACTSTORE_STORE is required. Only this module reads the environment.
 """
 
-import ctypes
 import json
 import logging
 import os
@@ -13,6 +12,7 @@ import sys
 import threading
 
 from actstore_api.logs import start_logging
+from actstore_service.memory import MemoryKeeper, tune_memory
 from actstore_service.server import Service
 from actstore_service.settings import SETTINGS_BESIDE, Settings
 from actstore_storage.bucket.opening import open_bucket
@@ -22,17 +22,13 @@ from actstore_storage.settings.command import Options
 from actstore_storage.settings.reading import FoundSettings
 from actstore_storage.settings.store import StoreSettings
 
-# From glibc's malloc.h. Rows are sent in messages of megabytes, for which malloc would map new memory each time: a
-# third of a stream's time was spent on the kernel's clearing of pages. With these options memory is reused.
-_MALLOC = {"M_TRIM_THRESHOLD": (-1, 256 * 2**20), "M_MMAP_THRESHOLD": (-3, 32 * 2**20)}
-
 # How soon a second signal, or the end, is noticed.
 SIGNAL_SECONDS = 0.1
 
 
 def main() -> int:
     options = Options.of("actstore_service")
-    _keep_freed_pages()
+    tune_memory()
     # Done before anything is built, so that no signal has its default effect; blocked signals wait for sigwait.
     endings = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, endings)
@@ -44,6 +40,8 @@ def main() -> int:
     except ActstoreError as error:
         print(f"actstore_service: {error.message}", file=sys.stderr)
         return 2
+    limits = settings.made(Settings).limits
+    MemoryKeeper(limits.memory_seconds, limits.memory_growth_bytes).start()
     ready = {"ready": "service", "address": service.address, "metrics": service.metrics_address}
     ready |= {"mutual_tls": service.mutual_tls_address} if service.mutual_tls_address else {}
     print(json.dumps(ready), flush=True)
@@ -64,13 +62,6 @@ def _end(service: Service, endings: set[signal.Signals]) -> None:
 def _drain_and_stop(service: Service) -> None:
     service.drain()
     service.stop()
-
-
-def _keep_freed_pages() -> None:
-    library = ctypes.CDLL(None)
-    if hasattr(library, "mallopt"):  # not if the C library is another one
-        for name, n_bytes in _MALLOC.values():
-            library.mallopt(name, n_bytes)
 
 
 def _start(settings: FoundSettings) -> Service:

@@ -10,17 +10,22 @@ from typing import Any, NoReturn
 import grpc
 from google.rpc import status_pb2
 
+from actstore_api.codec import decode, encode, message_of
+from actstore_api.levels import API_LEVEL, OLDEST_LEVEL, headers_of, level_needed, own_version
+from actstore_api.records.information import GetWorkersInfo, GetWorkersInfoAnswer, WorkersInfo
 from actstore_api.request_ids import HEADER
 from actstore_api.v1 import capture_pb2
 from actstore_api.verbs import VERBS
 from actstore_service.calls.call import Call
 from actstore_service.calls.failures import StatusGiven
 from actstore_service.settings import Limits, is_loopback
-from actstore_storage.errors import ActstoreError
+from actstore_storage.errors import ActstoreError, BadRequest
 
 LOG = logging.getLogger(__name__)
 # The name of the Ray Serve application, by which its proxy routes calls.
 APPLICATION = "actstore"
+# How long the workers may take to say what they are.
+INFORMATION_SECONDS = 2.0
 # Tells the workers whose call it is. They believe it, because only the service has their token.
 PRINCIPAL = "actstore-principal"
 # Read here and not by grpc_status, which refuses a status whose message differs from the details in any way.
@@ -47,12 +52,38 @@ class Gateway:
         self._loop = asyncio.get_running_loop()
         self._channel = grpc.aio.insecure_channel(address, options) if address else None
         self._token = token
+        self._known: WorkersInfo | None = None
         self._limits = limits
         self._were_up: bool | None = None
 
     @property
     def configured(self) -> bool:
         return self._channel is not None
+
+    async def workers(self, call: Call) -> WorkersInfo:
+        """What the workers are. Errors: WORKERS_UNAVAILABLE, WORKERS_TOO_OLD."""
+        left = call.seconds_left()
+        seconds = INFORMATION_SECONDS if left is None else min(left, INFORMATION_SECONDS)
+        verb = VERBS["GetWorkersInfo"]
+        request = encode(GetWorkersInfo()).SerializeToString()
+        try:
+            said = await self._open().unary_unary(verb.path)(request, timeout=seconds, metadata=self._metadata_of(call))
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+                raise _too_old("a version that does not say what it is", API_LEVEL) from None
+            _hand_on(error)
+        return decode(GetWorkersInfoAnswer, message_of(GetWorkersInfoAnswer).FromString(said)).info
+
+    async def check_level(self, question: object, call: Call) -> None:
+        """Refuses a question that is newer than the workers, which would ignore what they do not know of it. They are
+        asked for their level where the question needs more than the last answer said: they may have been upgraded.
+        """
+        needed = level_needed(question)
+        if needed <= OLDEST_LEVEL or (self._known is not None and self._known.api_level >= needed):
+            return
+        self._known = await self.workers(call)
+        if self._known.api_level < needed:
+            raise _too_old(f"version {self._known.version}, with API level {self._known.api_level}", needed)
 
     async def answer(self, path: str, request: bytes, call: Call) -> bytes:
         """Forwards a call with one answer message, as bytes. `path` is gRPC's name of the method."""
@@ -104,7 +135,7 @@ class Gateway:
 
     def _metadata(self) -> tuple[tuple[str, str], ...]:
         """The token is asked for at each call, because its file may have changed."""
-        return (("application", APPLICATION), ("authorization", f"Bearer {self._token()}"))
+        return (("application", APPLICATION), ("authorization", f"Bearer {self._token()}"), *headers_of("service"))
 
     def _metadata_of(self, call: Call) -> tuple[tuple[str, str], ...]:
         return (*self._metadata(), (HEADER, call.request_id), (PRINCIPAL, call.name))
@@ -132,6 +163,16 @@ def _hand_on(call: grpc.aio.AioRpcError) -> NoReturn:
     if code in (grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL):
         raise ActstoreError("the workers failed; the service's log has the details")
     raise _unavailable("the workers do not answer at the moment; try again later")
+
+
+def _too_old(what: str, needed: int) -> ActstoreError:
+    return BadRequest(
+        f"the workers have {what}; the service has version {own_version()}, and this call needs API level {needed}",
+        reason="WORKERS_TOO_OLD",
+        field="workers",
+        value=what,
+        allowed=f"API level {needed} or higher",
+    )
 
 
 def _unavailable(message: str) -> ActstoreError:

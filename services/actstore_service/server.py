@@ -106,6 +106,8 @@ def _options(limits: Limits) -> list[tuple[str, int]]:
         ("grpc.max_send_message_length", limits.response_bytes),
         ("grpc.max_concurrent_streams", limits.concurrent_streams),
         ("grpc.max_allowed_incoming_connections", limits.connections),
+        ("grpc.server.max_pending_requests", limits.unaccepted_calls),
+        ("grpc.server.max_pending_requests_hard_limit", limits.unaccepted_calls),
         ("grpc.so_reuseport", 0),  # A second process on the same port is a mistake that must be reported.
         ("grpc.keepalive_time_ms", _milliseconds(limits.keepalive_seconds)),
         ("grpc.keepalive_timeout_ms", _milliseconds(limits.keepalive_timeout_seconds)),

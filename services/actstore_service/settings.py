@@ -29,23 +29,23 @@ class Limits:
     """Limits on what one service process accepts and holds."""
 
     catalog_threads: int = 16
-    """Calls about what is there (runs, models, SAEs) that run at the same time."""
+    """Calls about what is there (runs, models, SAEs) that run at the same time. Further ones wait."""
     read_threads: int = 32
-    """Questions about stored data with a single answer that run at the same time."""
+    """Questions about stored data with a single answer that run at the same time. Further ones wait."""
     stream_threads: int = 16
     """Threads that read stored rows for all open streams. A stream whose client does not read occupies none."""
     waiting_calls: int = 128
     """Calls of one class that wait for a thread, for the catalog and for questions each. Further ones are refused with
     BUSY."""
-    open_streams: int = 256
+    open_streams: int = 128
     """Open streams of stored rows. Further ones are refused with BUSY."""
     forwarded_calls: int = 128
     """Open calls to the workers (captures, watches, sweeps, live questions). Further ones are refused with BUSY."""
     standard_calls: int = 512
-    """Open calls of gRPC's own services, health and reflection."""
+    """Open calls of gRPC's own services, health and reflection. Further ones are refused with BUSY."""
     principal_calls: int = 160
     """Calls of one class that one caller may have open. Further ones are refused with BUSY."""
-    principal_streams: int = 256
+    principal_streams: int = 128
     """Streams of stored rows that one caller may have open. Further ones are refused with BUSY."""
     retry_seconds: float = 1.0
     """About how long a client that was refused with BUSY is told to wait before it tries again."""
@@ -53,18 +53,22 @@ class Limits:
     """Connections that are open at the same time. Further ones are closed at once."""
     concurrent_streams: int = 256
     """HTTP/2 streams of one connection. Further ones wait in the client."""
+    unaccepted_calls: int = 16_384
+    """Calls that arrived and that the service has not looked at yet. gRPC itself refuses further ones, without a reason
+    and uncounted, so this is to be more than clients send at once."""
     unread_calls: int = 2048
     """Calls whose message has not arrived. If there are more, the one that has kept the service waiting for the longest
     is ended with MESSAGE_LATE."""
     message_seconds: float = 10.0
     """How long a call's message may take after its headers, before the call is ended with MESSAGE_LATE."""
     stalled_seconds: float = 60.0
-    """How long a client may take to accept one message, before its stream is ended with STREAM_STALLED."""
+    """How long the client of a stream may take no message, before the stream is ended with STREAM_STALLED."""
     waiting_bytes: int = 256 * MEBIBYTE
-    """Messages that wait for their clients, all together. If there are more, the slowest clients have only
-    `hurried_seconds` for theirs."""
-    hurried_seconds: float = 5.0
-    """How long the slowest clients may take to accept one message while more than `waiting_bytes` are waiting."""
+    """Messages that are ready and wait for their clients, all together. As it fills, messages of rows become smaller;
+    if there is more, large answers are refused with BUSY."""
+    untaken_streams: int = 1024
+    """Streams that were ended with STREAM_STALLED and whose clients still do not read, but keep their connection. If
+    there are more, new streams are refused with BUSY."""
     keepalive_seconds: float = 60.0
     """Time without news from a connection after which the service asks whether its peer is still there."""
     keepalive_timeout_seconds: float = 20.0
@@ -74,15 +78,20 @@ class Limits:
     request_bytes: int = 1 * MEBIBYTE
     """Largest request message. Prompts and specifications are small."""
     response_bytes: int = 64 * MEBIBYTE
-    """Largest message of an answer, including answers from the workers."""
+    """Largest message of an answer, including answers from the workers. A larger one ends the call as an error."""
     batch_bytes: int = 3 * MEBIBYTE
-    """Rows in one message of a stream, below the 4 MiB that gRPC clients accept by default."""
+    """Rows in one message of a stream, below the 4 MiB that gRPC clients accept by default. Further rows are in the
+    next message."""
     drain_seconds: float = 5.0
     """How long a service that got SIGTERM still accepts calls, while it already says that it is not ready."""
     grace_seconds: float = 20.0
     """Time that running calls have to finish after that."""
     reconnect_seconds: float = 1.0
     """Longest pause between two attempts to reach workers that do not answer."""
+    memory_seconds: float = 5.0
+    """How often the process looks whether it should give memory back to the machine."""
+    memory_growth_bytes: int = 16 * MEBIBYTE
+    """Growth of the process since it last gave memory back, after which it does so again."""
     totals_seconds: float = 1.0
     """How long a scrape of /metrics waits for the workers, to see whether they answer."""
     store_quiet_seconds: float = 15.0

@@ -3,12 +3,12 @@ and texts, numbers of enums that nobody knows, fields of a later contract.
 """
 
 from collections.abc import Mapping, Sequence
-from functools import cache
 from typing import Any
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
+from hypothesis import assume
 from hypothesis import strategies as st
 
 STRANGE_TEXTS = [
@@ -18,8 +18,16 @@ STRANGE_TEXTS = [
     "resid_post.٣", "blocks.1.hook_resid_post", "z.0.99999999999999999999", "mlp_in.0", "hf:a/b:c", "hf:", "hf:::",
     "hf:a/b:" + "c" * 300, "%s%n", "{0}", "\u202e", "\ufeff", "words.jsonl/x", "<|endoftext|>", "\u2028" * 50,
 ]  # fmt: skip
-# Of every field, beside names that exist.
-NAMES = ["planted", "planted-sae", "planted-model", "resid_post.1", "resid_post", "resid_post.0", "attn_out", "z"]
+# Names that exist, by field. Without them, every question would end at a name.
+_SITES = ("resid_post.1", "resid_post", "resid_post.0", "attn_out", "mlp_out.1", "z", "z.0.1", "q.1", "embedding")
+_TEXTS = ("the cat sat on", "the dog sat on", " the", " on", "the", "a", "b")
+STORED_NAMES: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys(("run", "runs", "rows_of"), ("planted",)),
+    **dict.fromkeys(("sae", "saes"), ("planted-sae",)),
+    **dict.fromkeys(("site", "sites", "dense_sites", "norm_sites", "receivers"), _SITES),
+    "text": _TEXTS,
+    "name": ("planted-model", "words.jsonl"),
+}
 REALS = [0.0, -0.0, 0.5, 1.0, -1.0, 5e-324, 1e-30, 1e30, 1.7e308, -1.7e308, float("inf"), float("-inf"), float("nan")]
 FLOAT_MAX = 3.4e38
 _SMALL = (0, 1, 2, 3, 5, 7, 15, 16, 17, 100)
@@ -31,35 +39,39 @@ _RANGES = {
     FieldDescriptor.CPPTYPE_UINT32: (0, 2**32 - 1),
     FieldDescriptor.CPPTYPE_UINT64: (0, 2**64 - 1),
 }
+_FIRST = ("run", "runs", "sae", "model", "name", "specification", "sweep", "dataset", "text", "texts", "pairs")
 # How often a list is repeated: around bounds, and far beyond.
 _TIMES = (2, 16, 17, 256, 257, 4097)
 # A field that no message of the contract has: number 1000, of bytes.
 _LATER_FIELD = b"\xc2\x3e\x05later"
 
-Words = Mapping[str, Sequence[str]]
+# What a service accepts at most.
+REQUEST_BYTES = 1 << 20
+
+Names = Mapping[str, Sequence[str]]
 
 
-@cache
-def any_request(kind: Descriptor, names: tuple[str, ...] = tuple(NAMES)) -> st.SearchStrategy[bytes]:
-    """A question of this kind as bytes on the wire."""
-    return st.builds(_bytes, _any_message(kind, names), st.sampled_from([False, False, False, True]))
+@st.composite
+def any_request(draw: st.DrawFn, kind: Descriptor, names: Names = STORED_NAMES) -> bytes:
+    """A question of this kind as bytes on the wire, with names that exist by field."""
+    message = draw(_any_message(kind, names))
+    request = message.SerializeToString() + draw(st.sampled_from([b"", b"", b"", _LATER_FIELD]))
+    assume(len(request) < REQUEST_BYTES)
+    return request
 
 
-def _bytes(message: Message, with_later: bool) -> bytes:
-    return message.SerializeToString() + (_LATER_FIELD if with_later else b"")
-
-
-@cache
-def _any_message(kind: Descriptor, names: tuple[str, ...]) -> st.SearchStrategy[Message]:
+def _any_message(kind: Descriptor, names: Names) -> st.SearchStrategy[Message]:
     make: Any = GetMessageClass(kind)
     fields = {field.name: _any_field(field, names) for field in kind.fields if not field.containing_oneof}
-    oneofs = [oneof for oneof in kind.oneofs]
     chosen = [
-        st.none() | st.one_of(*(_named(field, _any_field(field, names)) for field in oneof.fields)) for oneof in oneofs
+        st.none() | st.one_of(*(_named(field, _any_field(field, names)) for field in oneof.fields))
+        for oneof in kind.oneofs
     ]
+    # Without its run, its SAE or its model, no question goes far.
+    first = {name: made for name, made in fields.items() if name in _FIRST}
     return st.builds(
         lambda said, members: make(**said, **dict(member for member in members if member is not None)),
-        st.fixed_dictionaries({}, optional=fields),
+        st.fixed_dictionaries(first, optional={name: made for name, made in fields.items() if name not in first}),
         st.tuples(*chosen),
     )
 
@@ -68,7 +80,7 @@ def _named(field: FieldDescriptor, values: st.SearchStrategy[Any]) -> st.SearchS
     return values.map(lambda value: (field.name, value))
 
 
-def _any_field(field: FieldDescriptor, names: tuple[str, ...]) -> st.SearchStrategy[Any]:
+def _any_field(field: FieldDescriptor, names: Names) -> st.SearchStrategy[Any]:
     one = _any_value(field, names)
     if not field.is_repeated:
         return one
@@ -81,12 +93,14 @@ def _nth(field: FieldDescriptor, number: int) -> Any:
     return f"name{number}" if field.type == FieldDescriptor.TYPE_STRING else number
 
 
-def _any_value(field: FieldDescriptor, names: tuple[str, ...]) -> st.SearchStrategy[Any]:
+def _any_value(field: FieldDescriptor, names: Names) -> st.SearchStrategy[Any]:
     if field.message_type is not None:
         return _any_message(field.message_type, names)
     match field.cpp_type:
         case FieldDescriptor.CPPTYPE_STRING:
-            return st.sampled_from(names) | st.sampled_from(STRANGE_TEXTS) | st.text(max_size=20)
+            known = st.sampled_from(names.get(field.name, ("text", "a")))
+            # Of several branches, one is drawn with equal chance.
+            return known | known | known | st.sampled_from(STRANGE_TEXTS) | st.text(max_size=20)
         case FieldDescriptor.CPPTYPE_BOOL:
             return st.booleans()
         case FieldDescriptor.CPPTYPE_DOUBLE:
@@ -97,4 +111,10 @@ def _any_value(field: FieldDescriptor, names: tuple[str, ...]) -> st.SearchStrat
             return st.integers(0, len(field.enum_type.values)) | st.sampled_from([-1, 99, 2**31 - 1, -(2**31)])
     low, high = _RANGES[field.cpp_type]
     fitting = [edge for edge in _EDGES if low <= edge <= high]
-    return st.sampled_from(_SMALL) | st.sampled_from(_SMALL) | st.sampled_from(fitting) | st.integers(low, high)
+    return (
+        st.sampled_from(_SMALL)
+        | st.sampled_from(_SMALL)
+        | st.sampled_from(_SMALL)
+        | st.sampled_from(fitting)
+        | st.integers(low, high)
+    )

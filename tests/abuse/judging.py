@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
+from hypothesis import HealthCheck, Phase, settings
 
 from actstore_api.reasons import REASONS
 from actstore_api.records.terms import Failure
@@ -14,6 +15,10 @@ REPOSITORY = Path(__file__).parents[2]
 # Numbers that would be wrong; the only fault of which a caller hears.
 _TOLD_FAULTS = {"AUDIT_FAILED"}
 _TRACE = re.compile(r"Traceback|File \"|site-packages|\.py\b|0x[0-9a-f]{8}|object at |Errno")
+# A question that hangs is not made smaller: each attempt would hang, too.
+FUZZ = settings(
+    deadline=None, database=None, suppress_health_check=list(HealthCheck), phases=[Phase.explicit, Phase.generate]
+)
 # Each method answers such small questions far sooner; what takes longer hangs.
 SECONDS = 30.0
 
@@ -38,7 +43,7 @@ def check(outcome: Outcome, secrets: tuple[str, ...] = ()) -> None:
     assert reason in REASONS, outcome
     told = " ".join([outcome.message, *outcome.failure.details.values()])
     assert not _TRACE.search(told), outcome
-    for secret in (str(REPOSITORY), os.path.expanduser("~/"), *secrets):
+    for secret in (str(REPOSITORY), f"{Path.home()}/", *secrets):
         assert secret not in told, outcome
 
 

@@ -12,14 +12,14 @@ from pathlib import Path
 import grpc
 import pytest
 from grpc_status import rpc_status
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 
 from actstore_api.codec import message_of
 from actstore_api.reasons import from_status
 from actstore_api.verbs import VERBS, Verb
 from actstore_storage.bucket.opening import open_bucket
 from tests.abuse.any_messages import any_request
-from tests.abuse.judging import SECONDS, Outcome, check, memory_bytes
+from tests.abuse.judging import FUZZ, SECONDS, Outcome, check, memory_bytes
 from tests.service.process import COMMAND, environment
 from tests.stored_run import write_stored_run
 
@@ -71,7 +71,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 def test_any_decodable_question_has_an_answer_or_a_reason(service: Running, verb: Verb) -> None:
     before: list[int] = []
 
-    @settings(max_examples=EACH, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @settings(FUZZ, max_examples=EACH)
     @given(any_request(message_of(verb.question).DESCRIPTOR))
     def ask(request: bytes) -> None:
         check(service.ask(verb, request), (str(service.folder),))

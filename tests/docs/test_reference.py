@@ -12,8 +12,10 @@ import pytest
 import actstore
 from actstore_api.metrics import METRICS
 from actstore_api.reasons import REASONS
+from actstore_storage.settings.unknown import is_of_kubernetes
 from docs.hooks import columns, command, contract, errors, metrics, python_pages, settings
 
+NAMED = re.compile(r"\bACTSTORE_[A-Z0-9_]*[A-Z0-9]\b")
 GLOSSARY = Path(__file__).parents[2] / "docs" / "reference" / "glossary.md"
 
 
@@ -47,6 +49,16 @@ def test_errors_that_pages_quote_have_the_remedy_of_the_table() -> None:
 
 def test_every_setting_has_a_text() -> None:
     assert [one.name for one in settings.variables() if not one.meaning or not one.type] == []
+
+
+def test_every_limit_says_what_happens_beyond_it() -> None:
+    """A time limit says that in one sentence; another one says first what is counted, and then what happens."""
+    limits = [one for one in settings.variables() if settings.titled(one).startswith("Limits")]
+    counted = [one for one in limits if not one.key.endswith("_seconds")]
+    assert len(counted) > 40
+    assert [one.key for one in counted if len(re.findall(r"[.;] ", one.meaning)) < 1] == []
+    said = re.compile(r"\b([Hh]ow long|[Ss]econds|[Tt]ime|[Pp]ause)\b")
+    assert [one.key for one in limits if one.key.endswith("_seconds") and not said.search(one.meaning)] == []
 
 
 def test_variables_that_processes_read_are_listed() -> None:
@@ -169,3 +181,20 @@ def _entries_of(call: Callable[..., Any]) -> set[str]:
     kinds = (griffe.DocstringSectionKind.parameters, griffe.DocstringSectionKind.other_parameters)
     sections = griffe.Docstring(inspect.getdoc(call) or "").parse("google", warnings=False)
     return {one.name for section in sections if section.kind in kinds for one in section.value}
+
+
+def test_every_variable_that_is_named_anywhere_exists() -> None:
+    """Errors, pages and manifests name variables; one that is renamed or misspelt would be refused where it is set."""
+    root = GLOSSARY.parents[2]
+    known = {one.name for one in settings.variables()}
+    files = [
+        path
+        for folder in ("client", "deploy", "docs", "proto", "services", "storage", "workers")
+        for path in (root / folder).rglob("*")
+        if path.suffix in {".md", ".py", ".yaml", ".env", ".sh", ""} and path.is_file()
+    ]
+    named = {(name, path.name) for path in files for name in NAMED.findall(path.read_text(errors="ignore"))}
+    assert len(named) > 100
+    # The beginning of a name, as `ACTSTORE_S3_`, stands for all that begin with it.
+    found = {(name, file) for name, file in named if not any(each.startswith(name) for each in known)}
+    assert {one for one in found if not is_of_kubernetes(one[0], "")} == set()

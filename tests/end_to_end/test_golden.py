@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import actstore
+from actstore_storage.format.specification import FORMAT_VERSION, FORMATS_READ, FORMATS_WRITTEN
 
 GOLDEN = Path(__file__).parents[1] / "storage/golden"
 SAE = "planted-sae"
@@ -132,6 +133,38 @@ def test_its_checkpoint_is_read(selected, tmp_path):
     assert again.complete
     assert len(again.tokens()) == 69
     assert again.provenance == selected.provenance
+
+
+def test_a_run_of_format_3_has_the_rows_of_another_run(tmp_path):
+    """Of the tokens and norms of format 1's; of token row i, feature f of the later SAE is (1 + i % 5) / 4 where
+    (i + f) % 3 == 0.
+    """
+    store = shutil.copytree(GOLDEN / "format-3", tmp_path / "store")
+    lab = actstore.connect(str(store))
+    over, base = lab.run("over"), lab.run("float32")
+    assert over.complete
+    assert lab.check().sound
+    assert over.tokens().to_pandas().equals(base.tokens().to_pandas())
+    assert over.norms(exclude=("bos", "special")).to_pandas().equals(base.norms(exclude=("bos", "special")).to_pandas())
+    rows = np.arange(69)
+    for feature in range(6):
+        values = np.where((rows + feature) % 3 == 0, (1 + rows % 5) / 4, 0)
+        statistics = over.feature("later-sae", feature).statistics(exclude=())
+        assert statistics.active_tokens == np.count_nonzero(values)
+        assert statistics.maximum == values.max()
+        assert statistics.mean_when_active == pytest.approx(values[values > 0].mean())
+    assert over.feature(SAE, 3).statistics().maximum == 6.375
+
+
+def test_every_format_that_is_read_has_a_golden_store():
+    """A format that is released without one is not known to be read later."""
+    found = {json.loads(path.read_text())["format_version"] for path in GOLDEN.glob("format-*/runs/*/run.json")}
+    assert found == set(FORMATS_READ)
+    for version in FORMATS_READ:
+        runs = GOLDEN.glob(f"format-{version}/runs/*/run.json")
+        assert version in {json.loads(path.read_text())["format_version"] for path in runs}
+    assert set(FORMATS_WRITTEN) <= set(FORMATS_READ)
+    assert max(FORMATS_READ) == max(FORMATS_WRITTEN) == FORMAT_VERSION
 
 
 def test_a_run_of_format_4_is_folded_and_its_index_merged_and_all_of_it_has_its_hash(tmp_path):

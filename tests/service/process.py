@@ -6,7 +6,9 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
 
 COMMAND = (sys.executable, "-m", "actstore_service")
 FREE_PORTS = {"ACTSTORE_LISTEN": "127.0.0.1:0", "ACTSTORE_METRICS_LISTEN": "127.0.0.1:0"}
@@ -21,17 +23,21 @@ def environment(**variables: str) -> dict[str, str]:
 
 
 @contextmanager
-def running_service(ending: signal.Signals = signal.SIGTERM, **variables: str) -> Iterator[dict[str, str]]:
-    """Yields what the service prints once it is ready; it has to end well by the signal."""
-    process = subprocess.Popen(COMMAND, env=environment(**variables), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+def running_service(
+    ending: signal.Signals = signal.SIGTERM, log: Path | None = None, **variables: str
+) -> Iterator[dict[str, Any]]:
+    """Yields what the service prints once it is ready, and its pid; it has to end well by the signal."""
+    with ExitStack() as stack:
+        told = stack.enter_context(log.open("wb")) if log else subprocess.PIPE
+        process = subprocess.Popen(COMMAND, env=environment(**variables), stdout=subprocess.PIPE, stderr=told)
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
-        assert line, f"the service did not start: {process.communicate()[1].decode()}"
-        yield json.loads(line)
+        assert line, f"the service did not start: {process.communicate()[1]!r}"
+        yield json.loads(line) | {"pid": process.pid}
         process.send_signal(ending)
-        _, log = process.communicate(timeout=STOP_SECONDS)
-        assert process.returncode == 0, log.decode()
+        _, said = process.communicate(timeout=STOP_SECONDS)
+        assert process.returncode == 0, said
     finally:
         process.kill()
         process.communicate()

@@ -9,12 +9,14 @@ from grpc_status import rpc_status
 
 from actstore_api.reasons import to_status
 from actstore_api.records.terms import Failure
-from actstore_api.v1 import capture_pb2, patching_pb2
+from actstore_api.v1 import capture_pb2, information_pb2, patching_pb2
 from actstore_api.v1.service_pb2_grpc import (
     CaptureServiceServicer,
     PatchingServiceServicer,
+    WorkersInformationServiceServicer,
     add_CaptureServiceServicer_to_server,
     add_PatchingServiceServicer_to_server,
+    add_WorkersInformationServiceServicer_to_server,
 )
 
 TOKEN = "workers-token"
@@ -51,8 +53,13 @@ AUDITS = {
 }  # fmt: skip
 
 
-class StandIn(CaptureServiceServicer, PatchingServiceServicer):
-    """Does what the run's name says: `refused` (a rich status), `bare-<CODE>` (one without details), `waiting`..."""
+class StandIn(CaptureServiceServicer, PatchingServiceServicer, WorkersInformationServiceServicer):
+    """Does what the run's name says: `refused` (a rich status), `bare-<CODE>` (one without details), `waiting`...
+
+    `info` is what it says of itself; None: it is too old to say.
+    """
+
+    info: information_pb2.WorkersInfo | None = None
 
     def __init__(self, address: str = "127.0.0.1:0") -> None:
         self.cancelled = threading.Event()
@@ -63,11 +70,18 @@ class StandIn(CaptureServiceServicer, PatchingServiceServicer):
         self._server = grpc.server(ThreadPoolExecutor(8))
         add_CaptureServiceServicer_to_server(self, self._server)
         add_PatchingServiceServicer_to_server(self, self._server)
+        add_WorkersInformationServiceServicer_to_server(self, self._server)
         self.address = f"127.0.0.1:{self._server.add_insecure_port(address)}"
         self._server.start()
 
     def close(self) -> None:
         self._server.stop(None).wait()
+
+    def GetWorkersInfo(self, request, context):
+        self._meet(request, context, "")
+        if self.info is None:
+            context.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
+        return information_pb2.GetWorkersInfoResponse(info=self.info)
 
     def StartCapture(self, request, context):
         self._meet(request, context, request.specification.run)
@@ -110,6 +124,9 @@ class StandIn(CaptureServiceServicer, PatchingServiceServicer):
             details = ("grpc-status-details-bin", to_status(FAILURE).SerializeToString())
             context.set_trailing_metadata([details])
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, FAILURE.message * 2)
+        if name == "other-nowhere":
+            details = {"field": "run", "value": name, "allowed": "other-run, planted"}
+            context.abort_with_status(rpc_status.to_status(to_status(Failure("CAPTURE_NOT_FOUND", "no", details))))
         if name.startswith("bare-"):
             context.abort(grpc.StatusCode[name.removeprefix("bare-")], "Traceback: /secret/path.py")
         if name == "waiting":

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from actstore_storage.bucket.access import S3Access
+from actstore_storage.format.specification import FORMAT_VERSION, FORMATS_WRITTEN
 from actstore_storage.settings.checks import check_least, check_positive
 from actstore_storage.settings.reading import Beside, FoundSettings, read_settings
 from actstore_storage.settings.store import StoreSettings, absolute, check_keys
-from actstore_worker.capture.limits import CoordinatorLimits, MergeLimits
+from actstore_worker.capture.limits import CoordinatorLimits, MergeLimits, PlanLimits
+from actstore_worker.datasets.limits import DatasetLimits
 from actstore_worker.errors import SettingsError
 from actstore_worker.files.secrets import check_secret, read_tokens, write_s3_keys, write_secret
 from actstore_worker.live.passes.limits import LiveLimits
@@ -28,21 +30,25 @@ _ADDRESS = re.compile(r"([\w.-]+|\[[\da-fA-F:.]+\]):\d{1,5}", re.ASCII)
 
 @dataclass(frozen=True)
 class RayLimits:
-    # Shared memory for data that actors exchange: sequences of shards, tables of sweeps.
+    # Bytes of shared memory for data that actors exchange: sequences of shards, tables of sweeps. Beyond it Ray writes
+    # to disk.
     object_store_bytes: int = 256 * 2**20
     # The largest number of model replicas for sweeps and questions. There is at least one; more start under load, but
-    # never more than there are GPUs, if there are any.
+    # never more than there are GPUs, if there are any. Further load waits.
     model_replicas: int = 2
-    # Models that one replica keeps loaded.
+    # Models that one replica keeps loaded. Beyond it, the one that was not used for longest is dropped.
     models_per_replica: int = 2
-    # Sweeps and questions that one replica interleaves; further ones wait in the queue, then in the gateway.
+    # Sweeps and questions that one replica interleaves. Further ones wait in the queue, then in the gateway.
     sweeps_per_replica: int = 16
-    # Calls that the gateway holds open at once, including watches.
+    # Calls that the gateway holds open at once, including watches. Further ones wait.
     gateway_calls: int = 200
-    # On a GPU cluster each capture worker and each model replica takes this share of one GPU, so that one of each fits.
+    # Share of one GPU that each capture worker takes on a GPU cluster. Together with replica_gpus at most 1, so that
+    # one of each fits; more is refused at the start.
     worker_gpus: float = 0.75
+    # Share of one GPU that each model replica takes on a GPU cluster. More than worker_gpus leaves is refused at the
+    # start.
     replica_gpus: float = 0.25
-    # How long the gateway may take to answer its first call.
+    # Seconds that the gateway may take to answer its first call. Beyond it the workers do not start.
     start_seconds: float = 120.0
     # Seconds for which the cluster's GCS, or this node's raylet, may refuse connections. Beyond it the workers end.
     gone_seconds: float = 3.0
@@ -90,10 +96,15 @@ class WorkerSettings:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     # Address of `/metrics` about captures, host:port, on the machine with the head of the Ray cluster. None: none.
     worker_metrics_listen: str | None = None
+    # The newest format version of runs that captures write. A capture that needs a newer one is refused. Set it to the
+    # version of the previous release while its services and clients still read the bucket, and for a rollback to it.
+    write_format: int = FORMAT_VERSION
+    planning: PlanLimits = field(default_factory=PlanLimits)
     patching: PatchingLimits = field(default_factory=PatchingLimits)
     live: LiveLimits = field(default_factory=LiveLimits)
     coordinator: CoordinatorLimits = field(default_factory=CoordinatorLimits)
     merge: MergeLimits = field(default_factory=MergeLimits)
+    datasets: DatasetLimits = field(default_factory=DatasetLimits)
     ray: RayLimits = field(default_factory=RayLimits)
 
     def __post_init__(self) -> None:
@@ -120,6 +131,14 @@ class WorkerSettings:
                     "needs ACTSTORE_S3_ENDPOINT; folders belong in ACTSTORE_DATASET_FOLDERS"
                 )
         check_least(self, 1, "capture_workers")
+        if self.write_format not in FORMATS_WRITTEN:
+            allowed = " or ".join(map(str, FORMATS_WRITTEN))
+            raise SettingsError(
+                f"ACTSTORE_WRITE_FORMAT is {self.write_format}; this version writes {allowed}",
+                field="write_format",
+                value=self.write_format,
+                allowed=allowed,
+            )
         if not 0 <= self.gateway_port < 65536:
             raise SettingsError(f"ACTSTORE_GATEWAY_PORT must be a port, not {self.gateway_port}")
 

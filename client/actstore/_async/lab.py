@@ -38,6 +38,7 @@ class AsyncLab(Twin[Lab]):
     address = Shown[str](Lab.address)
     closed = Shown[bool]()
 
+    service_info = awaited(Lab.service_info)
     models = awaited(Lab.models)
     saes = awaited(Lab.saes)
     datasets = awaited(Lab.datasets)

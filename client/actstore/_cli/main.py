@@ -3,7 +3,7 @@
 Exit status: 0 done, 1 refused or failed (one block on stderr says why, and the next step), 2 not a command, 3 a store
 that `check` finds unsound, an SAE that `check-sae` finds wrong, a stack that `status` finds down or an answer that
 `canary` finds wrong, 130 Ctrl-C.
-ACTSTORE_ADDRESS and ACTSTORE_TOKEN say where to ask, as for actstore.connect().
+ACTSTORE_ADDRESS and ACTSTORE_TOKEN or ACTSTORE_TOKEN_FILE say where to ask, as for actstore.connect().
 """
 
 import argparse

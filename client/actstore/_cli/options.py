@@ -28,9 +28,16 @@ _MADE: Mapping[Any, dict[str, Any]] = {
 
 
 def add_verb(
-    verbs: Any, act: Callable[[argparse.Namespace], int | None], says: str, *, asks: bool = True
+    verbs: Any,
+    act: Callable[[argparse.Namespace], int | None],
+    says: str,
+    *,
+    asks: bool = True,
+    of_bucket: bool = False,
 ) -> argparse.ArgumentParser:
-    """A parser of the verb that `act` is named for, `check-sae` for `check_sae`; `asks`: a lab, at an address."""
+    """A parser of the verb that `act` is named for, `check-sae` for `check_sae`; `asks`: a lab, at an address;
+    `of_bucket`: one that no service can be asked.
+    """
     name = act.__name__.replace("_", "-")
     verb: argparse.ArgumentParser = verbs.add_parser(name, help=says, description=says)
     verb.set_defaults(act=act)
@@ -39,7 +46,33 @@ def add_verb(
         verb.add_argument(
             "--address", help="host:port, ./folder or s3://bucket/prefix (default: as actstore.connect())"
         )
+    if asks and not of_bucket:
+        add_connection(verb)
     return verb
+
+
+def add_connection(verb: argparse.ArgumentParser) -> None:
+    """Let a verb be told how to connect to a service. A token itself is no option: others would see it among the
+    processes.
+    """
+    verb.add_argument("--token-file", metavar="FILE", help="file with the token (default: ACTSTORE_TOKEN_FILE)")
+    verb.add_argument(
+        "--tls",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="encrypt the connection to a service, or not (default: ACTSTORE_TLS)",
+    )
+    verb.add_argument(
+        "--root-certificates",
+        metavar="FILE",
+        help="certificates of trusted authorities, in PEM (default: ACTSTORE_ROOT_CERTIFICATES)",
+    )
+    verb.add_argument(
+        "--client-certificate",
+        metavar="FILE",
+        help="certificate of your own, for mutual TLS (default: ACTSTORE_CLIENT_CERTIFICATE)",
+    )
+    verb.add_argument("--client-key", metavar="FILE", help="key of that certificate (default: ACTSTORE_CLIENT_KEY)")
 
 
 def add_options(verb: argparse.ArgumentParser, asked: Mapping[str, Mapping[str, Any]]) -> None:
@@ -75,7 +108,8 @@ def add_plot(verb: argparse.ArgumentParser) -> None:
 
 def lab_of(options: argparse.Namespace) -> Lab:
     """The lab at the address that was given, or where connect() finds one."""
-    return connect(options.address)
+    names = ("token_file", "tls", "root_certificates", "client_certificate", "client_key")
+    return connect(options.address, **asked_of(options, names))
 
 
 def show(options: argparse.Namespace, answer: Any) -> None:

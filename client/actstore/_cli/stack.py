@@ -13,10 +13,11 @@ from typing import Any, TextIO
 
 from actstore._cli.options import DONE, UNSOUND, add_verb, say
 from actstore._errors import STACK_FAILED, ActstoreError, StackFailed
-from actstore._stack.folder import STATE_FOLDER, StackFile, StackFolder, StackProcesses, stack_folder
+from actstore._stack.folder import STATE_FOLDER, StackFolder, StackProcesses, stack_folder
 from actstore._stack.guard import LEFTOVER_SECONDS
 from actstore._stack.stack import STOP_SECONDS, LocalStack
 from actstore._transport.service import GrpcBackend
+from actstore_api.records.information import ServiceInfo
 
 LOOK_SECONDS = 0.5
 # The service, the workers and the store end one after the other.
@@ -33,6 +34,9 @@ def add_stack(verbs: Any) -> None:
     )
     starting.add_argument("--datasets", type=Path, nargs="+", default=[], metavar="DIR", help="folders of text")
     starting.add_argument("--allow-hub", action="store_true", help="let captures name models of the Hugging Face hub")
+    starting.add_argument(
+        "--config", type=Path, metavar="FILE", help="TOML file with settings of service and workers, such as limits"
+    )
     starting.add_argument("--port", type=int, help="of the service (default: 7433 where it is free)")
     add_verb(
         verbs, status, "does the stack of this folder run, and answer? exit status 3 where it does not", asks=False
@@ -51,6 +55,7 @@ def up(options: argparse.Namespace) -> None:
         dataset_folders=options.datasets,
         allow_hub=options.allow_hub,
         port=options.port,
+        config=options.config,
         waits=waiting.draw,
         is_command=True,
     )
@@ -151,8 +156,19 @@ def _state(folder: StackFolder) -> tuple[str, dict[str, Any]]:
     except FileNotFoundError:
         return "starting", known
     known = {"address": stack.address, "metrics": stack.metrics, "store": stack.store} | known
-    wrong = _wrong(stack)
-    return ("unwell", known | {"wrong": wrong}) if wrong else ("up", known)
+    try:
+        with closing(GrpcBackend(stack.address, stack.token, tls=None)) as service:
+            service.check_workers()
+            return "up", known | _versions(service.service_info())
+    except ActstoreError as error:
+        return "unwell", known | {"wrong": error.message}
+
+
+def _versions(info: ServiceInfo) -> dict[str, Any]:
+    found = {"service": f"{info.version}, API level {info.api_level}"}
+    if info.workers is not None:
+        found["workers"] = f"{info.workers.version}, API level {info.workers.api_level}"
+    return {"versions": found}
 
 
 def _known(processes: StackProcesses | None) -> dict[str, Any]:
@@ -160,16 +176,6 @@ def _known(processes: StackProcesses | None) -> dict[str, Any]:
         return {}
     since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(processes.since))
     return {"since": since, "processes": {"stack": processes.owner, **processes.processes}}
-
-
-def _wrong(stack: StackFile) -> str:
-    """Empty if service and workers answer."""
-    try:
-        with closing(GrpcBackend(stack.address, stack.token, tls=None)) as service:
-            service.check_workers()
-    except ActstoreError as error:
-        return error.message
-    return ""
 
 
 def down(options: argparse.Namespace) -> None:

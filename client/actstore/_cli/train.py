@@ -14,8 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from actstore._cli.options import warn
-from actstore._connect import connect
+from actstore._cli.options import add_connection, lab_of, warn
 from actstore._errors import MissingLibrary, refused
 from actstore._optional import install_extra
 from actstore._runs.run import sae_findings
@@ -43,16 +42,16 @@ def train_sae(arguments: Sequence[str]) -> int:
         environment = _environment(options.store, asked_for_help=_helps(own))
         status = _wait(Guarded(command, grace_seconds=STOP_SECONDS, env=environment))
         if options.encode and result.exists():
-            _encode(options.address, json.loads(result.read_text())["trained"], as_json="--json" in own)
+            _encode(options, json.loads(result.read_text())["trained"], as_json="--json" in own)
     return status
 
 
-def _encode(address: str | None, trained: Sequence[dict[str, Any]], *, as_json: bool) -> None:
+def _encode(options: argparse.Namespace, trained: Sequence[dict[str, Any]], *, as_json: bool) -> None:
     """Encodes the run that the SAEs were trained on with all of them at once, so that its rows are read once."""
     names = [one["name"] for one in trained if "failed" not in one]
     if not names:
         return
-    with connect(address) as lab:
+    with lab_of(options) as lab:
         run = lab.run(trained[0]["run"]).encode(names).wait(check_saes=False)
         warnings = list(sae_findings(run))
     warn(warnings)
@@ -96,5 +95,6 @@ def client_parser() -> argparse.ArgumentParser:
         "--store", help="bucket with the run (default: ACTSTORE_STORE, or that of a stack that runs here)"
     )
     parser.add_argument("--address", help="service for --encode (default: as actstore.connect())")
+    add_connection(parser)
     parser.add_argument("--encode", action="store_true", help="then run the new SAE over the run's stored rows")
     return parser

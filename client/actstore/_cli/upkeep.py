@@ -14,17 +14,21 @@ from actstore._stack.folder import stack_store
 
 
 def add_upkeep(verbs: Any) -> None:
-    checking = add_verb(verbs, check, "compare a bucket with its commits; exit status 3 where it is not sound")
+    checking = add_verb(
+        verbs, check, "compare a bucket with its commits; exit status 3 where it is not sound", of_bucket=True
+    )
     checking.add_argument("run", nargs="?", help="default: every run")
     checking.add_argument("--quick", action="store_true", help="leave out what reads every byte")
     checking.add_argument("--remove-orphans", action="store_true", help="of runs that are not being captured")
-    removing = add_verb(verbs, remove, "remove a run from a bucket, for good")
+    removing = add_verb(verbs, remove, "remove a run from a bucket, for good", of_bucket=True)
     removing.add_argument("run", help="name of the run")
     removing.add_argument("--yes", action="store_true", help="without this nothing is removed")
     removing.add_argument(
         "--force", action="store_true", help="even one that is being captured, or whose rows other runs are over"
     )
-    exporting = add_verb(verbs, export, "write a site's vectors from a bucket as files for other programs")
+    exporting = add_verb(
+        verbs, export, "write a site's vectors from a bucket as files for other programs", of_bucket=True
+    )
     exporting.add_argument("run", help="name of the run")
     exporting.add_argument("site", help="site whose vectors are written: resid_post.1")
     exporting.add_argument("folder", type=Path, help="new or empty folder that is written")

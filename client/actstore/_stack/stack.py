@@ -51,6 +51,8 @@ class LocalStack:
         port: Port of the service. None: 7433 if it is free, else any free one. 0: any free one.
         allow_hub: Let captures name models and datasets of the Hugging Face hub.
         capture_workers: Number of capture workers. None: as the machine has GPUs, or one.
+        config: TOML file with settings of service and workers, such as limits; its places, addresses and tokens do
+            not count, because the stack has its own.
         state_folder: Folder for logs and `stack.json`, of one stack at a time.
         waits: Called again and again while the stack starts, with what is waited for, such as "Ray".
         is_command: Whether this process is nothing but the stack, so that `actstore down` may end it.
@@ -75,6 +77,7 @@ class LocalStack:
         port: int | None = None,
         allow_hub: bool = False,
         capture_workers: int | None = None,
+        config: str | os.PathLike[str] | None = None,
         state_folder: str | os.PathLike[str] = STATE_FOLDER,
         waits: Callable[[str], object] = lambda _: None,
         is_command: bool = False,
@@ -94,6 +97,7 @@ class LocalStack:
         self._port = port
         self._allow_hub = allow_hub
         self._capture_workers = capture_workers
+        self._config = "" if config is None else str(_absolute(config))
         self._waits, self._is_command = waits, is_command
         self._lab: Lab | None = None
         self._processes: dict[str, Guarded] = {}
@@ -186,7 +190,7 @@ class LocalStack:
         environment = {
             "ACTSTORE_MODEL_FOLDERS": self._found_in["MODEL"],
             "ACTSTORE_DATASET_FOLDERS": self._found_in["DATASET"],
-            "ACTSTORE_ALLOW_HUB": str(int(self._allow_hub)),
+            "ACTSTORE_ALLOW_HUB": "1" if self._allow_hub else "",
             "ACTSTORE_GATEWAY_TOKEN": gateway_token,
         }
         if self._capture_workers is not None:
@@ -205,10 +209,11 @@ class LocalStack:
         }
 
     def _store_environment(self) -> dict[str, str]:
+        named = {"ACTSTORE_STORE": self.store, "ACTSTORE_CONFIG": self._config}
         if self.s3_access is None:
-            return {"ACTSTORE_STORE": self.store}
+            return named
         return {
-            "ACTSTORE_STORE": self.store,
+            **named,
             "ACTSTORE_S3_ENDPOINT": self.s3_access.endpoint,
             "ACTSTORE_S3_ACCESS_KEY": self.s3_access.access_key,
             "ACTSTORE_S3_SECRET_KEY": self.s3_access.secret_key,

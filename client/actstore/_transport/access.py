@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from actstore import _checks
 from actstore._errors import refused
+from actstore._transport.credentials import ClientCertificate
 
 # gRPC itself tries no question more often.
 ATTEMPTS_MAX = 5
@@ -43,14 +44,17 @@ class Timeout:
         answer_seconds: How long to wait for one answer. None: as long as the contract gives to the question, which is
             60 seconds for most and up to an hour for those that run a model. Streams (a capture's progress, a sweep,
             stored rows) have no limit.
+        keepalive_seconds: How long a connection with open questions may be silent before it is tested. One whose other
+            side is gone is then given up, and its questions are asked again or fail.
     """
 
     connect_seconds: float = 10.0
     reconnect_seconds: float = 0.5
     answer_seconds: float | None = None
+    keepalive_seconds: float = 30.0
 
     def __post_init__(self) -> None:
-        for name in ("connect_seconds", "reconnect_seconds", "answer_seconds"):
+        for name in ("connect_seconds", "reconnect_seconds", "answer_seconds", "keepalive_seconds"):
             seconds = getattr(self, name)
             if name == "answer_seconds" and seconds is None:
                 continue
@@ -60,9 +64,10 @@ class Timeout:
 
 @dataclass(frozen=True)
 class Retries:
-    """How often a question is repeated while the service is unavailable.
+    """How often a question is repeated while the service is unavailable or busy.
 
-    Only questions that change nothing are repeated: starting a capture is not.
+    While it is unavailable, only questions that change nothing are repeated: starting a capture is not. A service that
+    is busy has not begun with the question and says when to try again, so every question is repeated then.
 
     Args:
         attempts: How often a question is asked in all, 1 to 5; 1: never repeated.
@@ -94,9 +99,10 @@ class Retries:
 
 @dataclass(frozen=True)
 class Connection:
-    """How a service is connected to. `root_certificates`: PEM; None: those of gRPC."""
+    """How a service is connected to. `root_certificates`: PEM; None: those of gRPC. `certificate`: the client's own."""
 
     timeout: Timeout = field(default_factory=Timeout)
     retries: Retries = field(default_factory=Retries)
     max_message_bytes: int = 256 * 2**20
     root_certificates: bytes | None = None
+    certificate: ClientCertificate | None = None

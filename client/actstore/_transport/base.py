@@ -12,6 +12,7 @@ import pyarrow as pa
 from actstore._answer import Verdict
 from actstore._errors import ActstoreError, refused
 from actstore._transport.access import Retries
+from actstore_api.records.information import ServiceInfo
 from actstore_api.records.terms import Provenance
 
 Rows = tuple[pa.Table, Provenance]
@@ -54,6 +55,10 @@ class Backend(ABC):
     @abstractmethod
     def check_workers(self) -> None:
         """Returns where the workers answer. Errors: Unavailable, Denied."""
+
+    @abstractmethod
+    def service_info(self) -> ServiceInfo:
+        """What the service is. Errors: BadRequest for one that is too old to say, and for a bucket."""
 
     @abstractmethod
     def close(self) -> None: ...

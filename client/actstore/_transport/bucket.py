@@ -12,6 +12,7 @@ from actstore._answer import Verdict
 from actstore._errors import ActstoreError, error_of, refused
 from actstore._transport.access import S3Access
 from actstore._transport.base import Backend, Rows
+from actstore_api.records.information import ServiceInfo
 from actstore_api.records.terms import Failure
 from actstore_storage import errors
 from actstore_storage.answers import Store, answer, is_stored, rows
@@ -41,6 +42,9 @@ class BucketBackend(Backend):
         """Nothing is held open between calls."""
 
     def check_workers(self) -> None:
+        raise self._needs_service()
+
+    def service_info(self) -> ServiceInfo:
         raise self._needs_service()
 
     def ask(self, question: object) -> Any:

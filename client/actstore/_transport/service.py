@@ -3,8 +3,10 @@
 import ipaddress
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from threading import Lock
 from typing import Any
 from urllib.request import getproxies
 
@@ -14,11 +16,14 @@ from grpc_status import rpc_status
 from actstore._errors import ActstoreError, Denied, Fault, error_of, refused
 from actstore._transport.access import Connection, Retries
 from actstore._transport.base import Backend, Rows
+from actstore._transport.credentials import NO_STAMP, Credentials, Stamp
 from actstore._transport.under_way import QUESTION, cancellable, cancelled
 from actstore_api import request_ids
 from actstore_api.codec import decode, encode, message_of
+from actstore_api.levels import API_LEVEL, OLDEST_LEVEL, headers_of, level_needed, own_version
 from actstore_api.reasons import from_status
 from actstore_api.records.capture import GetCaptureTotals
+from actstore_api.records.information import GetServiceInfo, ServiceInfo
 from actstore_api.records.terms import Failure
 from actstore_api.rows import decode_rows
 from actstore_api.shape import Unreadable
@@ -30,7 +35,7 @@ FOREIGN = {
     grpc.StatusCode.UNAVAILABLE: "SERVICE_UNAVAILABLE",
     grpc.StatusCode.DEADLINE_EXCEEDED: "SERVICE_UNAVAILABLE",
     grpc.StatusCode.UNAUTHENTICATED: "UNAUTHENTICATED",
-    grpc.StatusCode.PERMISSION_DENIED: "UNAUTHENTICATED",
+    grpc.StatusCode.PERMISSION_DENIED: "PERMISSION_DENIED",
     grpc.StatusCode.RESOURCE_EXHAUSTED: "LIMIT_EXCEEDED",
     grpc.StatusCode.CANCELLED: "CANCELLED",
     grpc.StatusCode.UNIMPLEMENTED: "SERVICE_UNAVAILABLE",
@@ -51,18 +56,34 @@ _CONNECTING = (
 )
 
 
+# gRPC's shortest is 10.
+KEEPALIVE_TIMEOUT_SECONDS = 20.0
+# A gRPC server that stops ends the calls that it has not looked at yet with CANCELLED, whatever its grace.
+_BUSY, _AWAY = ("RESOURCE_EXHAUSTED",), ("UNAVAILABLE", "CANCELLED")
+# A service is rolled out faster than gRPC's own 30 seconds between two looks at a name.
+RESOLVE_SECONDS = 5.0
+
+
 class GrpcBackend(Backend):
-    def __init__(self, address: str, token: str | None, tls: bool | None, how: Connection | None = None) -> None:
+    def __init__(
+        self, address: str, credentials: Credentials | str | None, tls: bool | None, how: Connection | None = None
+    ) -> None:
         self.address = address
-        _check_token(token)
+        self._credentials = credentials if isinstance(credentials, Credentials) else Credentials(credentials)
         how = how or Connection()
         self.retries = how.retries
         self._timeout = how.timeout
-        self._channel = _channel(address, token, tls, how)
-        self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
+        encrypted = is_encrypted(address, bool(self._credentials), tls, how)
+        self._channels = _Channels(address, encrypted, how)
+        self._info: ServiceInfo | None = None
 
     def close(self) -> None:
-        self._channel.close()
+        self._channels.close()
+
+    def _metadata(self) -> tuple[tuple[str, str], ...]:
+        """The headers of one call."""
+        token = self._credentials.token()
+        return (*headers_of("python"), *((("authorization", f"Bearer {token}"),) if token else ()))
 
     def check_workers(self) -> None:
         self._ask(GetCaptureTotals(), CHECK_SECONDS)
@@ -78,10 +99,34 @@ class GrpcBackend(Backend):
         for message in self._listen(question):
             yield self._answer(verb_of(question), message)
 
+    def service_info(self) -> ServiceInfo:
+        verb = VERBS["GetServiceInfo"]
+        with _in_our_words(self.address), self._channels.used() as channel:
+            try:
+                said = self._sent(channel.unary_unary(verb.path), _request(GetServiceInfo()), CHECK_SECONDS)
+            except grpc.RpcError as error:
+                if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+                    raise _too_old(self.address, "a version that does not say what it is", API_LEVEL) from None
+                raise
+        self._info = self._answer(verb, said).info
+        return self._info
+
+    def _check_level(self, question: object) -> None:
+        """Refuses a question that is newer than the service, which would ignore what it does not know of it. The
+        service is asked for its level once, and only if the question needs more than every service has.
+        """
+        needed = level_needed(question)
+        if needed <= OLDEST_LEVEL or (self._info is not None and self._info.api_level >= needed):
+            return
+        found = self.service_info()  # also where it was older before: it may have been upgraded
+        if found.api_level < needed:
+            raise _too_old(self.address, f"version {found.version}, with API level {found.api_level}", needed)
+
     def _ask(self, question: object, seconds: float | None) -> Any:
+        self._check_level(question)
         verb, request = verb_of(question), _request(question)
-        with _in_our_words(self.address):
-            answer = self._sent(self._channel.unary_unary(verb.path), request, seconds)
+        with _in_our_words(self.address), self._channels.used() as channel:
+            answer = self._sent(channel.unary_unary(verb.path), request, seconds)
         return self._answer(verb, answer)
 
     def _sent(self, send: grpc.UnaryUnaryMultiCallable, request: bytes, seconds: float | None) -> bytes:
@@ -90,9 +135,9 @@ class GrpcBackend(Backend):
         """
         answer: bytes
         if QUESTION.get() is None:
-            answer = send(request, timeout=seconds, metadata=self._metadata)
+            answer = send(request, timeout=seconds, metadata=self._metadata())
             return answer
-        call = send.future(request, timeout=seconds, metadata=self._metadata)
+        call = send.future(request, timeout=seconds, metadata=self._metadata())
         with cancellable(call):
             answer = call.result()
         return answer
@@ -103,11 +148,17 @@ class GrpcBackend(Backend):
 
     def _listen(self, question: object) -> Iterator[bytes]:
         """The messages of a stream, as bytes. A stream has no deadline: a capture may take days."""
+        self._check_level(question)
         request = _request(question)
-        with _in_our_words(self.address):
-            stream = self._channel.unary_stream(verb_of(question).path)(request, metadata=self._metadata)
+        with _in_our_words(self.address), self._channels.used() as channel:
+            stream = channel.unary_stream(verb_of(question).path)(request, metadata=self._metadata())
             with cancellable(stream):
                 yield from stream
+
+
+def _too_old(address: str, what: str, needed: int) -> ActstoreError:
+    message = f"the service at {address} has {what}; this client has version {own_version()}, and this call needs API "
+    return refused(f"{message}level {needed}", "service", what, f"API level {needed} or higher", "SERVICE_TOO_OLD")
 
 
 def _request(question: object) -> bytes:
@@ -128,29 +179,76 @@ def _readable(address: str) -> Iterator[None]:
         raise Fault(f"the service at {address} answered what this client cannot read: {error}") from None
 
 
-def _check_token(token: str | None) -> None:
-    """It travels in a header."""
-    if token and not (token.isascii() and token.isprintable()):
-        message = "the token contains a character that cannot be sent in a header, such as a line break"
-        raise refused(message, "token", None, "printable ASCII characters")
+class _Channels:
+    """The channel in use. A channel keeps the client's certificate that it began with, so another one takes its place
+    when the files change. The old one is closed once its last question is answered.
+    """
+
+    def __init__(self, address: str, encrypted: bool, how: Connection) -> None:
+        self._address, self._encrypted, self._how = address, encrypted, how
+        self._lock = Lock()
+        self._stamp = self._stamp_now()
+        self._channel = self._opened()
+        self._questions: Counter[grpc.Channel] = Counter()
+
+    @contextmanager
+    def used(self) -> Iterator[grpc.Channel]:
+        """The channel for one question."""
+        with self._lock:
+            self._follow_files()
+            channel = self._channel
+            self._questions[channel] += 1
+        try:
+            yield channel
+        finally:
+            with self._lock:
+                self._questions[channel] -= 1
+                self._close_unused()
+
+    def close(self) -> None:
+        with self._lock:
+            for channel in {self._channel, *self._questions}:
+                channel.close()
+
+    def _follow_files(self) -> None:
+        """Files that cannot be read, or do not belong together, are being replaced: the channel stays in use."""
+        with suppress(ActstoreError):
+            stamp = self._stamp_now()
+            if stamp != self._stamp:
+                self._channel, self._stamp = self._opened(), stamp
+                self._close_unused()
+
+    def _close_unused(self) -> None:
+        for channel in [channel for channel, count in self._questions.items() if not count]:
+            del self._questions[channel]
+            if channel is not self._channel:
+                channel.close()
+
+    def _stamp_now(self) -> Stamp:
+        return NO_STAMP if self._how.certificate is None else self._how.certificate.stamp()
+
+    def _opened(self) -> grpc.Channel:
+        found = options(self._address, self._how)
+        if not self._encrypted:
+            return grpc.insecure_channel(self._address, found)
+        chain, key = (None, None) if self._how.certificate is None else self._how.certificate.read()
+        return grpc.secure_channel(
+            self._address, grpc.ssl_channel_credentials(self._how.root_certificates, key, chain), found
+        )
 
 
-def _channel(address: str, token: str | None, tls: bool | None, how: Connection) -> grpc.Channel:
-    if is_encrypted(address, token, tls, how):
-        return grpc.secure_channel(address, grpc.ssl_channel_credentials(how.root_certificates), options(address, how))
-    return grpc.insecure_channel(address, options(address, how))
-
-
-def is_encrypted(address: str, token: str | None, tls: bool | None, how: Connection) -> bool:
-    """Whether to use TLS: yes if `tls` says so, or if root certificates are given.
+def is_encrypted(address: str, token: bool, tls: bool | None, how: Connection) -> bool:
+    """Whether to use TLS: yes if `tls` says so, or if certificates are given.
 
     Errors: Denied for a token that would travel in the clear to another machine, BadRequest for certificates without
     TLS.
     """
-    if how.root_certificates is not None and tls is False:
-        message = "root certificates are for TLS, which tls=False turns off"
-        raise refused(message, "root_certificates", "given", "tls=True, or no root_certificates")
-    encrypted = how.root_certificates is not None if tls is None else tls
+    given = {"root_certificates": how.root_certificates, "client_certificate": how.certificate}
+    certificates = [name for name, value in given.items() if value is not None]
+    if certificates and tls is False:
+        message = "certificates are for TLS, which tls=False turns off"
+        raise refused(message, certificates[0], "given", f"tls=True, or no {certificates[0]}")
+    encrypted = bool(certificates) if tls is None else tls
     if token and tls is None and not encrypted and not _is_loopback(address):
         raise Denied(
             f"the token would travel to {address} in the clear",
@@ -175,13 +273,23 @@ def options(address: str, how: Connection) -> list[tuple[str, int | str]]:
         ("grpc.initial_reconnect_backoff_ms", reconnect),
         ("grpc.max_reconnect_backoff_ms", reconnect),
         ("grpc.max_receive_message_length", how.max_message_bytes),
-        ("grpc.service_config", json.dumps({"methodConfig": _retried(how.retries)})),
+        ("grpc.keepalive_time_ms", int(1000 * how.timeout.keepalive_seconds)),
+        ("grpc.keepalive_timeout_ms", int(1000 * KEEPALIVE_TIMEOUT_SECONDS)),
+        ("grpc.dns_min_time_between_resolutions_ms", int(1000 * RESOLVE_SECONDS)),
+        ("grpc.service_config", json.dumps(_service_config(how.retries))),
     ]
 
 
+def _service_config(retries: Retries) -> dict[str, Any]:
+    """Questions go to all addresses of a name by turns, and to those that remain when one is gone."""
+    return {"loadBalancingConfig": [{"round_robin": {}}], "methodConfig": _retried(retries)}
+
+
 def _retried(retries: Retries) -> list[dict[str, Any]]:
-    """The retry policy of the verbs that are repeatable; the callers of all others decide for themselves. gRPC retries
-    by itself, and a stream only until its first message.
+    """The retry policies. gRPC retries by itself, and a stream only until its first message.
+
+    RESOURCE_EXHAUSTED is retried for every verb: BUSY has it, which a service says before it begins, with the time to
+    wait. Where the question is too large, the service forbids to try again.
     """
     if retries.attempts == 1:
         return []
@@ -190,18 +298,25 @@ def _retried(retries: Retries) -> list[dict[str, Any]]:
         "initialBackoff": f"{retries.initial_backoff_seconds:.3f}s",
         "maxBackoff": f"{retries.maximum_backoff_seconds:.3f}s",
         "backoffMultiplier": retries.backoff_multiplier,
-        "retryableStatusCodes": ["UNAVAILABLE"],
     }
-    return [{"name": _repeatable(), "retryPolicy": policy}]
+    return [
+        {"name": _named(repeatable=True), "retryPolicy": policy | {"retryableStatusCodes": [*_BUSY, *_AWAY]}},
+        {"name": _named(repeatable=False), "retryPolicy": policy | {"retryableStatusCodes": [*_BUSY]}},
+    ]
 
 
-def _repeatable() -> list[dict[str, str]]:
-    """The verbs that are retried, in gRPC's words."""
-    paths = [verb.path.rpartition("/") for verb in VERBS.values() if verb.repeatable]
+def _named(*, repeatable: bool) -> list[dict[str, str]]:
+    """The verbs that are repeatable, or those that are not, in gRPC's words."""
+    paths = [verb.path.rpartition("/") for verb in VERBS.values() if verb.repeatable is repeatable]
     return [{"service": service.removeprefix("/"), "method": method} for service, _, method in paths]
 
 
 def _is_loopback(address: str) -> bool:
+    """Whether every address of `host:port`, or of `ipv4:host:port,host:port`, is this machine."""
+    return all(map(_is_own_host, re.sub("^ipv[46]:", "", address).split(",")))
+
+
+def _is_own_host(address: str) -> bool:
     host = address.rpartition(":")[0].strip("[]")
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback

@@ -7,6 +7,7 @@ from actstore_api.v1 import activation_pb2 as actstore__api_dot_v1_dot_activatio
 from actstore_api.v1 import capture_pb2 as actstore__api_dot_v1_dot_capture__pb2
 from actstore_api.v1 import catalog_pb2 as actstore__api_dot_v1_dot_catalog__pb2
 from actstore_api.v1 import feature_pb2 as actstore__api_dot_v1_dot_feature__pb2
+from actstore_api.v1 import information_pb2 as actstore__api_dot_v1_dot_information__pb2
 from actstore_api.v1 import model_pb2 as actstore__api_dot_v1_dot_model__pb2
 from actstore_api.v1 import norm_pb2 as actstore__api_dot_v1_dot_norm__pb2
 from actstore_api.v1 import patching_pb2 as actstore__api_dot_v1_dot_patching__pb2
@@ -1910,6 +1911,158 @@ class PatchingService(object):
             '/actstore_api.v1.PatchingService/RunSweep',
             actstore__api_dot_v1_dot_patching__pb2.RunSweepRequest.SerializeToString,
             actstore__api_dot_v1_dot_patching__pb2.RunSweepResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
+class InformationServiceStub(object):
+    """Tells what answers, so that clients, services and workers of different versions can work together.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.GetServiceInfo = channel.unary_unary(
+                '/actstore_api.v1.InformationService/GetServiceInfo',
+                request_serializer=actstore__api_dot_v1_dot_information__pb2.GetServiceInfoRequest.SerializeToString,
+                response_deserializer=actstore__api_dot_v1_dot_information__pb2.GetServiceInfoResponse.FromString,
+                _registered_method=True)
+
+
+class InformationServiceServicer(object):
+    """Tells what answers, so that clients, services and workers of different versions can work together.
+    """
+
+    def GetServiceInfo(self, request, context):
+        """Returns the version of the service, and what it can do.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_InformationServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'GetServiceInfo': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetServiceInfo,
+                    request_deserializer=actstore__api_dot_v1_dot_information__pb2.GetServiceInfoRequest.FromString,
+                    response_serializer=actstore__api_dot_v1_dot_information__pb2.GetServiceInfoResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'actstore_api.v1.InformationService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('actstore_api.v1.InformationService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class InformationService(object):
+    """Tells what answers, so that clients, services and workers of different versions can work together.
+    """
+
+    @staticmethod
+    def GetServiceInfo(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/actstore_api.v1.InformationService/GetServiceInfo',
+            actstore__api_dot_v1_dot_information__pb2.GetServiceInfoRequest.SerializeToString,
+            actstore__api_dot_v1_dot_information__pb2.GetServiceInfoResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
+class WorkersInformationServiceStub(object):
+    """The same about the workers.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.GetWorkersInfo = channel.unary_unary(
+                '/actstore_api.v1.WorkersInformationService/GetWorkersInfo',
+                request_serializer=actstore__api_dot_v1_dot_information__pb2.GetWorkersInfoRequest.SerializeToString,
+                response_deserializer=actstore__api_dot_v1_dot_information__pb2.GetWorkersInfoResponse.FromString,
+                _registered_method=True)
+
+
+class WorkersInformationServiceServicer(object):
+    """The same about the workers.
+    """
+
+    def GetWorkersInfo(self, request, context):
+        """Returns the version of the workers, and the formats that they read and write.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_WorkersInformationServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'GetWorkersInfo': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetWorkersInfo,
+                    request_deserializer=actstore__api_dot_v1_dot_information__pb2.GetWorkersInfoRequest.FromString,
+                    response_serializer=actstore__api_dot_v1_dot_information__pb2.GetWorkersInfoResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'actstore_api.v1.WorkersInformationService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('actstore_api.v1.WorkersInformationService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class WorkersInformationService(object):
+    """The same about the workers.
+    """
+
+    @staticmethod
+    def GetWorkersInfo(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/actstore_api.v1.WorkersInformationService/GetWorkersInfo',
+            actstore__api_dot_v1_dot_information__pb2.GetWorkersInfoRequest.SerializeToString,
+            actstore__api_dot_v1_dot_information__pb2.GetWorkersInfoResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -1,7 +1,7 @@
 """Access to the service: who a caller is, by token, signed token or certificate, and what that caller may do."""
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,10 @@ from actstore_api.verbs import Verb
 from actstore_service.access import permissions
 from actstore_service.access.access_file import FIELD, AccessTable, IssuerEntry, read_access
 from actstore_service.access.issuer_keys import IssuerKeys
-from actstore_service.access.principals import EVERY_ROLE, EVERY_RUN, Principal, Role
-from actstore_service.access.refusals import refused
+from actstore_service.access.principals import EVERY_ROLE, EVERY_RUN, Principal, Role, refused
 from actstore_service.access.reloading import Reloaded
 from actstore_service.access.signed_tokens import SignedTokens
 from actstore_service.access.tokens import PREFIX, is_whole, sha256_of
-from actstore_storage.errors import ActstoreError
 
 TOKEN_BYTES_MAX = 8 * 1024
 BEARER = "Bearer "
@@ -32,7 +30,6 @@ class Access:
         token: A single token, whose caller has every role on every run.
         file: The path of an access file.
         anonymous: Roles of callers without credentials; none: they are refused.
-        counted: Called with each result of identifying a caller, of refusals.RESULTS.
     """
 
     def __init__(
@@ -40,12 +37,10 @@ class Access:
         token: str | None = None,
         file: str | Path | None = None,
         anonymous: frozenset[Role] = frozenset(),
-        counted: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._file = None if file is None else Reloaded(FIELD, [file], read_access)
         self._shared = {} if token is None else {sha256_of(token): (_shared(), None)}
         self._anonymous = Principal("anonymous", anonymous, EVERY_RUN) if anonymous else None
-        self._counted = counted
         self._lock = threading.Lock()
         self._signed: SignedTokens | None = None
         signed = self._follow(self._table())
@@ -56,13 +51,14 @@ class Access:
         """The caller of a call, from its headers and gRPC's `auth_context()`. Errors: UNAUTHENTICATED;
         ISSUER_UNAVAILABLE.
         """
-        try:
-            result, caller = self._identified(headers, certificate)
-        except ActstoreError as error:
-            self._counted(getattr(error, "result", "unavailable"))
-            raise
-        self._counted(result)
-        return caller
+        table = self._table()
+        names = [*certificate.get(ALTERNATIVE_NAMES, ())] or [*certificate.get(COMMON_NAME, ())]
+        if names:
+            return _certified(table, names)
+        presented = headers.get("authorization")
+        if presented is None and self._anonymous is not None:
+            return self._anonymous
+        return self._bearer(table, presented or "")
 
     def permit(self, principal: Principal, verb: Verb, question: object) -> None:
         """Errors: PERMISSION_DENIED, with the role or the run that is missing."""
@@ -87,31 +83,17 @@ class Access:
         if self._signed is not None:
             self._signed.keys.close()
 
-    def _identified(
-        self, headers: Mapping[str, str], certificate: Mapping[str, Sequence[bytes]]
-    ) -> tuple[str, Principal]:
-        table = self._table()
-        names = [*certificate.get(ALTERNATIVE_NAMES, ())] or [*certificate.get(COMMON_NAME, ())]
-        if names:
-            return "certificate", _certified(table, names)
-        presented = headers.get("authorization")
-        if presented is None and self._anonymous is not None:
-            return "anonymous", self._anonymous
-        return self._bearer(table, presented)
-
-    def _bearer(self, table: AccessTable, presented: str | None) -> tuple[str, Principal]:
-        if presented is None:
-            raise refused("missing")
+    def _bearer(self, table: AccessTable, presented: str) -> Principal:
         if len(presented) > TOKEN_BYTES_MAX or not presented.startswith(BEARER):
             raise refused("wrong")
         token = presented.removeprefix(BEARER)
         sha256 = sha256_of(token)
         found = self._shared.get(sha256) or table.tokens.get(sha256)
         if found is not None:
-            return "token", _unexpired(*found)
+            return _unexpired(*found)
         signed = self._follow(table)
         if signed is not None and token.count(".") == 2:
-            return "jwt", signed.principal(token)
+            return signed.principal(token)
         raise refused("cut" if token.startswith(PREFIX) and not is_whole(token) else "wrong")
 
     def _table(self) -> AccessTable:

@@ -17,19 +17,20 @@ class Rule:
     """What one method needs.
 
     Args:
-        role: The role that the caller must have.
+        role: The role that the caller must have. None: every caller that is known may call it.
         runs: Fields of the question that name a run or several, as paths: `specification.run`. The caller must be
             allowed to use each. An empty name is allowed to those who may use every run: workers make up a name then.
         runs_if_given: The same, where an absent or empty field names no run.
         lists: The field of the answer that lists runs. Those that the caller may not use are left out.
     """
 
-    role: Role
+    role: Role | None
     runs: tuple[str, ...] = ()
     runs_if_given: tuple[str, ...] = ()
     lists: str = ""
 
 
+KNOWN = None
 RUN, RUNS = ("run",), ("runs",)
 
 RULES: Mapping[str, Rule] = {
@@ -78,4 +79,7 @@ RULES: Mapping[str, Rule] = {
     # PatchingService. A kept answer is found by its question, which names the stored run: it is checked like a new one.
     "EstimateSweep": Rule(READER, (), ("sweep.stored.run",)),
     "RunSweep": Rule(READER, (), ("stored.run",)),
+    # InformationService, WorkersInformationService
+    "GetServiceInfo": Rule(KNOWN),
+    "GetWorkersInfo": Rule(READER),
 }

@@ -29,7 +29,7 @@ def rule_of(principal: Principal, method: str) -> Rule:
     rule = RULES.get(method)
     if rule is None:
         raise denied(f"{method} is allowed to nobody: the service has no rule for it", "method", method, "none")
-    if rule.role not in principal.roles:
+    if rule.role is not None and rule.role not in principal.roles:
         message = f"{method} needs the role {rule.role.value}, which {principal.name} does not have"
         held = SEPARATOR.join(sorted(role.value for role in principal.roles)) or "none"
         raise denied(message, "role", held, rule.role.value)

@@ -1,7 +1,9 @@
-"""A principal: a caller that the service knows, with roles and with the runs that its calls may name."""
+"""A principal: a caller that the service knows, with its roles and runs; and the error for a caller that is none."""
 
 from dataclasses import dataclass
 from enum import Enum
+
+from actstore_storage.errors import ActstoreError
 
 
 class Role(Enum):
@@ -18,6 +20,12 @@ class Role(Enum):
 EVERY_ROLE = frozenset(Role)
 # The prefix of every name.
 EVERY_RUN = ("",)
+_UNKNOWN = {
+    "wrong": "this service requires a token, and the call had none or a wrong one",
+    "cut": "the token is not whole: a part of it is missing or mistyped",
+    "expired": "the token has expired",
+    "certificate": "the client's certificate is of nobody whom this service knows",
+}
 
 
 @dataclass(frozen=True)
@@ -42,3 +50,9 @@ def prefixes_of(words: list[str]) -> tuple[str, ...]:
     because a value that is left empty by mistake must not open every run.
     """
     return EVERY_RUN if "*" in words else tuple(word for word in words if word)
+
+
+def refused(why: str) -> ActstoreError:
+    """The error for a caller that is not known; it never says anything of what was presented."""
+    details = {"field": "authorization", "allowed": "Bearer <token>"} if why != "certificate" else {}
+    return ActstoreError(_UNKNOWN[why], reason="UNAUTHENTICATED", **details)

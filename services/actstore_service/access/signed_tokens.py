@@ -11,8 +11,7 @@ import jwt
 
 from actstore_service.access.access_file import IssuerEntry
 from actstore_service.access.issuer_keys import IssuerKeys
-from actstore_service.access.principals import Principal, Role, prefixes_of
-from actstore_service.access.refusals import ISSUER_AWAY, refused
+from actstore_service.access.principals import Principal, Role, prefixes_of, refused
 from actstore_storage.errors import ActstoreError
 
 LEEWAY_SECONDS = 30
@@ -63,7 +62,8 @@ class SignedTokens:
     def _key(self, token: str) -> jwt.PyJWK:
         known = self.keys.keys
         if known is None:
-            raise ActstoreError(ISSUER_AWAY, reason="ISSUER_UNAVAILABLE")
+            message = "the keys that tokens are checked with could not be fetched yet; try again later"
+            raise ActstoreError(message, reason="ISSUER_UNAVAILABLE")
         try:
             name = jwt.get_unverified_header(token).get("kid")
         except (jwt.PyJWTError, ValueError):

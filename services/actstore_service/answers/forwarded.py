@@ -16,32 +16,41 @@ _PARSING_THREADS = 4
 Watch = Callable[[AsyncIterator[bytes]], AsyncIterator[bytes]]
 # Looks at a single answer of the workers, by method name.
 Look = Callable[[bytes], None]
+Way = Callable[[Call, Verb, bytes], Awaitable[bytes | None]]
 
 
 class Forwarded:
     """The answers of all verbs that the workers answer."""
 
-    def __init__(self, gateway: Gateway, questions: Questions, steps: Steps, watches: Mapping[str, Watch], looks: Mapping[str, Look]) -> None:
+    def __init__(
+        self,
+        gateway: Gateway,
+        questions: Questions,
+        steps: Steps,
+        watches: Mapping[str, Watch],
+        looks: Mapping[str, Look],
+    ) -> None:
         self._gateway, self._questions, self._steps, self._watches = gateway, questions, steps, watches
         self._looks = looks
         self._threads = Threads("forwarded", _PARSING_THREADS)
 
-    def answers(self, verb: Verb) -> Callable[[Call], Awaitable[None]]:
+    def answers(self, verb: Verb) -> Callable[[Call], Awaitable[bytes | None]]:
         way = self._stream if verb.streams else self._single
         return lambda call: self._placed(call, verb, way)
 
     def close(self) -> None:
         self._threads.close()
 
-    async def _placed(self, call: Call, verb: Verb, way: Callable[[Call, Verb, bytes], Awaitable[None]]) -> None:
+    async def _placed(self, call: Call, verb: Verb, way: Way) -> bytes | None:
         async with self._steps.begun(call, CallClass.FORWARDED) as (message, room), room.place(call.name):
-            await self._threads.run(call, lambda: self._questions.read(call, verb, message), lambda: None)
-            await way(call, verb, message)
+            question = await self._threads.run(lambda: self._questions.read(call, verb, message), lambda: None)
+            await self._gateway.check_level(question, call)
+            return await way(call, verb, message)
 
-    async def _single(self, call: Call, verb: Verb, message: bytes) -> None:
+    async def _single(self, call: Call, verb: Verb, message: bytes) -> bytes:
         found = await self._gateway.answer(verb.path, message, call)
         self._looks.get(verb.name, _ignore)(found)
-        await self._steps.outbox.send(call, found)
+        return self._steps.outbox.last(found)
 
     async def _stream(self, call: Call, verb: Verb, message: bytes) -> None:
         watch = self._watches.get(verb.name, aiter)

@@ -1,16 +1,18 @@
 """What the service answers: every method of the contract, made from its descriptors, and gRPC's standard services."""
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 from actstore_api.v1 import service_pb2
-from actstore_api.verbs import VERBS
+from actstore_api.verbs import VERBS, Verb
 from actstore_service.access import Access
 from actstore_service.answers.forwarded import Forwarded
+from actstore_service.answers.information import Information
 from actstore_service.answers.questions import Questions
 from actstore_service.answers.standard import Health, Reflection
 from actstore_service.answers.stored import Stored
 from actstore_service.calls.admission import Admission
-from actstore_service.calls.classes import CallClass, class_of
+from actstore_service.calls.call import Call
+from actstore_service.calls.classes import INFORMATION, class_of
 from actstore_service.calls.opening import Opening
 from actstore_service.calls.outbox import Outbox
 from actstore_service.calls.pipeline import Method
@@ -39,8 +41,10 @@ class Answers:
         self._stored = Stored(Store(bucket, cache), questions, steps, limits)
         watches = {"RunSweep": lambda updates: counted(updates, metrics.sweeps)}
         self._forwarded = Forwarded(gateway, questions, steps, watches, {"CheckSae": metrics.sae_checked})
+        self._information = Information(gateway, questions, steps, limits)
         self._health = Health(steps, _serving(gateway))
-        self.methods = self._contract() | _standard(self._health, Reflection(steps, SERVICES), settings.open_health)
+        standard = (*self._health.methods(settings.open_health), Reflection(steps, SERVICES).method())
+        self.methods = self._contract() | {method.path: method for method in standard}
 
     async def stop_serving(self) -> None:
         self._health.stop_serving()
@@ -50,18 +54,15 @@ class Answers:
         self._forwarded.close()
 
     def _contract(self) -> dict[str, Method]:
-        return {
-            verb.path: Method(
-                verb.path, class_of(verb), (self._forwarded if verb.forwarded else self._stored).answers(verb)
-            )
-            for verb in VERBS.values()
-        }
+        return {verb.path: self._method(verb) for verb in VERBS.values()}
 
+    def _method(self, verb: Verb) -> Method:
+        return Method(verb.path, class_of(verb), self._answers(verb), verb.streams)
 
-def _standard(health: Health, reflection: Reflection, open_health: bool) -> dict[str, Method]:
-    answers = {path: (answer, open_health) for path, answer in health.answers().items()}
-    answers |= {path: (answer, False) for path, answer in reflection.answers().items()}
-    return {path: Method(path, CallClass.STANDARD, answer, is_open) for path, (answer, is_open) in answers.items()}
+    def _answers(self, verb: Verb) -> Callable[[Call], Awaitable[bytes | None]]:
+        if verb.name == INFORMATION:
+            return self._information.answers(verb)
+        return self._forwarded.answers(verb) if verb.forwarded else self._stored.answers(verb)
 
 
 def _serving(gateway: Gateway) -> Mapping[str, bool]:

@@ -10,6 +10,7 @@ from actstore_api.shape import Unreadable
 from actstore_api.verbs import Verb
 from actstore_service.access import Access, Principal
 from actstore_service.calls.call import Call
+from actstore_service.calls.failures import bad_request
 from actstore_storage.errors import ActstoreError, BadRequest
 
 
@@ -56,6 +57,4 @@ def _decoded(verb: Verb, request: Message) -> Any:
         check_bounds(request)
         return decode(verb.question, request)
     except Unreadable as error:
-        raise BadRequest(
-            str(error), reason=error.reason, field=error.field, value=error.value, allowed=error.allowed
-        ) from None
+        raise bad_request(error) from None

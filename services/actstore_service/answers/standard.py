@@ -5,7 +5,7 @@ others and every change of state, the one at the end included; and it forgets al
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -17,13 +17,13 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 from actstore_service.calls.call import Call
 from actstore_service.calls.classes import CallClass
 from actstore_service.calls.failures import StatusGiven
+from actstore_service.calls.pipeline import Method
 from actstore_service.calls.steps import Steps
 from actstore_storage.errors import BadRequest
 
 _States = health_pb2.HealthCheckResponse
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 REFLECTION = reflection.SERVICE_NAME
-Answer = Callable[[Call], Awaitable[None]]
 
 
 class Health:
@@ -34,8 +34,13 @@ class Health:
         self._states = {name: _States.SERVING if serves else _States.NOT_SERVING for name, serves in serving.items()}
         self._changed = asyncio.Event()
 
-    def answers(self) -> dict[str, Answer]:
-        return {f"/{HEALTH}/Check": self._check, f"/{HEALTH}/Watch": self._watch}
+    def methods(self, is_open: bool) -> tuple[Method, Method]:
+        """Open ones need no token."""
+        kind = CallClass.STANDARD
+        return (
+            Method(f"/{HEALTH}/Check", kind, self._check, streams=False, is_open=is_open),
+            Method(f"/{HEALTH}/Watch", kind, self._watch, streams=True, is_open=is_open),
+        )
 
     def stop_serving(self) -> None:
         """Tells everyone who watches that no service takes calls any more."""
@@ -43,11 +48,11 @@ class Health:
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
-    async def _check(self, call: Call) -> None:
+    async def _check(self, call: Call) -> bytes:
         async with self._asked(call) as name:
             if name not in self._states:
                 raise StatusGiven(status_pb2.Status(code=code_pb2.NOT_FOUND, message="no service of this name"))
-            await self._tell(call, self._states[name])
+            return _state(self._states[name])
 
     async def _watch(self, call: Call) -> None:
         async with self._asked(call) as name:
@@ -56,7 +61,7 @@ class Health:
                 changed = self._changed
                 state = self._states.get(name, _States.SERVICE_UNKNOWN)
                 if state != told:
-                    await self._tell(call, state)
+                    await self._steps.outbox.send(call, _state(state))
                 told = state
                 await changed.wait()
 
@@ -66,9 +71,6 @@ class Health:
         async with self._steps.begun(call, CallClass.STANDARD) as (message, room), room.place(call.name):
             yield _parsed(health_pb2.HealthCheckRequest, message).service
 
-    async def _tell(self, call: Call, state: int) -> None:
-        await self._steps.outbox.send(call, _States(status=state).SerializeToString())
-
 
 class Reflection:
     """Describes the contract to tools such as grpcurl."""
@@ -77,8 +79,8 @@ class Reflection:
         self._steps = steps
         self._servicer = reflection.aio.ReflectionServicer((*services, HEALTH, REFLECTION))
 
-    def answers(self) -> dict[str, Answer]:
-        return {f"/{REFLECTION}/ServerReflectionInfo": self._info}
+    def method(self) -> Method:
+        return Method(f"/{REFLECTION}/ServerReflectionInfo", CallClass.STANDARD, self._info, streams=True)
 
     async def _info(self, call: Call) -> None:
         async with self._steps.begun(call, CallClass.STANDARD) as (first, room), room.place(call.name):
@@ -90,6 +92,11 @@ class Reflection:
         while message is not None:
             yield _parsed(reflection_pb2.ServerReflectionRequest, message)
             message = await self._steps.opening.next_message(call)
+
+
+def _state(state: int) -> bytes:
+    written: bytes = _States(status=state).SerializeToString()
+    return written
 
 
 def _parsed(kind: Any, message: bytes) -> Any:

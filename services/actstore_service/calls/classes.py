@@ -5,6 +5,8 @@ from enum import StrEnum
 from actstore_api.verbs import Verb
 
 _CATALOG = "CatalogService"
+# The one method that neither the bucket nor the workers answer.
+INFORMATION = "GetServiceInfo"
 
 
 class CallClass(StrEnum):
@@ -17,11 +19,13 @@ class CallClass(StrEnum):
     FORWARDED = "forwarded"
     """What the workers answer."""
     STANDARD = "standard"
-    """gRPC's own services: health and reflection. They need no thread."""
+    """What needs no thread: gRPC's own services, health and reflection, and what the service is."""
 
 
 def class_of(verb: Verb) -> CallClass:
     """A fact of the verb: whoever calls, and whatever it asks for."""
+    if verb.name == INFORMATION:
+        return CallClass.STANDARD
     if verb.forwarded:
         return CallClass.FORWARDED
     if verb.streams:

@@ -15,8 +15,9 @@ from grpc_status import rpc_status
 from actstore_api.reasons import REASONS, Kind, from_status, to_status, with_request_id
 from actstore_api.records.terms import Failure
 from actstore_api.request_ids import HEADER
+from actstore_api.shape import Unreadable
 from actstore_service.calls.call import Call
-from actstore_storage.errors import ActstoreError
+from actstore_storage.errors import ActstoreError, BadRequest
 
 LOG = logging.getLogger(__name__)
 # Errors that a caller cannot fix, so the log must have them too.
@@ -38,15 +39,25 @@ class StatusGiven(Exception):
         self.status = status
 
 
-async def refuse(call: Call, error: Exception, retry_seconds: float, seen: Seen) -> NoReturn:
-    """Ends the call with the error's status, or with what of it the caller may see. A BUSY call may be tried again
+def bad_request(error: Unreadable) -> BadRequest:
+    """The error for what the contract does not allow."""
+    return BadRequest(str(error), reason=error.reason, field=error.field, value=error.value, allowed=error.allowed)
+
+
+def refusal(call: Call, error: Exception, retry_seconds: float, seen: Seen) -> status_pb2.Status:
+    """The error's status, or what of it the caller may see; it is noted in the call. A BUSY call may be tried again
     after about `retry_seconds`.
     """
     status = with_request_id(_status(call, error, retry_seconds, seen), call.request_id)
-    written = rpc_status.to_status(status)
     failure = from_status(status)
-    call.code, call.reason = written.code, failure.reason if failure else ""
-    trailers = (*written.trailing_metadata, (HEADER, call.request_id), *_pushback(status))
+    call.code, call.reason = rpc_status.to_status(status).code, failure.reason if failure else ""
+    return status
+
+
+async def abort(call: Call, status: status_pb2.Status) -> NoReturn:
+    """Ends the call with this status."""
+    written = rpc_status.to_status(status)
+    trailers = (*written.trailing_metadata, *_pushback(status), (HEADER, call.request_id))
     await call.context.abort(written.code, written.details, trailers)
     raise AssertionError("abort returned")
 

@@ -4,20 +4,17 @@ A call that has sent headers and no message costs no thread and no place, but so
 one that has kept its message back for the longest is ended, so that newcomers always get in.
 """
 
-import asyncio
-from collections import OrderedDict
-from typing import Any
-
 import grpc
 
 from actstore_service.calls.call import Call
+from actstore_service.calls.waits import Waits
 from actstore_storage.errors import ActstoreError, BadRequest
 
 
 class Opening:
     def __init__(self, message_seconds: float, unread_max: int) -> None:
         self._message_seconds, self._unread_max = message_seconds, unread_max
-        self._unread: OrderedDict[asyncio.Timeout, None] = OrderedDict()
+        self._unread = Waits(message_seconds)
 
     async def message(self, call: Call) -> bytes:
         """The call's one message. Errors: MESSAGE_LATE where it does not come in time."""
@@ -28,25 +25,14 @@ class Opening:
 
     async def next_message(self, call: Call) -> bytes | None:
         """None once the caller has closed its side."""
-        found = await self._read(call)
-        return None if found is grpc.aio.EOF else found
-
-    async def _read(self, call: Call) -> Any:
+        if len(self._unread) >= self._unread_max:
+            self._unread.end_oldest()
         try:
-            async with asyncio.timeout(self._message_seconds) as limit:
-                self._make_room()
-                self._unread[limit] = None
-                try:
-                    return await call.context.read()
-                finally:
-                    self._unread.pop(limit, None)
+            with self._unread.waiting():
+                found = await call.context.read()
         except TimeoutError:
             raise _late(self._message_seconds) from None
-
-    def _make_room(self) -> None:
-        if len(self._unread) >= self._unread_max:
-            oldest, _ = self._unread.popitem(last=False)
-            oldest.reschedule(asyncio.get_running_loop().time())
+        return None if found is grpc.aio.EOF else found
 
 
 def _late(seconds: float) -> ActstoreError:

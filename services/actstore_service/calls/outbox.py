@@ -1,79 +1,90 @@
-"""Sends messages to clients that may not take them. No thread waits, and what waits is bounded in time and in bytes.
+"""Sends messages to clients that may not take them. No thread waits, and what waits is bounded.
 
-A client that takes no message for `stalled_seconds` is ended with STREAM_STALLED. Where all messages that wait for
-their clients together exceed `waiting_bytes`, those that have waited for the longest are ended sooner: whoever keeps
-reading keeps its stream.
+A stream whose client takes no message for `stalled_seconds` is ended with STREAM_STALLED: its work stops and its place
+is free. gRPC keeps the one message that was on its way, and the status behind it, until the client reads or its
+connection ends; a server for asyncio cannot take them back. So messages grow with what a client takes, and shrink while
+much is waiting.
 """
 
 import asyncio
-from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import contextmanager
 
+from actstore_service.calls.admission import busy
 from actstore_service.calls.call import Call
+from actstore_service.calls.waits import Waits
 from actstore_service.settings import Limits
 from actstore_storage.errors import ActstoreError
+
+# A stream's first message, which a connection mostly takes without its client, and the least while much is waiting.
+SMALL_BYTES = 64 * 1024
+# The part of what may still wait that one message may be.
+_SHARE = 16
 
 
 class Outbox:
     def __init__(self, limits: Limits) -> None:
-        self._stalled_seconds, self._hurried_seconds = limits.stalled_seconds, limits.hurried_seconds
-        self._bytes_max = limits.waiting_bytes
-        self._waiting: OrderedDict[_Sending, None] = OrderedDict()
-        self.bytes_waiting = 0
+        self._limits = limits
+        self._waits = Waits(limits.stalled_seconds)
+        self._untaken = 0
+        self.bytes_held = 0
 
-    @property
-    def roomy(self) -> bool:
-        """Whether messages may be made ahead of their clients."""
-        return self.bytes_waiting < self._bytes_max // 2
+    def share(self, wanted: int) -> int:
+        """How large a message may be that would be `wanted` bytes if nothing else were waiting."""
+        return min(wanted, max(SMALL_BYTES, (self._limits.waiting_bytes - self.bytes_held) // _SHARE))
+
+    def check(self) -> None:
+        """Refuses new streams while too many that were ended wait for clients that do not read."""
+        if self._untaken >= self._limits.untaken_streams:
+            raise busy("too many streams were ended whose clients do not read", "ends", self._limits.untaken_streams)
 
     async def send(self, call: Call, message: bytes) -> None:
-        """Returns once the client may have the next message. Errors: STREAM_STALLED."""
+        """Sends one message of a stream, and returns once it may have the next. Errors: STREAM_STALLED."""
+        self.bytes_held += len(message)
         try:
-            async with asyncio.timeout(self._stalled_seconds) as limit:
-                with self._counted(_Sending(limit, len(message), asyncio.get_running_loop().time())):
-                    await call.context.write(message)
+            with self._waits.waiting():
+                await call.context.write(message)
             call.sent(message)
         except TimeoutError:
-            raise _stalled(self._stalled_seconds) from None
-
-    @contextmanager
-    def _counted(self, sending: "_Sending") -> Iterator[None]:
-        self.bytes_waiting += sending.n_bytes
-        self._waiting[sending] = None
-        self._hurry()
-        try:
-            yield
+            self._keep(len(message))
+            raise _stalled(self._limits.stalled_seconds) from None
         finally:
-            self.bytes_waiting -= sending.n_bytes
-            del self._waiting[sending]
+            self.bytes_held -= len(message)
 
-    def _hurry(self) -> None:
-        """Gives the slowest clients `hurried_seconds` from the start of their message, until the rest fits."""
-        excess = self.bytes_waiting - self._bytes_max
-        for sending in self._waiting:
-            if excess <= 0:
-                return
-            sending.hurry(self._hurried_seconds)
-            excess -= sending.n_bytes
+    def last(self, message: bytes) -> bytes:
+        """A single answer, which gRPC sends together with the call's status after its task has returned it.
+
+        Errors: BUSY for a large one while too much is waiting.
+        """
+        if len(message) > SMALL_BYTES:
+            if self.bytes_held > self._limits.waiting_bytes:
+                raise busy("answers that clients do not read fill the memory", "bytes", self._limits.waiting_bytes)
+            self.bytes_held += len(message)
+            _task().add_done_callback(lambda _: self._gone(len(message)))
+        return message
+
+    def _keep(self, n_bytes: int) -> None:
+        """Counts a message for as long as gRPC has it, which is until the call's task is over."""
+        self.bytes_held += n_bytes
+        self._untaken += 1
+        _task().add_done_callback(lambda _: self._taken(n_bytes))
+
+    def _taken(self, n_bytes: int) -> None:
+        self._untaken -= 1
+        self._gone(n_bytes)
+
+    def _gone(self, n_bytes: int) -> None:
+        self.bytes_held -= n_bytes
 
 
-class _Sending:
-    """One message that waits for its client."""
-
-    def __init__(self, limit: asyncio.Timeout, n_bytes: int, began: float) -> None:
-        self._limit, self.n_bytes, self._began = limit, n_bytes, began
-
-    def hurry(self, seconds: float) -> None:
-        until = max(self._began + seconds, asyncio.get_running_loop().time())
-        when = self._limit.when()
-        if not self._limit.expired() and when is not None and until < when:
-            self._limit.reschedule(until)
+def _task() -> "asyncio.Task[object]":
+    task = asyncio.current_task()
+    if task is None:
+        raise RuntimeError("only a task sends messages")
+    return task
 
 
 def _stalled(seconds: float) -> ActstoreError:
     return ActstoreError(
-        f"the stream was ended, because its client took no message for a while (at most {seconds:g} seconds)",
+        f"the stream was ended, because its client took no message for {seconds:g} seconds",
         reason="STREAM_STALLED",
         field="stalled_seconds",
         allowed=f"a message taken every {seconds:g} seconds",

@@ -14,10 +14,10 @@ from actstore_api.records.norm import (
 )
 from actstore_api.records.terms import Range
 from actstore_storage.answers.store import Store
-from actstore_storage.errors import BadRequest
+from actstore_storage.errors import BadRequest, check_limit
 from actstore_storage.norms.growth import CHECKPOINT, Bootstrap, Growth, fit_growth, fit_growth_over_checkpoints
 from actstore_storage.norms.profile import ProfileQuestion
-from actstore_storage.norms.revisions import norms_of_runs
+from actstore_storage.norms.revisions import REVISIONS_MAX, norms_of_runs
 from actstore_storage.norms.rows import KeptTokens
 from actstore_storage.norms.separability import separability as separability_of
 from actstore_storage.runs.snapshot import Snapshot
@@ -46,6 +46,7 @@ def profile(store: Store, question: GetNormProfile) -> GetNormProfileAnswer:
 
 def growth(store: Store, question: FitGrowth) -> FitGrowthAnswer:
     """The rate at which norms grow over layers or over training."""
+    _check_axis(question)
     snapshots = _snapshots(store, question.runs)
     found = _fitted(snapshots, question)
     fit = found.fit
@@ -102,23 +103,30 @@ ANSWERS: Mapping[type, Callable[[Store, Any], Any]] = {
 
 
 def _snapshots(store: Store, runs: Sequence[str]) -> list[Snapshot]:
+    """Opens no run before their number is known to be allowed."""
     if not runs:
         raise BadRequest("no run was given", field="runs", value="none", allowed="one run or more")
+    check_limit(len(runs), REVISIONS_MAX, "runs")
     return store.snapshots(runs)
 
 
 def _fitted(snapshots: Sequence[Snapshot], question: FitGrowth) -> Growth:
     asked = {"bootstrap": Bootstrap(question.resamples, question.seed), **_means(question)}
     if question.axis == CHECKPOINT:
-        _check_unsaid(question, "layers", "none: growth over checkpoints is fitted at one site")
         return fit_growth_over_checkpoints(snapshots, steps=question.steps, **asked)
-    _check_unsaid(question, "steps", "none: growth over layers uses the layers as steps")
-    if len(snapshots) > 1:
-        message = f"{len(snapshots)} runs were given, but growth over layers is fitted in one run"
-        raise BadRequest(
-            message, field="runs", value=len(snapshots), allowed="one run, or several with axis checkpoint"
-        )
     return fit_growth(snapshots[0], layers=_first_and_last(question.layers), **asked)
+
+
+def _check_axis(question: FitGrowth) -> None:
+    """Errors: BadRequest for what is not used with the question's axis."""
+    if question.axis == CHECKPOINT:
+        _check_unsaid(question, "layers", "none: growth over checkpoints is fitted at one site")
+        return
+    _check_unsaid(question, "steps", "none: growth over layers uses the layers as steps")
+    runs = len(question.runs)
+    if runs > 1:
+        message = f"{runs} runs were given, but growth over layers is fitted in one run"
+        raise BadRequest(message, field="runs", value=runs, allowed="one run, or several with axis checkpoint")
 
 
 def _check_unsaid(question: FitGrowth, field: str, allowed: str) -> None:

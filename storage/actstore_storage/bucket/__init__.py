@@ -78,6 +78,9 @@ class Bucket(ABC):
     def address(self) -> str:
         """The address for people and errors: `/data/store` or `s3://bucket/prefix`. It never contains a secret."""
 
+    def check(self) -> None:  # noqa: B027  most buckets have no caller who could leave
+        """Raises CANCELLED if whoever asked no longer waits; code that computes for long calls it now and then."""
+
     def exists(self, key: str) -> bool:
         try:
             self.open(key).close()

@@ -51,6 +51,10 @@ class Window:
         check_limit(self.tokens_before, WINDOW_TOKENS_MAX, "tokens_before", least=0)
         check_limit(self.tokens_after, WINDOW_TOKENS_MAX, "tokens_after", least=0)
 
+    def tokens_of(self, context_length: int) -> int:
+        """The most tokens that a window in a sequence of this length has."""
+        return min(self.tokens_before + 1 + self.tokens_after, context_length)
+
 
 def examples_table(
     reader: FeatureReader, feature: int, entries: Entries, window: Window, few_entries: int = FEW_ENTRIES

@@ -31,6 +31,8 @@ EXAMPLES_MAX = 1000
 SEED_MAX = 2**32 - 1
 # For one question.
 FEATURES_AT_ONCE_MAX, EXAMPLES_AT_ONCE_MAX = 256, 10_000
+# Tokens of all windows of one question; their texts take most of its answer.
+WINDOWS_TOKENS_MAX = 4_000_000
 # How many more than k are read at first, because several of the strongest may be in one sequence.
 _HEAD_FACTOR = 2
 
@@ -100,6 +102,8 @@ def sample_many(
     check_limit(len(features), FEATURES_AT_ONCE_MAX, "features")
     each = sample.k * (sample.bins if sample.method == "quantile" else 1)
     check_limit(len(features) * each, EXAMPLES_AT_ONCE_MAX, "features * examples")
+    shown = (window or Window()).tokens_of(snapshot.record.specification.context_length)
+    check_limit(len(features) * each * shown, WINDOWS_TOKENS_MAX, "features * examples * tokens of a window")
     reader = FeatureReader(snapshot, sae)
     tables = []
     for feature in features:

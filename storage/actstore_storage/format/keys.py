@@ -10,8 +10,9 @@ TOKENIZERS = "tokenizers"
 SAES = "saes"
 WANTED = "captures"
 KEPT = "sweeps"
+KEPT_LIST = "sweeps-kept"
 # Top-level folders, of which a used store has at least one.
-TOP_FOLDERS = (RUNS, MODELS, TOKENIZERS, SAES, WANTED, KEPT)
+TOP_FOLDERS = (RUNS, MODELS, TOKENIZERS, SAES, WANTED, KEPT, KEPT_LIST)
 
 
 def storage_name(name: str, field: str) -> str:
@@ -170,3 +171,8 @@ def kept_key(sha256: str) -> str:
 
 def kept_object_key(sha256: str, attempt: str, name: str) -> str:
     return f"{kept_folder(sha256)}/{check_name(attempt, 'attempt')}/{check_name(name, 'name')}.parquet"
+
+
+def kept_entry_key(seconds: int, size: int, sha256: str) -> str:
+    """The key of an entry in the list of cached answers: when one was stored, and its bytes. In order of time."""
+    return f"{KEPT_LIST}/{seconds:012d}-{size:015d}-{check_name(sha256, 'sha256')}"

@@ -9,13 +9,18 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
-from actstore_storage.errors import CorruptObject
+from actstore_storage.errors import BadRequest, CorruptObject
 from actstore_storage.format.records import as_record, canonical_json, is_sealed, seal, unseal
 
-# Format versions that are read, and the one that is written.
+# Format versions that are read, and those that are written: the ones of releases, which may run side by side.
+FORMATS_READ = (1, 2, 3, 4)
+FORMATS_WRITTEN = (4,)
+# The newest one.
 FORMAT_VERSION = 4
 # From this version on every record of a run has its own hash.
 _SEALED_VERSION = 4
+# What only runs of some version or a later one can have, by name.
+_FEATURES: Mapping[str, int] = {"rows of another run": 3, "hashes of records": _SEALED_VERSION}
 # Fields that a run before version 4 does not have, although they may have applied.
 _UNSAID = frozenset({"config_sha256", "attention_implementation"})
 _LEFT_OUT_IF_EMPTY = _UNSAID | {"rows_of", "marked_special", "source_field"}
@@ -140,6 +145,31 @@ class Specification:
     @property
     def sha256(self) -> str:
         return _hash(_fields(self))
+
+
+def written_format(specification: Specification, newest: int = FORMAT_VERSION) -> int:
+    """The lowest format version that has all of a run, so that as many readers as possible can read it.
+
+    `newest`: the newest version that may be written. Errors: BadRequest FORMAT_PINNED, with what needs a newer one.
+    """
+    needed = {name: _FEATURES[name] for name in _features_of(specification)}
+    beyond = {name: version for name, version in needed.items() if version > newest}
+    if beyond:
+        what = ", ".join(f"{name} (format version {version})" for name, version in sorted(beyond.items()))
+        raise BadRequest(
+            f"the run needs {what}, and the workers write format version {newest} at most (ACTSTORE_WRITE_FORMAT)",
+            reason="FORMAT_PINNED",
+            field="format_version",
+            value=max(beyond.values()),
+            allowed=f"at most {newest}",
+        )
+    return next(version for version in FORMATS_WRITTEN if version >= max(needed.values()))
+
+
+def _features_of(specification: Specification) -> Iterator[str]:
+    yield "hashes of records"
+    if specification.rows_of:
+        yield "rows of another run"
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ commits (without position 0, from the norms files); confidence intervals come fr
 sequence.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -110,7 +110,8 @@ def fit_growth(
     if bootstrap.resamples:
         sums = sequence_sums(snapshot, evenly_spread(snapshot, snapshot.shards), measured)
     points = {"layer": pa.array(numbers, pa.int32())}
-    fit, table, sequences = _fitted(np.array(numbers, np.float64), means, sums, points, bootstrap)
+    steps = np.array(numbers, np.float64)
+    fit, table, sequences = _fitted(steps, means, sums, points, bootstrap, snapshot.bucket.check)
     return Growth(
         LAYER,
         site,
@@ -153,7 +154,7 @@ def fit_growth_over_checkpoints(
         "revision": pa.array([snapshot.record.specification.model_revision for snapshot in ordered]),
         "step": pa.array(at),
     }
-    fit, table, sequences = _fitted(at, means, sums, points, bootstrap)
+    fit, table, sequences = _fitted(at, means, sums, points, bootstrap, first.bucket.check)
     where = CHECKPOINT, str(place), place.layer, place.layer, quantity
     return Growth(
         *where,
@@ -167,23 +168,31 @@ def fit_growth_over_checkpoints(
 
 
 def _fitted(
-    steps: Steps, means: Steps, sums: SequenceSums | None, points: dict[str, pa.Array], bootstrap: Bootstrap
+    steps: Steps,
+    means: Steps,
+    sums: SequenceSums | None,
+    points: dict[str, pa.Array],
+    bootstrap: Bootstrap,
+    check: Callable[[], None],
 ) -> tuple[GrowthFit, pa.Table, int]:
     """The fit, its points, and the number of sequences behind the intervals."""
-    resampled = None if sums is None or len(sums) < 2 else resample_means(sums, means, bootstrap)
+    resampled = None if sums is None or len(sums) < 2 else resample_means(sums, means, bootstrap, check)
     fit = fit_steps(steps, means, resampled)
     points |= {"mean": pa.array(means), "fitted": pa.array(fit.fitted), **fit.ratios.columns()}
     return fit, pa.table(points), 0 if resampled is None else resampled.sequences
 
 
-def resample_means(sums: SequenceSums, means: Steps, bootstrap: Bootstrap) -> Resampled:
-    """Computes the mean norms over the tokens of resampled sequences.
+def resample_means(
+    sums: SequenceSums, means: Steps, bootstrap: Bootstrap, check: Callable[[], None] = lambda: None
+) -> Resampled:
+    """Computes the mean norms over the tokens of resampled sequences. `check` raises once nobody waits for them.
 
     If `sums` are of a part of the run, each curve is multiplied by the ratio of the run's means to that part's.
     """
     rng = np.random.default_rng(bootstrap.seed)
     found = []
     for first in range(0, bootstrap.resamples, _RESAMPLES_AT_ONCE):
+        check()
         rows = min(_RESAMPLES_AT_ONCE, bootstrap.resamples - first)
         drawn = rng.integers(0, len(sums), (rows, len(sums)))
         weights = np.stack([np.bincount(row, minlength=len(sums)) for row in drawn]).astype(np.float64)

@@ -1,7 +1,7 @@
 """Reads settings: the environment over the file over the defaults, and each value with its source."""
 
 import tomllib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field
 from pathlib import Path
 from pkgutil import resolve_name
@@ -125,16 +125,30 @@ def _refuse_unknown(
     variables = unknown_variables(environment, (setting.variable for setting in own))
     keys = given.keys() - {setting.key for setting in own}
     if variables or keys:
-        known = [*own, *_named(beside.settings)]
-        of_variables = {setting.variable for setting in (*known, *_named(beside.variables))}
-        refuse_unknown(variables - of_variables, of_variables, "the environment")
-        of_keys = {setting.key for setting in known}
-        refuse_unknown(keys - of_keys, of_keys, f"the file {file}")
+        others = [*own, *_named(beside.settings)]
+        _refuse(keys, others, "key", f"the file {file}")
+        if variables - _names(others, "variable"):
+            _refuse(variables, [*others, *_named(beside.variables)], "variable", "the environment")
 
 
-def _named(records: Sequence[str]) -> Iterator[Setting]:
+def _refuse(given: set[str], known: Sequence[Setting | None], which: str, where: str) -> None:
+    names = _names(known, which)
+    refuse_unknown(given - names, names, where, all_known=None not in known)
+
+
+def _names(known: Iterable[Setting | None], which: str) -> set[str]:
+    return {getattr(setting, which) for setting in known if setting is not None}
+
+
+def _named(records: Sequence[str]) -> list[Setting | None]:
+    """The settings of classes. None stands for those of a package that this machine does not have."""
+    found: list[Setting | None] = []
     for name in records:
-        yield from settings_of(resolve_name(name))
+        try:
+            found += settings_of(resolve_name(name))
+        except ImportError:
+            found.append(None)
+    return found
 
 
 def _find(setting: Setting, environment: Mapping[str, str], given: Mapping[str, Any], file: str | None) -> Found:

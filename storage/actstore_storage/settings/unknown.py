@@ -14,7 +14,10 @@ _OF_KUBERNETES = re.compile(
     r"[A-Z0-9_]+_(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
 )
 _ADDRESS_OF_KUBERNETES = re.compile(r"(tcp|udp|sctp)://\S+:\d+")
-_TESTS = "ACTSTORE_FAULT_"  # what the tests of faults read
+# The share of equal letters from which a name is a typing error of another.
+_CLOSE = 0.85
+# What the repository's own tests read: a trainer that they start inherits it.
+_TESTS = ("ACTSTORE_FAULT_", "ACTSTORE_FUZZ_")
 
 
 def unknown_variables(environment: Mapping[str, str], known: Iterable[str]) -> set[str]:
@@ -31,12 +34,14 @@ def is_of_kubernetes(name: str, value: str) -> bool:
     return bool(_OF_KUBERNETES.fullmatch(name))
 
 
-def refuse_unknown(unknown: Iterable[str], known: Iterable[str], where: str) -> None:
-    """Refuses the first of them, with the known name that is closest to it."""
+def refuse_unknown(unknown: Iterable[str], known: Iterable[str], where: str, *, all_known: bool) -> None:
+    """Refuses the first of them, with the known name that is closest to it. Unless all names are known, it refuses only
+    what is close to one.
+    """
     for name in sorted(unknown):
-        close = get_close_matches(name, sorted(known), n=1, cutoff=0)
-        raise SettingsError(
-            f"{name} in {where} is no setting of any process of actstore; the closest is {close[0]}",
-            field=name,
-            allowed=close[0],
-        )
+        for close in get_close_matches(name, sorted(known), n=1, cutoff=0 if all_known else _CLOSE):
+            raise SettingsError(
+                f"{name} in {where} is no setting of any process of actstore; the closest is {close}",
+                field=name,
+                allowed=close,
+            )

@@ -18,6 +18,7 @@ from actstore import StackFailed
 from actstore._cli.main import main
 from actstore._cli.stack import _Waiting
 from actstore._stack.folder import StackFile, StackFolder
+from actstore_api.levels import API_LEVEL
 from actstore_storage.bucket.opening import open_bucket
 from tests.client.conftest import Plant
 from tests.stored_run import DENSE_SITE, write_stored_run
@@ -120,6 +121,8 @@ def test_status_and_down(plant_workers: Plant) -> None:
         assert found["state"] == "up"
         assert found["processes"].keys() == {"stack", "workers", "service"}
         assert found["processes"]["stack"] == up.pid
+        assert found["versions"]["workers"] == "9.9.9, API level 2"
+        assert found["versions"]["service"].endswith(f", API level {API_LEVEL}")
         with pytest.raises(StackFailed, match="already runs in") as second:
             actstore.LocalStack(port=0).start()
         assert "stop it with `actstore down`" in second.value.next_step

@@ -91,7 +91,7 @@ def test_the_environment_names_the_address(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("ACTSTORE_TOKEN", "secret")
     lab = actstore.connect()
     assert lab.address == "localhost:7"
-    assert lab._backend._metadata == (("authorization", "Bearer secret"),)
+    assert ("authorization", "Bearer secret") in lab._backend._metadata()
 
 
 def test_the_stack_of_this_folder_or_one_above(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,7 +102,7 @@ def test_the_stack_of_this_folder_or_one_above(tmp_path: Path, monkeypatch: pyte
         monkeypatch.chdir(folder)
         lab = actstore.connect()
         assert lab.address == "127.0.0.1:9"
-        assert lab._backend._metadata == (("authorization", "Bearer secret"),)
+        assert ("authorization", "Bearer secret") in lab._backend._metadata()
 
 
 def test_what_the_environment_says_of_the_labs_service_does_not_hold_for_a_stack_here(
@@ -115,7 +115,7 @@ def test_what_the_environment_says_of_the_labs_service_does_not_hold_for_a_stack
     monkeypatch.setenv("ACTSTORE_ROOT_CERTIFICATES", "/nowhere.pem")
     monkeypatch.setenv("ACTSTORE_TOKEN", "of the lab")
     monkeypatch.setattr("grpc.secure_channel", None)
-    assert actstore.connect()._backend._metadata == (("authorization", "Bearer secret"),)
+    assert ("authorization", "Bearer secret") in actstore.connect()._backend._metadata()
 
 
 @pytest.mark.parametrize("text", ["", '{"address": "127.0.0.1:9", "tok', "[]", '{"address": "127.0.0.1:9"}', "\xff"])

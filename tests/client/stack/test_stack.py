@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import actstore
-from actstore import BadRequest, LocalStack, StackFailed
+from actstore import BadRequest, LimitExceeded, LocalStack, StackFailed
 from actstore._stack import stack as _local_stack
 from actstore_service.server import Service
 from actstore_storage.bucket.opening import open_bucket
@@ -248,3 +248,14 @@ def test_settings_of_the_callers_environment_do_not_leak_into_a_stack(
     plant_workers()
     with LocalStack(port=0) as stack, stack.lab as lab:
         assert len(lab.runs()) == 0
+
+
+def test_a_file_of_settings_reaches_the_processes(plant_workers: Plant, tmp_path: Path) -> None:
+    plant_workers()
+    file = tmp_path / "lab.toml"
+    file.write_text("[limits]\ngrace_second = 1")
+    with pytest.raises(StackFailed, match=r"limits\.grace_second in the file .* the closest is limits\.grace_seconds"):
+        LocalStack(port=0, config=file).start()
+    file.write_text("[limits]\nrequest_bytes = 100")
+    with LocalStack(port=0, config=file) as stack, stack.lab as lab, pytest.raises(LimitExceeded):
+        lab.capture("planted-model", dataset="x" * 200)

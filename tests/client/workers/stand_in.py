@@ -19,7 +19,7 @@ from grpc_status import rpc_status
 
 from actstore_api.codec import decode, encode, message_of
 from actstore_api.reasons import to_status
-from actstore_api.records import capture, patching
+from actstore_api.records import capture, information, patching
 from actstore_api.records.terms import Failure
 from actstore_api.verbs import VERBS, Verb
 from tests.client.workers.models import StandInModels
@@ -146,6 +146,9 @@ class StandInWorkers(StandInSaes, StandInModels, StandInWeights):
             documents_with_bos=2, dataset_files=FILES,
         )  # fmt: skip
         return capture.EstimateCaptureAnswer(estimate)
+
+    def GetWorkersInfo(self, asked, context):
+        return information.GetWorkersInfoAnswer(information.WorkersInfo("9.9.9", 2, (1, 2, 3, 4), 4))
 
     def GetCaptureTotals(self, asked, context):
         return capture.GetCaptureTotalsAnswer()

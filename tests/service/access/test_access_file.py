@@ -128,12 +128,14 @@ def test_a_service_does_not_start_with_a_file_that_is_broken_or_not_there(tmp_pa
 
 def test_the_file_is_looked_at_once_in_a_while(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("1")
-    now = [0.0]
-    found = Reloaded("x", [tmp_path / "file"], bytes.decode, clock=lambda: now[0])
+    now, read = [0.0], []
+    found = Reloaded("x", [tmp_path / "file"], lambda content: read.append(content), clock=lambda: now[0])
     (tmp_path / "file").write_text("22")
-    assert found.current() == "1"
-    now[0] = 1.0
-    assert found.current() == "22"
+    found.current()
+    assert read == [b"1"]
+    for now[0] in (1.0, 2.0, 3.0):
+        found.current()
+    assert read == [b"1", b"22"]  # and not where nothing has changed
 
 
 @pytest.mark.parametrize(
@@ -193,9 +195,7 @@ def test_the_single_token_is_a_principal_with_every_role() -> None:
 
 
 def test_nobody_is_anonymous_unless_the_operator_says_so() -> None:
-    counted: list[str] = []
-    assert refusal(Access(counted=counted.append), {}).message.startswith("this service requires a token")
-    access = Access(anonymous=frozenset({Role.READER}), counted=counted.append)
+    assert refusal(Access(), {}).message.startswith("this service requires a token")
+    access = Access(anonymous=frozenset({Role.READER}))
     assert access.identify({}, {}) == Principal("anonymous", frozenset({Role.READER}), ("",))
     refusal(access, bearer("something else"))  # who presents what is wrong is not taken for nobody
-    assert counted == ["missing", "anonymous", "wrong"]

@@ -61,10 +61,12 @@ def serving(access: Access, *certificates: ServerCertificates) -> Iterator[list[
     thread = threading.Thread(target=lambda: loop.run_until_complete(serve()))
     thread.start()
     assert started.wait(PATIENCE_SECONDS)
-    yield addresses
-    loop.call_soon_threadsafe(ended.set)
-    thread.join()
-    loop.close()
+    try:
+        yield addresses
+    finally:
+        loop.call_soon_threadsafe(ended.set)
+        thread.join()
+        loop.close()
 
 
 @contextmanager

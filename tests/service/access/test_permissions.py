@@ -17,10 +17,9 @@ from actstore_api.verbs import VERBS, Verb
 from actstore_service.access import Access, Principal, Role
 from actstore_service.access.methods import RULES
 from actstore_storage.errors import ActstoreError
+from tests.service.access.questions import RUN_FIELDS, question_about
 
 ACCESS = Access()
-# Names of fields that name runs, wherever they are in a question.
-RUN_FIELDS = {"run", "runs", "rows_of", "base_run", "source_run"}
 ADA = Principal("ada", frozenset({Role.READER, Role.WRITER}), ("ada-", "shared-"))
 EVERYTHING = Principal("shared", frozenset(Role), ("",))
 
@@ -48,27 +47,6 @@ def _paths(record: type[Any], before: str = "") -> Iterator[str]:
                 yield from _paths(typing.cast(type[Any], inner), f"{before}{name}.")
 
 
-def asked(verb: Verb, run: str) -> Any:
-    """A question of the verb that names this run wherever it can name one."""
-    return _filled(verb.question, run)
-
-
-def _filled(record: type[Any], run: str) -> Any:
-    values: dict[str, Any] = {}
-    for name, kind in typing.get_type_hints(record).items():
-        inner = [one for one in (kind, *typing.get_args(kind)) if dataclasses.is_dataclass(one)]
-        if name in RUN_FIELDS:
-            values[name] = run if kind is str or typing.get_origin(kind) is typing.Annotated else (run,)
-        elif inner and name in ("stored", "sweep", "specification"):
-            values[name] = _filled(typing.cast(type[Any], inner[0]), run)
-    required = {
-        field.name: None
-        for field in dataclasses.fields(record)
-        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-    }
-    return record(**(required | values))
-
-
 def allowed(principal: Principal, verb: Verb, question: object) -> bool:
     try:
         ACCESS.permit(principal, verb, question)
@@ -81,22 +59,22 @@ def allowed(principal: Principal, verb: Verb, question: object) -> bool:
 @pytest.mark.parametrize("verb", VERBS.values(), ids=lambda verb: verb.name)
 def test_each_role_gets_its_methods_and_no_others(verb: Verb, role: Role | None) -> None:
     principal = Principal("p", frozenset({role} if role else ()), ("",))
-    assert allowed(principal, verb, asked(verb, "run")) == (RULES[verb.name].role is role)
+    assert allowed(principal, verb, question_about(verb, "run")) == (RULES[verb.name].role in (role, None))
 
 
 @pytest.mark.parametrize("verb", VERBS.values(), ids=lambda verb: verb.name)
 def test_prefixes_bound_each_method_that_names_a_run(verb: Verb) -> None:
     principal = Principal("ada", frozenset(Role), ("ada-", "shared-"))
     names_runs = bool(RULES[verb.name].runs or RULES[verb.name].runs_if_given)
-    assert allowed(principal, verb, asked(verb, "ada-1"))
-    assert allowed(principal, verb, asked(verb, "shared-1"))
+    assert allowed(principal, verb, question_about(verb, "ada-1"))
+    assert allowed(principal, verb, question_about(verb, "shared-1"))
     for other in ("bob-1", "ad", "Ada-1", "x-ada-1"):
-        assert allowed(principal, verb, asked(verb, other)) == (not names_runs)
+        assert allowed(principal, verb, question_about(verb, other)) == (not names_runs)
 
 
 def test_a_method_that_is_not_in_the_table_is_denied_to_everybody() -> None:
     new = dataclasses.replace(VERBS["GetRun"], name="DeleteRun")
-    assert not allowed(EVERYTHING, new, asked(VERBS["GetRun"], "run"))
+    assert not allowed(EVERYTHING, new, question_about(VERBS["GetRun"], "run"))
 
 
 def test_a_question_about_several_runs_checks_each() -> None:
@@ -170,6 +148,6 @@ def test_no_error_names_runs_of_others(reason: str) -> None:
 
 def test_a_question_that_samples_a_stored_run_is_checked() -> None:
     verb = VERBS["AblateSites"]
-    question = dataclasses.replace(asked(verb, "x"), stored=StoredSample("bob-1"))
+    question = dataclasses.replace(question_about(verb, "x"), stored=StoredSample("bob-1"))
     assert not allowed(ADA, verb, question)
     assert allowed(ADA, verb, dataclasses.replace(question, stored=None))

@@ -103,6 +103,7 @@ PUBLIC_PEM = PRIVATE.public_key().public_bytes(
         lambda: token(nbf=int(time.time()) + 3600),
         *[lambda name=name: token(**{name: None}) for name in ("exp", "iat", "iss", "aud", "sub")],
         lambda: "a.b.c",
+        *[lambda head=head: _with_head(head) for head in (b"[" * 3000, b'{"kid":["first"]}', b"\xff", b"3", b"")],
         lambda: f"{token()[:-4]}AAAA",
         lambda: token(padding="x" * 9000),
     ],
@@ -113,6 +114,10 @@ def test_a_token_that_is_not_whole_and_for_this_service_is_refused(
     assert (
         refusal(open_access(), made()).message == "this service requires a token, and the call had none or a wrong one"
     )
+
+
+def _with_head(head: bytes) -> str:
+    return ".".join([jwt.utils.base64url_encode(head).decode(), *token().split(".")[1:]])
 
 
 def _signed_with_the_public_key() -> str:

@@ -4,12 +4,25 @@ from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from actstore_storage.bucket import Bucket
+from actstore_storage.errors import BadRequest
+from actstore_storage.format import specification
 from actstore_storage.format.positions import KINDS_BY_PLACE, selected
-from actstore_storage.format.specification import DTYPES, Positions, RowFilter, RunRecord, SaeRecord, Specification
+from actstore_storage.format.specification import (
+    DTYPES,
+    FORMAT_VERSION,
+    FORMATS_WRITTEN,
+    Positions,
+    RowFilter,
+    RunRecord,
+    SaeRecord,
+    Specification,
+    written_format,
+)
 from actstore_storage.rows.reading import dense_matrix, read_activations
 from actstore_storage.runs.opening import open_run
 from actstore_storage.runs.shard_writer import ShardWriter
@@ -146,3 +159,18 @@ def test_sinks_were_looked_for_where_there_are_norms_to_tell_them_by() -> None:
     with_ratio = replace(asked, sink_ratio=10.0)
     found = [asked, with_ratio, replace(with_ratio, norm_sites=("resid_pre.0",)), replace(with_ratio, norm_sites=())]
     assert [specification.sinks_above for specification in found] == [0, 10, 0, 0]
+
+
+def test_a_run_has_the_lowest_format_that_has_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a format 5 that is yet to come, and brings rows of other runs anew."""
+    plain = make_run(3).record.specification
+    over = replace(plain, rows_of="other")
+    assert written_format(plain) == written_format(over) == FORMAT_VERSION == FORMATS_WRITTEN[-1]
+    monkeypatch.setattr(specification, "FORMATS_WRITTEN", (4, 5))
+    monkeypatch.setattr(specification, "_FEATURES", {"hashes of records": 4, "rows of another run": 5})
+    assert (written_format(plain, 5), written_format(over, 5)) == (4, 5)
+    assert written_format(plain, 4) == 4
+    with pytest.raises(BadRequest, match=r"rows of another run \(format version 5\).* 4 at most") as refused:
+        written_format(over, 4)
+    assert refused.value.reason == "FORMAT_PINNED"
+    assert refused.value.details == {"field": "format_version", "value": "5", "allowed": "at most 4"}

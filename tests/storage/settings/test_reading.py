@@ -170,8 +170,15 @@ def test_names_of_other_processes_and_of_kubernetes_are_no_errors(tmp_path: Path
         "ACTSTORE_PORT_7433_TCP_ADDR": "10.0.0.1",
         "ACTSTORE_METRICS_PORT": "tcp://10.0.0.1:9433",
     }
-    others = {"ACTSTORE_DATASET": "x", "ACTSTORE_ADDRESS": "lab:1"}
+    others = {"ACTSTORE_DATASET": "x", "ACTSTORE_ADDRESS": "lab:1", "ACTSTORE_FAULT_SEED": "1"}
     assert read(NAMED | links | others, 'dataset = "y"', tmp_path) == Outer("lab")
+
+
+def test_typing_errors_are_found_where_other_processes_are_not_installed() -> None:
+    alone = Beside(("absent_package.settings:Settings",))
+    assert read_settings((Outer,), NAMED | {"ACTSTORE_DATASET": "x"}, alone).made(Outer) == Outer("lab")
+    with pytest.raises(SettingsError, match="the closest is ACTSTORE_LIMITS_CALLS"):
+        read_settings((Outer,), NAMED | {"ACTSTORE_LIMIT_CALLS": "1"}, alone)
 
 
 def test_what_is_printed_is_read_again(tmp_path: Path) -> None:

@@ -3,10 +3,12 @@
 import asyncio
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from actstore_worker.wire.proxy_streams import SECONDS_LEFT, mended_streams
+from actstore_api.verbs import VERBS
+from actstore_worker.wire.proxy_streams import SECONDS_LEFT, add_services, mended_streams
 
 
 class Call:
@@ -105,3 +107,30 @@ def test_a_deadline_is_handed_on_as_a_header(seconds_left: float | None, said: l
 
     asyncio.run(ask())
     assert heard == [("authorization", "Bearer token"), *said]
+
+
+class Server:
+    """Serve's, as far as generated code sees it."""
+
+    def __init__(self) -> None:
+        self.methods: set[str] = set()
+
+    def service_handler_factory(self, service_method: str, streaming_type: Any) -> Any:
+        raise AssertionError("nobody calls")
+
+    def add_generic_rpc_handlers(self, handlers: Any) -> None:
+        self.methods.update(path for handler in handlers for path in handler._method_handlers)
+
+    def add_registered_method_handlers(self, service: str, handlers: Any) -> None:
+        pass
+
+
+def test_every_method_that_is_forwarded_is_served() -> None:
+    server = Server()
+    add_services(StandIn(), server)
+    assert server.methods == {verb.path for verb in VERBS.values() if verb.forwarded}
+
+
+class StandIn:
+    def __getattr__(self, name: str) -> Any:
+        return name

@@ -166,6 +166,8 @@ def test_folders_are_absolute(tmp_path: Path, secrets: Path, monkeypatch: pytest
             LEAST | {"ACTSTORE_GATEWAY_TOKEN_FILE": "/nowhere", "ACTSTORE_GATEWAY_TOKEN": ""},
             "ACTSTORE_GATEWAY_TOKEN_FILE",
         ),
+        (LEAST | {"ACTSTORE_WRITE_FORMAT": "3"}, "ACTSTORE_WRITE_FORMAT is 3; this version writes 4"),
+        (LEAST | {"ACTSTORE_PLANNING_SHARDS_TARGET": "0"}, "ACTSTORE_PLANNING_SHARDS_TARGET"),
         (LEAST | {"ACTSTORE_ALLOW_HUB": "yes"}, "ACTSTORE_ALLOW_HUB"),
         (LEAST | {"ACTSTORE_MODEL_FOLDERS": "/nowhere/at/all"}, "ACTSTORE_MODEL_FOLDERS"),
     ],

@@ -8,6 +8,7 @@ import pytest
 
 from actstore_storage.bucket import Bucket
 from actstore_storage.bucket.local import LocalBucket
+from actstore_storage.errors import BadRequest
 from actstore_storage.format.records import seal
 from actstore_storage.registry.models import ModelRecord, list_models
 from actstore_storage.registry.saes import SaeModelRecord, list_saes
@@ -42,6 +43,17 @@ def test_the_model_and_the_saes_of_a_run_are_registered_as_their_files_say(lab: 
     assert token_texts(bucket, texts).in_order([2, 3]) == list(WORDS[:2])
     [sae] = asked.saes
     assert list_saes(bucket) == [SaeModelRecord("known-sae", sae.sha256, "topk", "resid_post.1", 24, 32, "small")]
+
+
+def test_a_capture_beyond_the_pinned_format_is_refused(
+    lab: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepares = preparing(lab, bucket)
+    pinned = replace(prepares, settings=replace(prepares.settings, write_format=4))
+    assert pinned.plan(REQUEST).record.format_version == 4
+    monkeypatch.setattr("actstore_storage.format.specification._FEATURES", {"hashes of records": 5})
+    with pytest.raises(BadRequest, match=r"hashes of records \(format version 5\)"):
+        pinned.plan(REQUEST)
 
 
 def test_a_wanted_run_that_is_let_go_meanwhile_is_none(lab: Path, tmp_path: Path) -> None:

@@ -18,19 +18,19 @@ from actstore_storage.bucket import Bucket
 from actstore_storage.errors import ActstoreError, BadRequest, NotThere
 from actstore_storage.format.specification import RowFilter
 from actstore_worker.capture.planning.options import document_query
-from actstore_worker.datasets import rows as dataset_rows
-from actstore_worker.datasets.documents import DocumentQuery
+from actstore_worker.datasets.documents import UNWATCHED, DocumentQuery
 from actstore_worker.datasets.documents import documents as dataset_documents
 from actstore_worker.datasets.files import Dataset
+from actstore_worker.datasets.limits import DatasetLimits, Reading
 from actstore_worker.datasets.places import DatasetPlaces
 
 TEXTS = ["one\n", "zwei – Ümläute\r\n", ""]
 
 
-def documents(path: Path, field: str = "text", **query: object) -> list[str]:
+def documents(path: Path, field: str = "text", reading: Reading = UNWATCHED, **query: object) -> list[str]:
     """What is in a file or folder, found by its name in the folder around it."""
     dataset = DatasetPlaces((path.parent,)).find(path.name)
-    return [document.content for document in dataset_documents(dataset, DocumentQuery(field, **query))]
+    return [document.content for document in dataset_documents(dataset, DocumentQuery(field, **query), reading)]
 
 
 def write_jsonl(path: Path, texts: list[str], field: str = "text") -> Path:
@@ -64,9 +64,9 @@ def test_tables_one_by_one_and_in_a_folder(tmp_path: Path) -> None:
     assert (documents(write_jsonl(tmp_path / "c.jsonl", TEXTS, "body"), "body")) == TEXTS
 
 
-def refusal(path: Path, field: str = "text") -> BadRequest:
+def refusal(path: Path, field: str = "text", limits: DatasetLimits = UNWATCHED.limits) -> BadRequest:
     with pytest.raises(BadRequest) as refused:
-        (documents(path, field))
+        (documents(path, field, Reading(limits)))
     assert refused.value.reason in ("DATASET_UNREADABLE", "DATASET_EMPTY", "LIMIT_EXCEEDED")
     return refused.value
 
@@ -102,15 +102,21 @@ def test_a_folder_without_text_is_empty(tmp_path: Path) -> None:
     assert refusal(tmp_path).reason == "DATASET_EMPTY"
 
 
-def test_a_document_has_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dataset_rows, "DOCUMENT_BYTES_MAX", 10)
-    (tmp_path / "a.txt").write_text("x" * 11)
-    error = refusal(tmp_path / "a.txt")
-    assert (error.reason, error.details["value"], error.details["allowed"]) == (
-        "LIMIT_EXCEEDED",
-        "at least 11",
-        "at most 10",
-    )
+@pytest.mark.parametrize(
+    ("name", "content", "value", "allowed"),
+    [
+        ("a.txt", "x" * 41, "at least 41 characters", "at most 10 characters"),
+        ("a.txt", "ü" * 11, "at least 11 characters", "at most 10 characters"),
+        ("a.jsonl", '{"text": "ab"}\n{"text": "' + "x" * 11 + '"}', "at least 11 characters", "at most 10 characters"),
+        ("a.csv", "text\nab\n" + "x" * 11, "at least 11 characters", "at most 10 characters"),
+        ("b.jsonl", '{"text": "' + "x" * 100 + '"}', "at least 61 bytes", "at most 60 bytes"),
+        ("b.json", '[{"text": "' + "x" * 100 + '"}]', "at least 61 bytes", "at most 60 bytes"),
+    ],
+)
+def test_a_document_has_a_limit(tmp_path: Path, name: str, content: str, value: str, allowed: str) -> None:
+    (tmp_path / name).write_text(content)
+    error = refusal(tmp_path / name, limits=DatasetLimits(json_bytes=60, document_characters=10))
+    assert (error.reason, error.details["value"], error.details["allowed"]) == ("LIMIT_EXCEEDED", value, allowed)
 
 
 def test_names_stay_below_the_dataset_folders(tmp_path: Path) -> None:

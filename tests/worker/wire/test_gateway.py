@@ -12,6 +12,7 @@ from google.protobuf.json_format import ParseDict
 from google.rpc import status_pb2
 
 from actstore_api.codec import decode, encode, message_of
+from actstore_api.levels import API_LEVEL, own_version
 from actstore_api.reasons import from_status
 from actstore_api.records.capture import (
     CancelCapture,
@@ -26,12 +27,14 @@ from actstore_api.records.capture import (
     StartCapture,
     WatchCapture,
 )
+from actstore_api.records.information import GetWorkersInfo
 from actstore_api.records.model import TokenizeText
 from actstore_api.records.patching import EstimateSweep, PromptPair, RunSweep, SweepEstimate, SweepProgress
 from actstore_api.records.terms import Failure, ModelReference
 from actstore_api.v1 import common_pb2, model_pb2
 from actstore_api.verbs import VERBS, verb_of
 from actstore_storage.errors import ActstoreError, NotThere
+from actstore_storage.format.specification import FORMAT_VERSION
 from actstore_worker.capture.answering import CaptureAnswers
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.datasets.places import DatasetPlaces
@@ -105,8 +108,8 @@ class Models:
 class Call:
     """A context as Serve's is."""
 
-    def __init__(self, token: str = TOKEN, *headers: tuple[str, str]) -> None:
-        self._token, self._headers = token, headers
+    def __init__(self, token: str = TOKEN, *headers: tuple[str, str], **named: str) -> None:
+        self._token, self._headers = token, (*headers, *named.items())
         self.code, self.details, self.trailers = grpc.StatusCode.OK, "", []
 
     def invocation_metadata(self) -> list[tuple[str, str]]:
@@ -244,3 +247,23 @@ def test_the_token_of_before_is_valid_while_it_is_replaced(models: Models) -> No
     context = Call(PREVIOUS)
     (answer,) = call(models, "GetCaptureTotals", encode(GetCaptureTotals()), context)
     assert (context.code, decode(GetCaptureTotalsAnswer, answer)) == (grpc.StatusCode.OK, TOTALS)
+
+
+def test_the_gateway_says_what_the_workers_are(models: Models) -> None:
+    (found,) = told(models, GetWorkersInfo())
+    assert (found.info.version, found.info.api_level) == (own_version(), API_LEVEL)
+    assert found.info.formats_read[-1] == found.info.format_written == FORMAT_VERSION
+
+
+def test_a_service_that_is_too_old_is_refused(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("actstore_api.levels.OLDEST_LEVEL", 2)
+    old = {"actstore-client": "service/0.1.9", "actstore-api-level": "1"}
+    for verb, question in (("GetCaptureTotals", GetCaptureTotals()), ("WatchCapture", WatchCapture("run"))):
+        context = Call(**old)
+        call(models, verb, encode(question), context)
+        assert (context.code, context.failure.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "CLIENT_TOO_OLD")
+        assert f"service/0.1.9 has API level 1; the workers have version {own_version()}" in context.failure.message
+        # One that does not say what it is, is not restricted.
+        unsaid = Call()
+        call(models, verb, encode(question), unsaid)
+        assert unsaid.code == grpc.StatusCode.OK

@@ -8,6 +8,7 @@ not use Ray: workers are objects that capture a shard.
 import asyncio
 import contextlib
 import logging
+import threading
 from collections import Counter
 from collections.abc import Awaitable, Iterable
 from dataclasses import replace
@@ -47,8 +48,8 @@ _FLOPS_SHARE = 0.5
 class Preparer(Protocol):
     """Blocking work on models, datasets and the bucket, which runs on threads."""
 
-    def plan(self, request: CaptureSpecification) -> RunPlan:
-        """Plans a run, without writing to the bucket."""
+    def plan(self, request: CaptureSpecification, stop: threading.Event) -> RunPlan:
+        """Plans a run, without writing to the bucket. Errors: ActstoreError CANCELLED soon after `stop` is set."""
 
     def begin(self, plan: RunPlan, request: CaptureSpecification, queued: Queued) -> Snapshot:
         """Creates the run and its request in the bucket, so that a later coordinator can finish it."""
@@ -97,6 +98,10 @@ class Coordinator:
     async def _submit(self, request: CaptureSpecification, principal: str, queued: Queued | None = None) -> str:
         """`queued`: the place that an earlier coordinator gave it."""
         plan = await self._plan(request)
+        # From here on a caller who leaves changes nothing: a run that is created is captured.
+        return await asyncio.shield(self._begin(plan, request, principal, queued))
+
+    async def _begin(self, plan: RunPlan, request: CaptureSpecification, principal: str, queued: Queued | None) -> str:
         run = plan.record.run
         async with self._lock(run):
             if (known := self._captures.get(run)) is not None and known.active:
@@ -161,6 +166,15 @@ class Coordinator:
             dataset_files=plan.dataset_files,
         )
 
+    async def _plan(self, request: CaptureSpecification) -> RunPlan:
+        """Plans a run on a thread, which ends soon after the caller has gone."""
+        stop = threading.Event()
+        async with self._planning:
+            try:
+                return await asyncio.to_thread(self._preparer.plan, request, stop)
+            finally:
+                stop.set()
+
     async def progress_after(self, run: str, version: int) -> tuple[int, CaptureProgress]:
         """Returns progress and its version: at once if it is newer than `version`, else at the next change or
         heartbeat.
@@ -211,10 +225,6 @@ class Coordinator:
             principals=tuple(PrincipalTotals(name, seconds) for name, seconds in principals),
             **self._totals,
         )
-
-    async def _plan(self, request: CaptureSpecification) -> RunPlan:
-        async with self._planning:
-            return await asyncio.to_thread(self._preparer.plan, request)
 
     def _start_next(self, known: RunPlan | None = None) -> None:
         """Starts every capture that has a place. The plans of others are dropped, because they hold their runs' tokens:

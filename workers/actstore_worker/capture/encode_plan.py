@@ -9,7 +9,7 @@ from actstore_api.records.terms import ModelReference
 from actstore_storage.bucket import Bucket, check_name
 from actstore_storage.errors import BadRequest
 from actstore_storage.format.records import fields_in_common
-from actstore_storage.format.specification import FORMAT_VERSION, RunRecord, SaeRecord, Specification
+from actstore_storage.format.specification import RunRecord, SaeRecord, Specification
 from actstore_storage.runs.opening import open_run
 from actstore_worker.capture.plan import default_run_name
 from actstore_worker.capture.planning.estimates import feature_bytes
@@ -82,7 +82,6 @@ def _record(
         specification_sha256=specification.sha256,
         device=device,
         code_version=code_version(),
-        format_version=FORMAT_VERSION,
     )
 
 

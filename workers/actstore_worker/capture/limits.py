@@ -11,7 +11,7 @@ _MAY_BE_ZERO = ("interactive_token_layers", "queued_captures", "queued_per_princ
 
 @dataclass(frozen=True)
 class CoordinatorLimits:
-    # Requests that are planned at the same time; further ones wait.
+    # Requests that are planned at the same time. Further ones wait.
     plans: int = 2
     # Bulk captures that run at the same time; further ones wait in the queue. Each holds its token ids in memory.
     captures: int = 16
@@ -33,24 +33,27 @@ class CoordinatorLimits:
     # Principals whose use of tokens is remembered, and whose seconds of a device are counted apart.
     principals: int = 1000
     principals_counted: int = 50
-    # Finished captures whose progress is kept.
+    # Finished captures whose progress is kept in memory. Beyond it, the oldest are forgotten; their runs stay.
     finished_captures: int = 1000
-    # Attempts at a shard before its capture fails.
+    # Attempts at a shard. After the last one the shard counts as failed, with its cause.
     attempts_per_shard: int = 3
-    # The pause before a failed shard is tried again.
+    # Seconds of pause before a failed shard is tried again.
     retry_seconds: float = 1.0
-    # Workers that may die with one shard before the shard is given up.
+    # Workers that may die with one shard. Beyond it the shard counts as failed.
     losses_per_shard: int = 10
-    # While the store cannot be reached, or refuses the credentials: the interval between attempts, and the time limit.
+    # Seconds between two attempts while the store cannot be reached, or refuses the credentials.
     pause_seconds: float = 5.0
+    # Seconds that a capture waits for a store that cannot be reached, or refuses the credentials. Beyond it the capture
+    # fails; the same capture continues it.
     patience_seconds: float = 6 * 3600.0
-    # The number of commits after which they are folded into checkpoints.
+    # Commits of one run that are folded into a checkpoint together. Until then each is an object that readers fetch.
     fold_shards: int = 256
-    # The interval at which the cluster is checked for new nodes.
+    # Seconds between two looks for new nodes of the cluster. A new node waits that long for work.
     pool_seconds: float = 5.0
-    # How long a worker may take to measure its speed, or to answer that it is alive.
+    # Seconds that a worker may take to measure its speed, or to answer that it is alive. Beyond it the worker counts as
+    # lost.
     answer_seconds: float = 30.0
-    # The longest pause between messages of a watch.
+    # Longest pause, in seconds, between two messages of a watch. Beyond it the last state is sent again.
     heartbeat_seconds: float = 2.0
 
     def __post_init__(self) -> None:
@@ -64,11 +67,31 @@ class CoordinatorLimits:
 @dataclass(frozen=True)
 class MergeLimits:
     # Parts of merged indexes that are written at the same time, during captures. Each takes one core and half a
-    # gigabyte.
+    # gigabyte. Further ones wait.
     parts: int = 2
-    # Complete runs whose indexes a new coordinator merges to the end. The next coordinator continues with others.
+    # Complete runs whose indexes a new coordinator merges to the end. Further ones wait for the next coordinator.
     runs_resumed: int = 1000
 
     def __post_init__(self) -> None:
         check_positive(self, "parts")
         check_least(self, 0, "runs_resumed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanLimits:
+    # Sequences of one batch, if a capture names no number. Further ones are in the next batch.
+    sequences_per_batch: int = 16
+    # Bytes that a shard aims at: small enough to repeat after a crash, large enough for an object store. Further rows
+    # are in the next shard.
+    shard_bytes_target: int = 64 << 20
+    # Most bytes of a shard, whose nonzeros a worker holds in memory. A capture that asks for larger shards gets smaller
+    # ones.
+    shard_bytes_max: int = 1 << 30
+    # Shards that a small run has at least, so that workers share it and readers see progress. Larger runs have as many
+    # as their bytes need.
+    shards_target: int = 8
+    # Bytes of the largest run. A capture of more is refused.
+    run_bytes_max: int = 10 << 40
+
+    def __post_init__(self) -> None:
+        check_positive(self)

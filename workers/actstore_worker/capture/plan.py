@@ -1,6 +1,7 @@
 """Plans a capture: finds and checks everything that a request names, before any forward pass."""
 
 import re
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,8 +15,9 @@ from actstore_storage.format.norm_columns import L2, NormColumn, columns_beside,
 from actstore_storage.format.products import NORM_SKETCHES
 from actstore_storage.format.records import fields_in_common
 from actstore_storage.format.sites import HEAD_KINDS, Site, expand_sites, parse_site
-from actstore_storage.format.specification import RunRecord, SaeRecord, Specification
+from actstore_storage.format.specification import FORMAT_VERSION, RunRecord, SaeRecord, Specification
 from actstore_storage.runs.document_sources import DocumentSources
+from actstore_worker.capture.limits import PlanLimits
 from actstore_worker.capture.planning.estimates import bytes_by_product, forward_flops_per_token, sketch_bytes
 from actstore_worker.capture.planning.options import StoreOptions, checked_options, document_query
 from actstore_worker.capture.run_plan import RunPlan
@@ -23,6 +25,7 @@ from actstore_worker.capture.shards.tasks import ShardTask
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.datasets.documents import DocumentQuery, documents
 from actstore_worker.datasets.files import Dataset
+from actstore_worker.datasets.limits import NEVER, Reading
 from actstore_worker.datasets.noted_sources import NotedSources
 from actstore_worker.datasets.places import DatasetPlaces
 from actstore_worker.datasets.sequences import SequenceShape, TokenisedDataset, TokenSequences, tokenise
@@ -43,19 +46,12 @@ FILES_TOLD = 20
 
 
 @dataclass(frozen=True)
-class PlanSettings:
+class PlanSettings(PlanLimits):
     datasets: DatasetPlaces
     # Where the capture workers run models: cpu or cuda.
     device: str = "cpu"
-    sequences_per_batch: int = 16
-    # The target size of a shard: small enough to repeat after a crash, large enough for an object store.
-    shard_bytes_target: int = 64 << 20
-    # A worker holds a shard's nonzeros in memory, and repeats the whole shard after a crash.
-    shard_bytes_max: int = 1 << 30
-    # Small runs have at least this many shards, so that workers share them and readers see progress.
-    shards_target: int = 8
-    # The largest size of a run.
-    run_bytes_max: int = 10 << 40
+    # The newest format version of runs that is written.
+    write_format: int = FORMAT_VERSION
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,15 +85,20 @@ class Plan(RunPlan):
         return self.sources.take(self.shard_sequences(shard).documents)
 
 
-def plan_capture(request: CaptureSpecification, catalog: ModelCatalog, settings: PlanSettings) -> Plan:
+def plan_capture(
+    request: CaptureSpecification, catalog: ModelCatalog, settings: PlanSettings, stop: threading.Event = NEVER
+) -> Plan:
     """Returns what a capture will run and store. It reads the documents, and writes nothing.
 
-    Errors: BadRequest or NotThere with field, value and what is allowed.
+    Errors: BadRequest or NotThere with field, value and what is allowed; ActstoreError CANCELLED soon after `stop` is
+    set.
     """
     asked = _look_up(request, catalog, settings)
     noted = NotedSources()
+    reading = Reading(settings.datasets.limits, stop)
     with _naming_dataset(asked.dataset_reference.name):
-        tokenised = tokenise(asked.model, noted.passing(documents(asked.dataset, asked.query)), asked.shape)
+        found = noted.passing(documents(asked.dataset, asked.query, reading))
+        tokenised = tokenise(asked.model, found, asked.shape)
     sizes, per_shard = _sizes(asked, tokenised.sequences, settings)
     specification = _specification(asked, tokenised, per_shard)
     files = asked.dataset

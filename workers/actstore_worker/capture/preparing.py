@@ -1,14 +1,17 @@
 """Creates a run from a request: plans it, stores the request, creates the run, and registers its model and SAEs."""
 
 import logging
+import threading
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 from actstore_api.codec_json import from_json, to_json
 from actstore_api.records.capture import CaptureProgress, CaptureSpecification
 from actstore_storage.bucket import Bucket
+from actstore_storage.bucket.watched import WatchedBucket
 from actstore_storage.errors import CorruptObject, NotThere, corrupt_object
 from actstore_storage.format.keys import WANTED, run_key, wanted_key
+from actstore_storage.format.specification import written_format
 from actstore_storage.registry.models import ModelRecord, register_model
 from actstore_storage.registry.saes import register_sae
 from actstore_storage.runs.opening import check_run_name, create_run, open_run
@@ -20,6 +23,7 @@ from actstore_worker.capture.plan import PlanSettings, plan_capture
 from actstore_worker.capture.queueing.progress import CaptureState
 from actstore_worker.capture.run_plan import RunPlan
 from actstore_worker.catalog.folders import ModelCatalog
+from actstore_worker.datasets.limits import NEVER
 from actstore_worker.models.model import ModelDescription
 from actstore_worker.sae.stored import sae_record
 
@@ -34,11 +38,16 @@ class Preparing:
     catalog: ModelCatalog
     settings: PlanSettings
 
-    def plan(self, request: CaptureSpecification) -> RunPlan:
-        """Plans the run. Errors: BadRequest for the request."""
+    def plan(self, request: CaptureSpecification, stop: threading.Event = NEVER) -> RunPlan:
+        """Plans the run. Errors: BadRequest for the request; ActstoreError CANCELLED soon after `stop` is set."""
+        plan = self._planned(request, stop)
+        version = written_format(plan.record.specification, self.settings.write_format)
+        return replace(plan, record=replace(plan.record, format_version=version))
+
+    def _planned(self, request: CaptureSpecification, stop: threading.Event) -> RunPlan:
         if request.rows_of:
-            return plan_encoding(request, self.bucket, self.catalog, self.settings.device)
-        return plan_capture(request, self.catalog, self.settings)
+            return plan_encoding(request, WatchedBucket(self.bucket, stop), self.catalog, self.settings.device)
+        return plan_capture(request, self.catalog, self.settings, stop)
 
     def begin(self, plan: RunPlan, request: CaptureSpecification, queued: Queued = NO_PLACE) -> Snapshot:
         """Creates the run and its request in the bucket.

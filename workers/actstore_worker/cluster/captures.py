@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import ray
@@ -34,8 +35,9 @@ class RayCoordinator(Coordinator):
         bucket = ObservedBucket(open_bucket(settings.store, settings.s3), observer)
         catalog = catalog_of(settings, bucket)
         stores = tuple(open_files(address, settings.s3) for address in settings.dataset_stores)
-        places = DatasetPlaces(settings.dataset_folders, stores, settings.allow_hub)
-        plan_settings = PlanSettings(places, device="cuda" if on_gpus else "cpu")
+        places = DatasetPlaces(settings.dataset_folders, stores, settings.allow_hub, settings.datasets)
+        device = "cuda" if on_gpus else "cpu"
+        plan_settings = PlanSettings(places, device, settings.write_format, **asdict(settings.planning))
         resources = {"num_cpus": 1, "num_gpus": settings.ray.worker_gpus if on_gpus else 0}
         threads = max(1, int(ray.cluster_resources().get("CPU", 1)) // max(1, workers))
         worker = ray.remote(_CaptureActor).options(max_restarts=-1, max_concurrency=TASKS + 1, **resources)

@@ -34,6 +34,7 @@ class GatewayIngress(Gateway):
     def __init__(self, settings: WorkerSettings, models: serve.handle.DeploymentHandle) -> None:
         ensure_coordinator(settings)
         super().__init__(TokenFile(settings.token_file), _RemoteCoordinator(), _RemoteModels(models))
+        self.format_written = settings.write_format
 
 
 class _RemoteCoordinator:

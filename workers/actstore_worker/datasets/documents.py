@@ -17,7 +17,8 @@ from actstore_storage.errors import BadRequest
 from actstore_storage.format.specification import RowFilter
 from actstore_storage.runs.document_sources import WHOLE
 from actstore_worker.datasets.files import Dataset, DatasetFile
-from actstore_worker.datasets.row_filters import compares_text, no_field, passes
+from actstore_worker.datasets.limits import Reading
+from actstore_worker.datasets.row_filters import PreparedFilter, compares_text, no_field
 from actstore_worker.datasets.rows import Row, WantedColumns, plain_text, table_rows
 
 _ID_MAX = np.iinfo(np.int32).max
@@ -25,6 +26,9 @@ _ID_MAX = np.iinfo(np.int32).max
 SOURCE_CHARACTERS_MAX = 4096
 # What transformers' tokenizers return with token ids: 1 for a token, 0 for padding.
 MASK_FIELD = "attention_mask"
+
+# Of code that reads all of a dataset for itself, within the usual limits.
+UNWATCHED = Reading()
 
 TokenIds = Int[NDArray[np.int32], " token"]
 
@@ -78,13 +82,14 @@ class Document:
     row: int = WHOLE
 
 
-def documents(dataset: Dataset, query: DocumentQuery) -> Iterator[Document]:
+def documents(dataset: Dataset, query: DocumentQuery, reading: Reading = UNWATCHED) -> Iterator[Document]:
     """Yields documents in a fixed order: files by path, rows as they are stored.
 
     Errors: BadRequest DATASET_UNREADABLE with file and place; ARGUMENT_INVALID for a filter on text without columns, or
-    one that compares values of different kinds; StoreError if the store of the files fails.
+    one that compares values of different kinds; LIMIT_EXCEEDED for a document that is too long; StoreError if the store
+    of the files fails; ActstoreError CANCELLED once nobody waits.
     """
-    numbered = enumerate(_documents(dataset, query))
+    numbered = enumerate(_documents(dataset, query, reading))
     passing = (Document(number, *found) for number, found in numbered if found is not None)
     yield from itertools.islice(passing, query.max_documents)
 
@@ -92,24 +97,32 @@ def documents(dataset: Dataset, query: DocumentQuery) -> Iterator[Document]:
 _Found = tuple[str | TokenIds, str, int]
 
 
-def _documents(dataset: Dataset, query: DocumentQuery) -> Iterator[_Found | None]:
+def _documents(dataset: Dataset, query: DocumentQuery, reading: Reading) -> Iterator[_Found | None]:
     """Yields every document in order; None for one that a filter leaves out."""
+    filters = tuple(map(PreparedFilter, query.row_filters))
     if dataset.table is not None:
         for row in _library_rows(dataset, query):
-            yield _document(row, dataset.name, query)
+            reading.check()
+            yield _document(row, dataset.name, query, filters, reading)
     for file in dataset.files:
         if file.kind.rows:
-            for row in table_rows(file, query.wanted):
-                yield _document(row, file.name, query)
+            for row in table_rows(file, query.wanted, reading):
+                yield _document(row, file.name, query, filters, reading)
         else:
             _check_no_columns(file, query)
-            yield plain_text(file), file.name, WHOLE
+            text = plain_text(file, reading)
+            reading.check_document(file.name, len(text))
+            yield text, file.name, WHOLE
 
 
-def _document(row: Row, file: str, query: DocumentQuery) -> _Found | None:
-    if not all(passes(row.place, row.columns, found) for found in query.row_filters):
+def _document(
+    row: Row, file: str, query: DocumentQuery, filters: Sequence[PreparedFilter], reading: Reading
+) -> _Found | None:
+    if not all(each.passes(row.place, row.columns) for each in filters):
         return None
     content = _row_tokens(row, query.tokens_field) if query.tokens_field else _row_text(row, query.text_field)
+    check = reading.check_tokens if query.tokens_field else reading.check_document
+    check(row.place, len(content))
     if query.source_field:
         return content, _row_source(row, query.source_field), WHOLE
     return content, file, row.number

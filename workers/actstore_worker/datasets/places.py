@@ -7,7 +7,7 @@ import json
 import lzma
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -24,21 +24,27 @@ from actstore_worker.datasets.formats import (
     kind_of_named,
 )
 from actstore_worker.datasets.hub import HUB_SCHEME, find_on_hub
+from actstore_worker.datasets.limits import DatasetLimits
 from actstore_worker.files.places import is_inside
 
 # The beginning of a `.json` that is read to see whether it has rows, and the most that is read of a saved dataset's own
 # metadata.
 _LOOK_BYTES, _RECORD_BYTES_MAX = 1 << 16, 1 << 24
+# Of file systems.
+_PART_BYTES_MAX = 255
 _BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True)
 class DatasetPlaces:
-    """Where datasets are searched, in this order: folders, stores, and the hub if it is allowed."""
+    """Where datasets are searched, in this order: folders, stores, and the hub if it is allowed. `limits`: of what is
+    found.
+    """
 
     folders: tuple[Path, ...] = ()
     stores: tuple[FileStore, ...] = ()
     allow_hub: bool = False
+    limits: DatasetLimits = field(default_factory=DatasetLimits)
 
     def find(self, name: str) -> Dataset:
         """Returns the dataset with this name.
@@ -204,6 +210,15 @@ def _local_opener(path: Path, name: str, root: Path) -> _Opener:
 
 def _parts(name: str) -> tuple[str, ...]:
     parts = PurePosixPath(name).parts
+    for part in parts:
+        if len(part.encode()) > _PART_BYTES_MAX:
+            raise BadRequest(
+                f"dataset {name!r} is not a valid name: a part of it has {len(part.encode())} bytes",
+                reason="NAME_INVALID",
+                field="dataset",
+                value=name,
+                allowed=f"at most {_PART_BYTES_MAX} bytes between two slashes",
+            )
     if not parts or name.startswith("/") or ".." in parts or "\0" in name:
         raise BadRequest(
             f"dataset {name!r} is not a valid name: a name is a path below a dataset folder, without '..'",

@@ -15,16 +15,23 @@ from dataclasses import dataclass
 from typing import IO, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
 from actstore_storage.errors import BadRequest
 from actstore_worker.datasets.files import DatasetFile, unreadable
 from actstore_worker.datasets.formats import ARROW, CSV, JSON, LINES, PARQUET, ROWS_OF_JSON, TSV
+from actstore_worker.datasets.limits import Reading
+from actstore_worker.files.arrow_sizes import compressed_parts
 
-# A document is tokenized as a whole, so it must fit into memory several times; so must an array in a `.json`.
-DOCUMENT_BYTES_MAX = 1 << 28
-_BATCH_ROWS = 256
+# Rows that become Python objects together: at most this many, and of at most about this many bytes.
+_BATCH_ROWS, _BATCH_BYTES = 256, 1 << 24
+_LISTED_BYTES = 8  # of an element of a list, at least
+# Encodings of Parquet whose texts Arrow can keep as a dictionary. In others, a few bytes may stand for a whole text.
+_DICTIONARIES = frozenset({"PLAIN", "RLE", "BIT_PACKED", "PLAIN_DICTIONARY", "RLE_DICTIONARY"})
+# The most bytes of one character.
+_UTF8_BYTES = 4
 # A row of CSV must fit into one block.
 _CSV_BLOCK_BYTES = 1 << 23
 # Markers before an Arrow file's stream, and after its footer, whose length is at the end.
@@ -70,20 +77,23 @@ class Row:
     columns: Mapping[str, Any]
 
 
-def table_rows(file: DatasetFile, wanted: WantedColumns) -> Iterator[Row]:
-    """Yields the rows of a table file. Errors: BadRequest DATASET_UNREADABLE with file and place; StoreError if the
-    store fails.
+def table_rows(file: DatasetFile, wanted: WantedColumns, reading: Reading) -> Iterator[Row]:
+    """Yields the rows of a table file. Errors: BadRequest DATASET_UNREADABLE with file and place, LIMIT_EXCEEDED;
+    StoreError if the store fails; ActstoreError CANCELLED once nobody waits.
     """
     what = {PARQUET: "Parquet", ARROW: "Arrow", CSV: "CSV", TSV: "TSV"}.get(file.kind.rows, "JSON")
     with _reading(file, f"it is not a complete {what} file", what):
-        yield from _READERS[file.kind.rows](file, wanted)
+        yield from _READERS[file.kind.rows](file, wanted, reading)
 
 
-def plain_text(file: DatasetFile) -> str:
+def plain_text(file: DatasetFile, reading: Reading) -> str:
     """Returns the text of a file that is one document. Errors: as `table_rows`."""
+    reading.check()
+    most = _UTF8_BYTES * reading.limits.document_characters
     with _reading(file, "it is not whole", "a readable file"), file.open_content() as source:
-        data = source.read(DOCUMENT_BYTES_MAX + 1)
-    _check_size(file, len(data))
+        data = source.read(most + 1)
+    if len(data) > most:
+        reading.check_document(file.name, len(data))
     text = _decode(data, file, 0)
     if "\0" in text:  # UTF-16 without a mark, or no text at all
         place = data.index(b"\0")
@@ -91,19 +101,19 @@ def plain_text(file: DatasetFile) -> str:
     return text
 
 
-def _lines(file: DatasetFile, wanted: WantedColumns) -> Iterator[Row]:
+def _lines(file: DatasetFile, wanted: WantedColumns, reading: Reading) -> Iterator[Row]:
     with file.open_content() as source:
-        yield from _line_rows(source, file, wanted)
+        yield from _line_rows(source, file, wanted, reading)
 
 
-def _json(file: DatasetFile, wanted: WantedColumns) -> Iterator[Row]:
+def _json(file: DatasetFile, wanted: WantedColumns, reading: Reading) -> Iterator[Row]:
     """An array of objects, or one object per line."""
     with file.open_content() as source:
         if not source.peek(1 << 12).removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"["):
-            yield from _line_rows(source, file, wanted)
+            yield from _line_rows(source, file, wanted, reading)
             return
-        data = source.read(DOCUMENT_BYTES_MAX + 1)
-    _check_size(file, len(data))
+        data = source.read(reading.limits.json_bytes + 1)
+    reading.check_json(file.name, len(data))
     found = _Json(file, wanted).parse(_decode(data, file, 0), "it")
     for number, row in enumerate(found):
         if not isinstance(row, dict):
@@ -111,11 +121,12 @@ def _json(file: DatasetFile, wanted: WantedColumns) -> Iterator[Row]:
         yield Row(f"{file.name} row {number}", number, row)
 
 
-def _line_rows(source: IO[bytes], file: DatasetFile, wanted: WantedColumns) -> Iterator[Row]:
+def _line_rows(source: IO[bytes], file: DatasetFile, wanted: WantedColumns, reading: Reading) -> Iterator[Row]:
     decoder = _Json(file, wanted)
     offset = count = 0
-    for number, line in enumerate(iter(lambda: source.readline(DOCUMENT_BYTES_MAX + 1), b""), start=1):
-        _check_size(file, len(line))
+    for number, line in enumerate(iter(lambda: source.readline(reading.limits.json_bytes + 1), b""), start=1):
+        reading.check()
+        reading.check_json(file.name, len(line))
         text = _decode(line, file, offset)
         if text and not text.isspace():
             row = decoder.parse(text, f"line {number}")
@@ -156,21 +167,43 @@ class _RepeatedKeyError(Exception):
     """A repeated key, of which `json` would keep the last."""
 
 
-def _parquet(file: DatasetFile, wanted: WantedColumns) -> Iterator[Row]:
+def _parquet(file: DatasetFile, wanted: WantedColumns, reading: Reading) -> Iterator[Row]:
+    """A text that a file has once for many rows is in memory once, too; or in one row at a time."""
     with file.open() as source:
-        table = pq.ParquetFile(source)
-        names = wanted.choose(file.name, table.schema_arrow.names)
-        yield from _batch_rows(file, table.iter_batches(_BATCH_ROWS, columns=names), names)
+        footer = pq.ParquetFile(source)
+        names = wanted.choose(file.name, footer.schema_arrow.names)
+        encodings = _encodings(file, footer.metadata, frozenset(names), reading)
+        texts = [name for name in names if pa.types.is_string(footer.schema_arrow.field(name).type)]
+        shared = encodings <= _DICTIONARIES
+        table = pq.ParquetFile(source, read_dictionary=texts if shared else None)
+        yield from _batch_rows(file, table.iter_batches(_BATCH_ROWS if shared else 1, columns=names), names, reading)
 
 
-def _arrow(file: DatasetFile, wanted: WantedColumns) -> Iterator[Row]:
+def _encodings(file: DatasetFile, footer: pq.FileMetaData, names: frozenset[str], reading: Reading) -> set[str]:
+    """How the columns are encoded. Errors: BadRequest LIMIT_EXCEEDED for parts that become far larger than they are."""
+    found: set[str] = set()
+    for group in range(footer.num_row_groups):
+        for chunk in map(footer.row_group(group).column, range(footer.num_columns)):
+            if chunk.path_in_schema.partition(".")[0] in names:
+                place = f"{file.name} row group {group}, column {chunk.path_in_schema}"
+                reading.check_expansion(place, chunk.total_compressed_size, chunk.total_uncompressed_size)
+                found.update(chunk.encodings)
+    return found
+
+
+def _arrow(file: DatasetFile, wanted: WantedColumns, reading: Reading) -> Iterator[Row]:
     """The stream that `datasets` writes; or the file format, which is a stream followed by a footer."""
     with file.open() as source:
         is_file = source.read(len(_ARROW_FILE)) == _ARROW_FILE
-        source.seek(_ARROW_HEAD_BYTES if is_file else 0)
+        first = _ARROW_HEAD_BYTES if is_file else 0
+        source.seek(first)
+        for part in compressed_parts(source):
+            reading.check()
+            reading.check_expansion(f"a batch of {file.name}", part.stored, part.expanded)
+        source.seek(first)
         reader = pa.ipc.open_stream(source)
         names = wanted.choose(file.name, reader.schema.names)
-        yield from _batch_rows(file, reader, names)
+        yield from _batch_rows(file, reader, names, reading)
         _check_ended(file, source, is_file)
 
 
@@ -192,7 +225,7 @@ def _check_ended(file: DatasetFile, source: pa.NativeFile, is_file: bool) -> Non
         )
 
 
-def _csv(file: DatasetFile, wanted: WantedColumns) -> Iterator[Row]:
+def _csv(file: DatasetFile, wanted: WantedColumns, reading: Reading) -> Iterator[Row]:
     parse = pa.csv.ParseOptions(delimiter="\t" if file.kind.rows == TSV else ",", newlines_in_values=True)
     read = pa.csv.ReadOptions(block_size=_CSV_BLOCK_BYTES)
 
@@ -207,10 +240,10 @@ def _csv(file: DatasetFile, wanted: WantedColumns) -> Iterator[Row]:
         names = wanted.choose(file.name, header.schema.names)
     types = dict.fromkeys(wanted.texts, pa.string())
     with opened(include_columns=names, column_types=types) as reader:
-        yield from _batch_rows(file, reader, names)
+        yield from _batch_rows(file, reader, names, reading)
 
 
-_READERS: Mapping[str, Callable[[DatasetFile, WantedColumns], Iterator[Row]]] = {
+_READERS: Mapping[str, Callable[[DatasetFile, WantedColumns, Reading], Iterator[Row]]] = {
     LINES: _lines,
     JSON: _json,
     PARQUET: _parquet,
@@ -220,14 +253,33 @@ _READERS: Mapping[str, Callable[[DatasetFile, WantedColumns], Iterator[Row]]] = 
 }
 
 
-def _batch_rows(file: DatasetFile, batches: Any, names: list[str]) -> Iterator[Row]:
+def _batch_rows(file: DatasetFile, batches: Any, names: list[str], reading: Reading) -> Iterator[Row]:
     number = 0
     for batch in batches:
         chosen = batch.select(names)
-        for first in range(0, len(chosen), _BATCH_ROWS):
-            for columns in chosen.slice(first, _BATCH_ROWS).to_pylist():
+        longest = max((_longest(column, f"{file.name} from row {number} on", reading) for column in chosen), default=0)
+        size = min(_BATCH_ROWS, max(1, _BATCH_BYTES // max(1, longest)))
+        for first in range(0, len(chosen), size):
+            reading.check()
+            for columns in chosen.slice(first, size).to_pylist():
                 yield Row(f"{file.name} row {number}", number, columns)
                 number += 1
+
+
+def _longest(column: pa.Array, place: str, reading: Reading) -> int:
+    """The bytes of a column's longest value as a Python object, if that may be large. Errors: BadRequest LIMIT_EXCEEDED
+    for a value that no document may have.
+    """
+    values = column.dictionary if pa.types.is_dictionary(column.type) else column
+    if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
+        characters = pc.max(pc.utf8_length(values)).as_py() or 0
+        reading.check_document(place, characters)
+        return int(characters)
+    if pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
+        tokens = pc.max(pc.list_value_length(values)).as_py() or 0
+        reading.check_tokens(place, tokens)
+        return _LISTED_BYTES * int(tokens)
+    return 0
 
 
 @contextmanager
@@ -238,17 +290,6 @@ def _reading(file: DatasetFile, what: str, allowed: str) -> Iterator[None]:
         raise unreadable(file.name, f"a text is not UTF-8: {error}", "UTF-8") from error
     except (pa.ArrowException, OSError, EOFError, lzma.LZMAError) as error:
         raise file.failure(error, what, allowed) from error
-
-
-def _check_size(file: DatasetFile, size: int) -> None:
-    if size > DOCUMENT_BYTES_MAX:
-        raise BadRequest(
-            f"{file.name} has a document of more than {DOCUMENT_BYTES_MAX} bytes, which is the limit",
-            reason="LIMIT_EXCEEDED",
-            field="dataset",
-            value=f"at least {size}",
-            allowed=f"at most {DOCUMENT_BYTES_MAX}",
-        )
 
 
 def _check_mark(head: bytes, file: DatasetFile) -> None:

@@ -14,6 +14,7 @@ import torch
 
 from actstore_api.records.terms import ModelReference
 from actstore_storage.bucket import Bucket
+from actstore_storage.bucket.watched import WatchedBucket
 from actstore_storage.runs.opening import open_run
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.live import saes, texts
@@ -73,5 +74,6 @@ class LiveAnswers:
         Errors: BadRequest for every mistake in the question; CANCELLED soon after `stop` is set.
         """
         passes = None if model is None else Passes(model, stop)
+        bucket = WatchedBucket(self._bucket, stop)
         with torch.inference_mode():
-            return ANSWERS[type(question)](Resources(passes, self._saes, self._bucket, self._limits), question)
+            return ANSWERS[type(question)](Resources(passes, self._saes, bucket, self._limits), question)

@@ -64,6 +64,11 @@ class ModelDescription:
         """The largest number of tokens in a text."""
         return self.family.context_length(self.config)
 
+    @cached_property
+    def longest_token(self) -> int:
+        """The number of characters of the longest token."""
+        return max(map(len, self.texts.alone), default=1)
+
     @property
     def context_reason(self) -> str:
         """Why a text cannot be as long as config.json says, as the continuation of a sentence; else empty."""

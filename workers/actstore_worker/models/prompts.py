@@ -11,6 +11,9 @@ from actstore_storage.errors import BadRequest
 from actstore_worker.models.model import ModelDescription
 from actstore_worker.models.tokens.tokenizer_files import refusing_tokenizer
 
+# A tokenizer may shorten a text before it cuts it: several spaces become one, for example.
+_SHORTENED = 4
+
 
 def prompt_ids(model: ModelDescription, prompt: Prompt, asked_bos: bool | None, field: str) -> tuple[int, ...]:
     """Returns what the model reads. A text gets a BOS if the tokenizer has one, unless `asked_bos` says otherwise;
@@ -149,6 +152,22 @@ def check_length(model: ModelDescription, field: str, tokens: int, subject: str 
             field=field,
             value=f"{tokens} tokens",
             allowed=f"at most {model.context_length} tokens",
+        )
+
+
+def check_characters(model: ModelDescription, field: str, text: Prompt) -> None:
+    """Refuses a text that must be longer than the model's context, whatever its tokens are, before it is tokenized:
+    BadRequest LIMIT_EXCEEDED.
+    """
+    most = _SHORTENED * model.longest_token * model.context_length
+    if isinstance(text, str) and len(text) > most:
+        raise BadRequest(
+            f"{field} has {len(text)} characters; {model.name!r} reads at most {model.context_length} tokens"
+            f"{model.context_reason}, and its longest token has {model.longest_token} characters",
+            reason="LIMIT_EXCEEDED",
+            field=field,
+            value=f"{len(text)} characters",
+            allowed=f"at most {model.context_length} tokens, so at most {most} characters",
         )
 
 

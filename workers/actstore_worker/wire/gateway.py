@@ -10,8 +10,10 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Protocol
 
 from actstore_api.codec import encode, message_of
+from actstore_api.levels import API_LEVEL, TooOldError, check_caller, own_version
 from actstore_api.reasons import REASONS, to_status
 from actstore_api.records.capture import CaptureProgress, WatchCapture, WatchCaptureAnswer
+from actstore_api.records.information import GetWorkersInfo, GetWorkersInfoAnswer, WorkersInfo
 from actstore_api.records.patching import (
     EstimateSweep,
     EstimateSweepAnswer,
@@ -24,7 +26,8 @@ from actstore_api.records.patching import (
 )
 from actstore_api.v1 import service_pb2
 from actstore_api.verbs import VERBS, Verb
-from actstore_storage.errors import ActstoreError
+from actstore_storage.errors import ActstoreError, BadRequest
+from actstore_storage.format.specification import FORMAT_VERSION, FORMATS_READ
 from actstore_storage.runs.wanted import DEFAULT_PRINCIPAL
 from actstore_worker.files.secrets import NO_TOKEN, has_token
 from actstore_worker.patching.serving.caller import Caller
@@ -74,6 +77,9 @@ class Gateway:
     are valid now: while a token is replaced, there are two.
     """
 
+    # The newest format version of runs that captures write.
+    format_written = FORMAT_VERSION
+
     def __init__(self, tokens: Callable[[], Sequence[str]], captures: Captures, models: Models) -> None:
         self._tokens = tokens
         self._captures, self._models = captures, models
@@ -81,7 +87,7 @@ class Gateway:
     async def answer(self, verb: Verb, request: Any, context: Context) -> Any:
         """Answer a method with one message; after a failure with an empty one."""
         try:
-            self._check_token(context)
+            self._check_caller(context)
             return encode(await self._answered(verb, read_question(verb.question, request), caller_of(context)))
         except Exception as error:  # noqa: BLE001  none may reach Serve, which would send its traceback
             _refuse(context, error)
@@ -93,7 +99,7 @@ class Gateway:
         After a failure an empty message carries the status, and `mended_streams` removes it for the caller.
         """
         try:
-            self._check_token(context)
+            self._check_caller(context)
             async for told in self._told(read_question(verb.question, request), caller_of(context)):
                 yield encode(told)
         except Exception as error:  # noqa: BLE001  as above
@@ -101,7 +107,11 @@ class Gateway:
             yield message_of(verb.answer)()
 
     async def _answered(self, verb: Verb, question: Any, caller: Caller) -> Any:
-        """Questions about captures go to the coordinator, sweeps and all other questions to a model replica."""
+        """Questions about captures go to the coordinator, sweeps and all other questions to a model replica. What the
+        workers are, it knows itself.
+        """
+        if isinstance(question, GetWorkersInfo):
+            return GetWorkersInfoAnswer(WorkersInfo(own_version(), API_LEVEL, FORMATS_READ, self.format_written))
         if verb.service == _CAPTURES:
             return await self._captures.ask(question, caller.principal)
         if isinstance(question, EstimateSweep):
@@ -126,6 +136,15 @@ class Gateway:
             version, progress = await self._captures.progress_after(run, version)
             yield progress
             ended = progress.ended
+
+    def _check_caller(self, context: Context) -> None:
+        self._check_token(context)
+        try:
+            check_caller({key: str(value) for key, value in context.invocation_metadata()}, "workers have")
+        except TooOldError as error:
+            raise BadRequest(
+                str(error), reason=error.reason, field=error.field, value=error.value, allowed=error.allowed
+            ) from None
 
     def _check_token(self, context: Context) -> None:
         if not has_token(context.invocation_metadata(), self._tokens()):

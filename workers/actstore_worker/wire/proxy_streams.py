@@ -33,6 +33,7 @@ def add_services(servicer: object, server: Any) -> None:
     service_pb2_grpc.add_PatchingServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
     service_pb2_grpc.add_SaeServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
     service_pb2_grpc.add_ModelServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
+    service_pb2_grpc.add_WorkersInformationServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
 
 
 class _TokenFirst:

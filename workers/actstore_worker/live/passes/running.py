@@ -36,9 +36,13 @@ class Passes:
     def turn(self) -> Iterator[None]:
         """Hold the model: within this context, this thread has the model's module."""
         with self.model.turns:
-            if self._stop.is_set():
-                raise ActstoreError("the caller no longer waits for this answer", reason="CANCELLED")
+            self.check()
             yield
+
+    def check(self) -> None:
+        """Raise CANCELLED if the caller has gone; for what takes long without a pass."""
+        if self._stop.is_set():
+            raise ActstoreError("the caller no longer waits for this answer", reason="CANCELLED")
 
     def observe(
         self,

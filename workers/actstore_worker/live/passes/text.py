@@ -12,7 +12,7 @@ from torch import Tensor
 
 from actstore_api.records.terms import Prompt
 from actstore_worker.models.model import LanguageModel
-from actstore_worker.models.prompts import check_length, prompt_ids
+from actstore_worker.models.prompts import check_characters, check_length, prompt_ids
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,7 @@ def read_text(model: LanguageModel, text: Prompt, prepend_bos: bool | None, fiel
 
     Errors: BadRequest as in `prompt_ids`, and if it exceeds the model's context.
     """
+    check_characters(model, field, text)
     ids = prompt_ids(model, text, prepend_bos, field)
     check_length(model, field, len(ids))
     return show_text(model, ids)

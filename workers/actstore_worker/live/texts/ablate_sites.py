@@ -53,11 +53,10 @@ def ablate_sites(
     """
     model = passes.model
     check_causal(model, "it does not predict next tokens, so there is no loss")
-    texts = [read_text(model, text, question.prepend_bos, "texts") for text in _given(question.texts)]
-    _check_counted(texts)
     _check_source(question, limits)
     parts = _parts(model, question)
-    _check_size(len(parts), sum(map(len, texts)), limits)
+    texts = _read(passes, question, len(parts), limits)
+    _check_counted(texts)
     values = _source(passes, snapshot, question, texts, parts, limits)
     losses = _Losses(len(texts), len(parts))
     for rows in batches_of(texts, limits.tokens_per_slice, model.device):
@@ -68,6 +67,18 @@ def ablate_sites(
                 losses.add(rows, group, _without(passes, rows, [parts[number] for number in group], there))
     live = live_provenance(model)
     return _answer(parts, losses, live if snapshot is None else with_snapshot(live, snapshot))
+
+
+def _read(passes: Passes, question: AblateSites, parts: int, limits: LiveLimits) -> list[LiveText]:
+    """Tokenizes the texts one by one, until there is a wrong one, too many tokens, or no caller."""
+    texts: list[LiveText] = []
+    tokens = 0
+    for text in _given(question.texts):
+        passes.check()
+        texts.append(read_text(passes.model, text, question.prepend_bos, "texts"))
+        tokens += len(texts[-1])
+        _check_size(parts, tokens, limits)
+    return texts
 
 
 class _Losses:

@@ -73,7 +73,7 @@ def compare_tokens(passes: Passes, question: CompareTokens, limits: LiveLimits) 
     model = passes.model
     check_causal(model, "its attention is bidirectional: earlier tokens attend to later ones")
     layers = chosen_layers(model, question.layers or range(max(1, model.layer_count // EARLY_PART)))
-    clean, corrupt = _read(model, question, limits)
+    clean, corrupt = _read(passes, question, limits)
     check_weights(model, 1, len(clean), limits)
     places = list(_places(clean, corrupt))
     drawn = _draw(model, question, [clean, *corrupt], limits)
@@ -89,7 +89,8 @@ def compare_tokens(passes: Passes, question: CompareTokens, limits: LiveLimits) 
     return CompareTokensAnswer(tokens, heads, live_provenance(model, attention=EAGER))
 
 
-def _read(model: LanguageModel, question: CompareTokens, limits: LiveLimits) -> tuple[LiveText, list[LiveText]]:
+def _read(passes: Passes, question: CompareTokens, limits: LiveLimits) -> tuple[LiveText, list[LiveText]]:
+    model = passes.model
     if not 1 <= len(question.corrupt) <= limits.compared_prompts:
         raise BadRequest(
             f"1 to {limits.compared_prompts} corrupt prompts can be compared at once, not {len(question.corrupt)}",
@@ -99,7 +100,10 @@ def _read(model: LanguageModel, question: CompareTokens, limits: LiveLimits) -> 
             allowed=f"1 to {limits.compared_prompts} prompts",
         )
     clean = read_text(model, question.clean, question.prepend_bos, "clean")
-    corrupt = [read_text(model, text, question.prepend_bos, "corrupt") for text in question.corrupt]
+    corrupt = []
+    for prompt in question.corrupt:
+        passes.check()
+        corrupt.append(read_text(model, prompt, question.prepend_bos, "corrupt"))
     for number, text in enumerate(corrupt):
         _check_prompt(number, question.corrupt[number], text, clean)
     return clean, corrupt

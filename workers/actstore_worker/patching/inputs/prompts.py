@@ -8,7 +8,7 @@ from actstore_api.records.patching import PatchSpan, PromptPair, PromptRange
 from actstore_api.records.terms import Prompt
 from actstore_storage.errors import BadRequest
 from actstore_worker.models.model import LanguageModel
-from actstore_worker.models.prompts import check_length, prompt_ids, token_of
+from actstore_worker.models.prompts import check_characters, check_length, prompt_ids, token_of
 
 SPANS_MAX = 256
 
@@ -65,6 +65,8 @@ def pair_tokens(
     model: LanguageModel, pair: PromptPair, prepend_bos: bool | None, spans: Sequence[PatchSpan] = ()
 ) -> PairTokens:
     """Tokenizes a pair. Without spans the prompts must have the same length. `prepend_bos` is as in `prompt_ids`."""
+    for field, prompt in (("clean", pair.clean), ("corrupt", pair.corrupt)):
+        check_characters(model, field, prompt)
     clean = prompt_ids(model, pair.clean, prepend_bos, "clean")
     corrupt = prompt_ids(model, pair.corrupt, prepend_bos, "corrupt")
     if not spans:

@@ -18,7 +18,7 @@ from actstore_api.records.patching import RunSweep, SweepAudit, SweepProgress, S
 from actstore_api.records.terms import Provenance
 from actstore_storage.errors import ActstoreError, StoreError
 from actstore_storage.runs.opening import open_run
-from actstore_storage.upkeep.answer_cache import KeptAnswer, is_kept, keep, read_kept
+from actstore_storage.upkeep.answer_cache import KeptAnswer, KeptLimits, is_kept, keep, read_kept
 from actstore_worker.models.model import LanguageModel
 from actstore_worker.patching.inputs.limits import PatchingLimits
 from actstore_worker.patching.inputs.prompts import pair_tokens
@@ -74,9 +74,14 @@ class AnswerCache:
         record = {"audit": asdict(end.audit), "provenance": asdict(end.provenance), **_numbers(end)}
         tables = {_CELLS: cells, **{name: getattr(end, name) for name in _TABLES}}
         try:
-            keep(self._bucket, key, KeptAnswer(record, tables), replace=fresh)
+            keep(self._bucket, key, KeptAnswer(record, tables), replace=fresh, limits=self._all_kept)
         except StoreError as error:
             _log.warning("an answer could not be cached: %s", error)
+
+    @property
+    def _all_kept(self) -> KeptLimits:
+        limits = self._limits
+        return KeptLimits(limits.kept_answers, limits.kept_total_bytes, limits.kept_days)
 
     def _of_supplies(self, request: RunSweep) -> Iterator[str]:
         if request.sae:
