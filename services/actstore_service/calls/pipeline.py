@@ -65,7 +65,10 @@ class Pipeline(grpc.GenericRpcHandler):
         call.context.set_trailing_metadata(((HEADER, call.request_id),))
         with logged(call), self._counted(call):
             try:
-                return await self._answer(call, method)
+                found = await self._answer(call, method)
+                if found is not None:
+                    call.sent(found)
+                return found
             except asyncio.CancelledError:
                 ended_by_caller(call)
                 raise
