@@ -89,6 +89,7 @@ def main() -> None:
     folder = options.folder.resolve()
     if not (folder / "actstore.toml").exists():
         sys.exit(f"up.py: {folder} has no actstore.toml: make it with deploy/local/setup")
+    os.umask(0o077)
     (folder / "run" / "up.pid").write_text(f"{os.getpid()}\n")
     # The first signal unwinds everything, and further ones do not disturb that.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
