@@ -81,6 +81,7 @@ def test_a_capture_without_a_place_waits_and_says_where(lab: Path, bucket: Bucke
             ("running", 0, SHARDS)
         }
         assert (await told(captures, "run")).queue is None
+        assert {one.queue.expected_start_seconds for one in waiting.values() if one.queue} == {None}  # no speed yet
         totals = await captures.totals()
         bulk = next(queue for queue in totals.queues if queue.capture_class == "bulk")
         assert (totals.captures_running, bulk.captures_queued, bulk.captures_started) == (1, 3, 1)
@@ -112,20 +113,6 @@ def test_the_start_is_expected_from_the_measured_speed(lab: Path, bucket: Bucket
         assert all(start is not None and start > 0 for start in starts)
         gate.open.set()
         await watch(captures, "c")
-
-    gated(work)
-
-
-def test_before_any_speed_is_measured_no_start_is_expected(lab: Path, bucket: Bucket) -> None:
-    async def work(gate: Gate) -> None:
-        captures = coordinator(lab, bucket, ThreadWorker(bucket, gate), limits=ONE)
-        for name in ("a", "b"):
-            await captures.submit(replace(REQUEST, run=name))
-        place = (await told(captures, "b")).queue
-        assert place is not None
-        assert place.expected_start_seconds is None
-        gate.open.set()
-        await watch(captures, "b")
 
     gated(work)
 
