@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 
-from actstore_api.logs import start_logging
+from actstore_api.logs.lines import start_logging
 from actstore_service.memory import MemoryKeeper, tune_memory
 from actstore_service.server import Service
 from actstore_service.settings import SETTINGS_BESIDE, Settings

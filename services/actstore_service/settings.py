@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-from actstore_api.logs import LogForm
+from actstore_api.logs.lines import LogForm
 from actstore_storage.errors import BadRequest
 from actstore_storage.settings.checks import check_least, check_positive
 from actstore_storage.settings.reading import Beside

@@ -7,11 +7,11 @@ import sys
 
 import pytest
 
-from actstore_api.logs import LogForm
+from actstore_api.logs.lines import LogForm
 
 SCRIPT = """
 import logging, sys
-from actstore_api.logs import LogForm, start_logging
+from actstore_api.logs.lines import LogForm, start_logging
 from actstore_api.request_ids import REQUEST_ID
 
 start_logging("service", LogForm(sys.argv[1]))
@@ -57,7 +57,7 @@ def test_text_is_for_people() -> None:
 
 
 def test_lines_are_left_out_and_counted_when_nobody_writes_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    from actstore_api import logs
+    from actstore_api.logs import lines as logs
 
     monkeypatch.setattr(logs, "WAITING_MAX", 2)
     monkeypatch.setattr(logs.QueueListener, "start", lambda self: None)

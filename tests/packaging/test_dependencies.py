@@ -27,7 +27,7 @@ EXTRAS = {
 EXTRAS_OF_ROOMS = {
     "workers/actstore_worker/training": ["train"],
     "proto/actstore_api/exporting.py": ["monitor"],
-    "proto/actstore_api/logs.py": ["monitor"],
+    "proto/actstore_api/logs": ["monitor"],
 }
 EXTRAS_OF_CALLS = {"actstore": ["plot"]}
 # Libraries that a call asks for by name where they are missing, and that no extra brings.
