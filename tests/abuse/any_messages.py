@@ -18,7 +18,7 @@ STRANGE_TEXTS = [
     "resid_post.٣", "blocks.1.hook_resid_post", "z.0.99999999999999999999", "mlp_in.0", "hf:a/b:c", "hf:", "hf:::",
     "hf:a/b:" + "c" * 300, "%s%n", "{0}", "\u202e", "\ufeff", "words.jsonl/x", "<|endoftext|>", "\u2028" * 50,
 ]  # fmt: skip
-# Names that exist, by field. Without them, every question would end at a name.
+# Names that exist, by field, or by message and field. Without them, every question would end at a name.
 _SITES = ("resid_post.1", "resid_post", "resid_post.0", "attn_out", "mlp_out.1", "z", "z.0.1", "q.1", "embedding")
 _TEXTS = ("the cat sat on", "the dog sat on", " the", " on", "the", "a", "b")
 STORED_NAMES: Mapping[str, tuple[str, ...]] = {
@@ -98,7 +98,8 @@ def _any_value(field: FieldDescriptor, names: Names) -> st.SearchStrategy[Any]:
         return _any_message(field.message_type, names)
     match field.cpp_type:
         case FieldDescriptor.CPPTYPE_STRING:
-            known = st.sampled_from(names.get(field.name, ("text", "a")))
+            own = f"{field.containing_type.name}.{field.name}"
+            known = st.sampled_from(names.get(own) or names.get(field.name, ("text", "a")))
             # Of several branches, one is drawn with equal chance.
             return known | known | known | st.sampled_from(STRANGE_TEXTS) | st.text(max_size=20)
         case FieldDescriptor.CPPTYPE_BOOL:

@@ -18,7 +18,7 @@ from tests.abuse.service_process import ServiceProcess, service_process
 from tests.stored_run import write_stored_run
 
 STORED = [verb for verb in VERBS.values() if not verb.forwarded]
-EACH = int(os.environ.get("ACTSTORE_FUZZ_REQUESTS", 200 * len(STORED))) // len(STORED)
+EACH = int(os.environ.get("ACTSTORE_FUZZ_REQUESTS", 150 * len(STORED))) // len(STORED)
 # Beside what the first questions load, which stays.
 GROWTH_BYTES = 100 << 20
 

@@ -36,11 +36,12 @@ from tests.made_models.small_models import save_sae
 
 TOKEN = "gateway-token"
 FORWARDED = [verb for verb in VERBS.values() if verb.forwarded]
-EACH = int(os.environ.get("ACTSTORE_FUZZ_REQUESTS", 60 * len(FORWARDED))) // len(FORWARDED)
+EACH = int(os.environ.get("ACTSTORE_FUZZ_REQUESTS", 20 * len(FORWARDED))) // len(FORWARDED)
 GROWTH_BYTES = 300 << 20
 NAMES = {
     **STORED_NAMES,
-    "name": ("tiny", "tiny", "words.jsonl"),
+    "ModelReference.name": ("tiny",),
+    "DatasetReference.name": ("words.jsonl",),
     "sae": ("small-sae",),
     "saes": ("small-sae",),
     "run": ("run", "fuzzed"),

@@ -19,7 +19,7 @@ from tests.waiting import PATIENCE_SECONDS
 
 MEBIBYTE = 1 << 20
 # Rounds of eight at once, of which each takes some tens of megabytes while it is answered.
-AT_ONCE, ROUNDS = 8, 3
+AT_ONCE, ROUNDS = 8, 2
 SHARE = 1.2
 _SAMPLE = {"run": "run", "sae": SAE, "method": feature_pb2.SAMPLE_METHOD_POSITIONS}
 LARGE: list[tuple[str, Any]] = [

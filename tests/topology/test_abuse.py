@@ -19,7 +19,8 @@ FORWARDED = [verb for verb in VERBS.values() if verb.forwarded]
 EACH = int(os.environ.get("ACTSTORE_FUZZ_REQUESTS", "20000")) // len(FORWARDED)
 NAMES = {
     **STORED_NAMES,
-    "name": ("tiny", "tiny", "words.jsonl"),
+    "ModelReference.name": ("tiny",),
+    "DatasetReference.name": ("words.jsonl",),
     **dict.fromkeys(("sae", "saes"), ("small-sae",)),
     "run": ("fuzzed",),
 }
