@@ -76,10 +76,11 @@ def _drain_and_stop(service: Service) -> None:
 
 
 def _start(settings: FoundSettings) -> Service:
-    store, own = settings.made(StoreSettings), settings.made(Settings)
-    lines = start_logging("service", own.log_form)
+    store = settings.made(StoreSettings)
     bucket = open_bucket(store.store, store.s3)
     list_runs(bucket)  # so that a store that cannot be read is reported now, not in the first call
+    own = settings.made(Settings)
+    lines = start_logging("service", own.log_form)
     return Service(bucket, own, lambda: lines.dropped)
 
 
