@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Series = Mapping[str, str]
-RUNBOOKS = "https://github.com/actstore/actstore/blob/main/docs/runbooks.md"
+# A path in this repository. A lab that publishes the documentation puts its address before it.
+RUNBOOKS = "docs/runbooks.md"
 # Statuses that are the service's or the workers' own fault.
 FAULTS = 'code=~"UNKNOWN|INTERNAL|UNAVAILABLE|DATA_LOSS|DEADLINE_EXCEEDED"'
 _LIST = 'method="/actstore_api.v1.CatalogService/ListRuns"'
