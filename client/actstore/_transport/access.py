@@ -32,9 +32,17 @@ class S3Access:
     credentials_file: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("endpoint", "credentials_file" if self.credentials_file else "access_key", "region"):
+        for name in ("endpoint", "access_key", "secret_key", "region", "credentials_file"):
             _checks.text(getattr(self, name), name)
         _checks.switch(self.secure, "secure")
+        if not self.credentials_file:
+            for name in ("access_key", "secret_key"):
+                self._check_given(name)
+
+    def _check_given(self, name: str) -> None:
+        if not getattr(self, name):
+            message = f"{name} is empty, and there is no credentials_file"
+            raise refused(message, name, "empty", "access_key and secret_key, or credentials_file")
 
 
 @dataclass(frozen=True)
