@@ -180,7 +180,9 @@ def scraped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Promethe
         stack.callback(prometheus.end)
         wait_until(lambda: sum(prometheus.numbers("up")) == SERVICES + 2, "all targets to be scraped")
         traffic.ask()
-        wait_until(lambda: prometheus.numbers("sum(actstore_unary_seconds_count)"), "the first calls to be scraped")
+        # A histogram with labels is there from its first value on, and `rate` sees only what comes after that.
+        swept = "sum(actstore_sweep_seconds_count)"
+        wait_until(lambda: prometheus.numbers(swept) == [SERVICES], "the first calls to be scraped")
         traffic.ask()
         yield prometheus, traffic
 
