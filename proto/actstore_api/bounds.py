@@ -10,7 +10,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -91,7 +91,8 @@ BOUNDS: Mapping[str, Bound] = {
     # Names of runs, and of files of models, SAEs and datasets.
     "run": _RUN,
     "rows_of": _RUN,
-    "runs": _names(256),
+    # Whether one may be there twice depends on the question: checkpoints need different steps.
+    "runs": replace(_names(256), distinct=False),
     "name": _FILE,
     "revision": _FILE,
     "sae": _FILE,

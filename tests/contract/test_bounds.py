@@ -84,7 +84,7 @@ def test_a_text_is_refused_with_both_numbers_from_one_character_too_many(name: s
 MODEL = ModelReference("gpt2")
 PROFILE = GetNormProfile(("a",))
 EXCESSES = [
-    (GetNormProfile(("a", "b", "a")), "ARGUMENT_INVALID", "runs", "'a'"),
+    (GetNormProfile(("a",), sites=("b", "c", "b")), "ARGUMENT_INVALID", "sites", "'b'"),
     (GetNormProfile(("a\nb",)), "ARGUMENT_INVALID", "runs", "'a\\nb'"),
     (GetNormProfile(("a",), edges=(0.0, float("nan"))), "ARGUMENT_INVALID", "edges", float("nan")),
     (GetNormProfile(("a",), quantiles=(float("inf"),)), "ARGUMENT_INVALID", "quantiles", float("inf")),

@@ -12,8 +12,10 @@ from actstore._answer import Verdict
 from actstore._errors import ActstoreError, error_of, refused
 from actstore._transport.access import S3Access
 from actstore._transport.base import Backend, Rows
+from actstore_api.bounds import check_bounds
 from actstore_api.records.information import ServiceInfo
 from actstore_api.records.terms import Failure
+from actstore_api.shape import Unreadable
 from actstore_storage import errors
 from actstore_storage.answers import Store, answer, is_stored, rows
 from actstore_storage.bucket import Bucket, access, opening
@@ -51,10 +53,12 @@ class BucketBackend(Backend):
         if not is_stored(question):
             raise self._needs_service()
         with in_our_words():
+            check_bounds(question)
             return answer(Store(self._bucket), question)
 
     def rows(self, question: object) -> Rows:
         with in_our_words():
+            check_bounds(question)
             provenance, batches = rows(Store(self._bucket), question)
             return pa.Table.from_batches(list(batches)), provenance
 
@@ -93,8 +97,10 @@ class BucketBackend(Backend):
 
 @contextmanager
 def in_our_words() -> Iterator[None]:
-    """Errors of the storage library become the client's."""
+    """Errors of the storage library, and of the contract, become the client's."""
     try:
         yield
+    except Unreadable as error:
+        raise refused(str(error), error.field, error.value, error.allowed, error.reason) from None
     except errors.ActstoreError as error:
         raise error_of(Failure(error.reason, error.message, error.details)) from None
