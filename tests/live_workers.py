@@ -22,6 +22,7 @@ from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.live.passes.limits import LiveLimits
 from actstore_worker.live.questions import Question
 from actstore_worker.patching.inputs.limits import PatchingLimits
+from actstore_worker.patching.serving.caller import Caller
 from actstore_worker.patching.serving.failover import going_on
 from actstore_worker.patching.serving.sweeps import Served
 from actstore_worker.replica import OpenModel, Replica
@@ -44,9 +45,9 @@ class LocalModels:
         model = self._served(named).model if named else None
         return await self._replica.ask(question, model)
 
-    def run(self, request: RunSweep) -> AsyncIterator[SweepProgress | SweepCells | SweepResult]:
+    def run(self, request: RunSweep, caller: Caller) -> AsyncIterator[SweepProgress | SweepCells | SweepResult]:
         served = self._served(request.model)
-        return going_on(lambda finished: self._replica.sweeps.run(served, request, finished))
+        return going_on(lambda finished: self._replica.sweeps.run(served, request, finished, caller))
 
     async def estimate(self, request: RunSweep) -> SweepEstimate:
         return await self._replica.sweeps.estimate(self._served(request.model), request)

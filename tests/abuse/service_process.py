@@ -49,7 +49,7 @@ class ServiceProcess:
 @contextmanager
 def service_process(folder: Path, **variables: str) -> Iterator[ServiceProcess]:
     """Starts a service over `folder/store`, whose log is `folder/log`."""
-    settings = environment(ACTSTORE_STORE=str(folder / "store"), **variables)
+    settings = environment(ACTSTORE_STORE=str(folder / "store"), ACTSTORE_ANONYMOUS="reader", **variables)
     with (
         (folder / "log").open("wb") as log,
         subprocess.Popen(COMMAND, env=settings, stdout=subprocess.PIPE, stderr=log) as process,

@@ -81,8 +81,8 @@ class LocalCaptures:
         catalog, places = ModelCatalog((folder / "models",)), DatasetPlaces((folder / "data",))
         self._answers = CaptureAnswers(self._coordinator, catalog, places)
 
-    async def ask(self, question: Any) -> Any:
-        return await self._answers.answer(question)
+    async def ask(self, question: Any, principal: str) -> Any:
+        return await self._answers.answer(question, principal)
 
     async def progress_after(self, run: str, version: int) -> Any:
         return await self._coordinator.progress_after(run, version)
@@ -98,7 +98,7 @@ class Workers:
 
     async def _start(self, bucket: Bucket) -> None:
         models: Any = LocalModels((self.folder / "models",), bucket)
-        self._gateway: Any = Gateway(TOKEN, LocalCaptures(self.folder, bucket), models)
+        self._gateway: Any = Gateway(lambda: [TOKEN], LocalCaptures(self.folder, bucket), models)
 
     def ask(self, verb: Verb, request: bytes) -> Outcome:
         return self._loop.run(asyncio.wait_for(self._asked(verb, request), SECONDS))
