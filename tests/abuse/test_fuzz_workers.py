@@ -1,5 +1,5 @@
-"""Extreme and random questions to the workers' gateway over a real replica and a real coordinator, of every method that the
-service forwards; without Ray and without sockets. The stack's own are in tests/topology.
+"""Extreme and random questions to the workers' gateway over a real replica and a real coordinator, of every method
+that the service forwards; without Ray and without sockets. The stack's own are in tests/topology.
 """
 
 import asyncio
