@@ -74,7 +74,7 @@ def test_refuses_to_listen_beyond_loopback_without_a_token(bucket: Bucket) -> No
 
 def test_refuses_to_start_without_what_it_needs(tmp_path: Path) -> None:
     assert "ACTSTORE_STORE" in refused_start()
-    assert str(tmp_path / "absent") in refused_start(ACTSTORE_STORE=str(tmp_path / "absent"))
+    assert str(tmp_path / "absent") in refused_start(ACTSTORE_STORE=str(tmp_path / "absent"), ACTSTORE_TOKEN=TOKEN)
     s3 = {"ACTSTORE_STORE": "s3://bucket", "ACTSTORE_S3_ENDPOINT": "127.0.0.1:1"}
     assert "ACTSTORE_S3_ACCESS_KEY" in refused_start(**s3)
     assert "ACTSTORE_GATEWAY_TOKEN" in refused_start(ACTSTORE_STORE=str(tmp_path), ACTSTORE_GATEWAY="127.0.0.1:1")
