@@ -1,7 +1,8 @@
 """What the process does with memory that its answers no longer need: it is used again, and given back.
 
-glibc keeps freed memory in its arenas, of which it makes eight a core, and gives it back when it is told to. Arrow's
-usual pool keeps pages for each thread that ever used it, and cannot be told to. So Arrow uses glibc's memory too
+glibc keeps freed memory in its arenas, of which it makes eight a core. It gives it back when it is told to, but for the
+last of an arena's memory, up to 64 MiB in each but the first: so there is one. Arrow's usual pool keeps pages for each
+thread that ever used it, and cannot be told to. So Arrow uses glibc's memory too
 (__init__.py). docs/decisions/0040-bounds-before-work.md has the measurements.
 """
 
@@ -15,11 +16,11 @@ import pyarrow as pa
 
 # From glibc's malloc.h. Rows are sent in messages of megabytes, for which malloc would map new memory each time: a
 # third of a stream's time was spent on the kernel's clearing of pages. With these options memory is reused.
-_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = (-1, 256 * 2**20), (-3, 32 * 2**20), (-8, 4)
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = (-1, 256 * 2**20), (-3, 32 * 2**20), (-8, 1)
 
 
 def tune_memory() -> None:
-    """Sets how much malloc keeps and in how many arenas, before any thread has one."""
+    """Sets how much malloc keeps, and that all threads share an arena, before any thread has one."""
     library = ctypes.CDLL(None)
     if hasattr(library, "mallopt"):  # not if the C library is another one
         for name, value in (_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX):

@@ -11,6 +11,8 @@ from google.protobuf.message_factory import GetMessageClass
 from hypothesis import assume
 from hypothesis import strategies as st
 
+from tests.abuse.judging import REQUEST_BYTES
+
 STRANGE_TEXTS = [
     "", " ", "\0", "a\0b", "a\nb", "..", "../..", "/", "/etc/passwd", "~", "a/b", "a//b", "--", "a--b", "-", ".hidden",
     "é" * 64, "é" * 128, "𝄞" * 300, "x" * 128, "x" * 129, "x" * 255, "x" * 256, "x" * 1024, "x" * 5000, "a/" * 500,
@@ -44,9 +46,6 @@ _FIRST = ("run", "runs", "sae", "model", "name", "specification", "sweep", "data
 _TIMES = (2, 16, 17, 256, 257, 4097)
 # A field that no message of the contract has: number 1000, of bytes.
 _LATER_FIELD = b"\xc2\x3e\x05later"
-
-# What a service accepts at most.
-REQUEST_BYTES = 1 << 20
 
 Names = Mapping[str, Sequence[str]]
 

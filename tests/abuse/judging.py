@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, Phase, settings
 
 from actstore_api.reasons import REASONS
 from actstore_api.records.terms import Failure
+from actstore_api.verbs import VERBS
 
 REPOSITORY = Path(__file__).parents[2]
 # Numbers that would be wrong; the only fault of which a caller hears.
@@ -21,6 +22,10 @@ FUZZ = settings(
 )
 # Each method answers such small questions far sooner; what takes longer hangs.
 SECONDS = 30.0
+# What a service accepts at most.
+REQUEST_BYTES = 1 << 20
+# Random questions of each method, beside the changed ones.
+EACH = int(os.environ.get("ACTSTORE_FUZZ_REQUESTS", 12 * len(VERBS))) // len(VERBS)
 
 
 @dataclass(frozen=True)

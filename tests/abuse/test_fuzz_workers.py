@@ -1,5 +1,5 @@
-"""Any decodable question to the workers' gateway over a real replica and a real coordinator, of every method that the
-service forwards; without Ray and without sockets. The stack's own are in tests/topology.
+"""Extreme and random questions to the workers' gateway over a real replica and a real coordinator, of every method
+that the service forwards; without Ray and without sockets. The stack's own are in tests/topology.
 """
 
 import asyncio
@@ -14,6 +14,7 @@ from typing import Any
 import grpc
 import pytest
 import torch
+from google.protobuf.json_format import ParseDict
 from google.rpc import status_pb2
 from hypothesis import given, settings
 
@@ -28,7 +29,9 @@ from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.datasets.places import DatasetPlaces
 from actstore_worker.wire.gateway import Gateway
 from tests.abuse.any_messages import STORED_NAMES, any_request
-from tests.abuse.judging import FUZZ, SECONDS, Outcome, check, memory_bytes
+from tests.abuse.changed_requests import faults
+from tests.abuse.judging import EACH, FUZZ, SECONDS, Outcome, check, memory_bytes
+from tests.abuse.valid_requests import valid_request
 from tests.coordinating import ThreadWorker, coordinator
 from tests.live_workers import LocalModels
 from tests.made_models.random_models import WORDS, save_model
@@ -36,7 +39,6 @@ from tests.made_models.small_models import save_sae
 
 TOKEN = "gateway-token"
 FORWARDED = [verb for verb in VERBS.values() if verb.forwarded]
-EACH = int(os.environ.get("ACTSTORE_FUZZ_REQUESTS", 20 * len(FORWARDED))) // len(FORWARDED)
 GROWTH_BYTES = 300 << 20
 NAMES = {
     **STORED_NAMES,
@@ -44,7 +46,7 @@ NAMES = {
     "DatasetReference.name": ("words.jsonl",),
     "sae": ("small-sae",),
     "saes": ("small-sae",),
-    "run": ("run", "fuzzed"),
+    "run": ("captured", "fuzzed"),
 }
 
 
@@ -103,6 +105,9 @@ class Workers:
     def ask(self, verb: Verb, request: bytes) -> Outcome:
         return self._loop.run(asyncio.wait_for(self._asked(verb, request), SECONDS))
 
+    def ask_valid(self, verb: Verb) -> Outcome:
+        return self.ask(verb, valid_request(verb).SerializeToString())
+
     async def _asked(self, verb: Verb, request: bytes) -> Outcome:
         said, message = Said(), message_of(verb.question).FromString(request)
         if verb.streams:
@@ -124,14 +129,53 @@ def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workers]:
     save_model(folder / "models" / "tiny", "gpt2")
     save_sae(folder / "models" / "small-sae", "topk", d_in=24, d_sae=32)
     chosen = random.Random(1)
-    lines = [json.dumps({"text": " ".join(chosen.choices(WORDS, k=20))}) for _ in range(12)]
+    lines = [json.dumps({"text": " ".join(chosen.choices(WORDS, k=20)), "number": number}) for number in range(12)]
     (folder / "data" / "words.jsonl").write_text("\n".join(lines))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     started = Workers(folder)
+    for name in ("StartCapture", "WatchCapture"):
+        assert started.ask_valid(VERBS[name]).code is grpc.StatusCode.OK
     yield started
     started.close()
     torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("verb", FORWARDED, ids=[verb.name for verb in FORWARDED])
+def test_one_extreme_field_has_an_answer_or_its_own_refusal(workers: Workers, verb: Verb) -> None:
+    # The run is complete.
+    expected = grpc.StatusCode.NOT_FOUND if verb.name == "CancelCapture" else grpc.StatusCode.OK
+    assert workers.ask_valid(verb).code is expected
+    found = faults(valid_request(verb), lambda request: workers.ask(verb, request), (str(workers.folder),))
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    ("field", "change", "refused"),
+    [
+        ("dense_sites", {"dense_sites": ["resid_post." + "9" * 4300]}, "dense_sites"),
+        ("positions", {"positions": {"stride": 2**31}}, "positions.stride"),
+        ("dataset", {"dataset": {"name": "words.jsonl", "max_documents": 2**63}}, "dataset.max_documents"),
+        ("dataset", {"dataset": {"name": "é" * 256}}, "dataset"),
+        ("dataset", {"dataset": {"name": "x" * 256}}, "dataset"),
+    ],
+    ids=["site", "stride", "documents", "name", "long name"],
+)
+def test_what_was_a_fault_once_names_its_field(workers: Workers, field: str, change: Any, refused: str) -> None:
+    for verb in (VERBS["StartCapture"], VERBS["EstimateCapture"]):
+        question: Any = valid_request(verb)
+        question.specification.ClearField(field)
+        ParseDict(change, question.specification)
+        outcome = workers.ask(verb, question.SerializeToString())
+        check(outcome, (str(workers.folder),))
+        assert outcome.failure is not None
+        assert outcome.failure.details["field"] == refused, outcome
+
+
+def test_the_extremes_find_a_gateway_without_bounds(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("actstore_worker.wire.failures.check_bounds", lambda message: None)
+    valid, verb = valid_request(VERBS["GetAttention"]), VERBS["GetAttention"]
+    assert faults(valid, lambda request: workers.ask(verb, request), ())
 
 
 @pytest.mark.parametrize("verb", FORWARDED, ids=[verb.name for verb in FORWARDED])

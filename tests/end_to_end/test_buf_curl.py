@@ -67,9 +67,9 @@ def _answers(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
 
 
 def _error_info(done: subprocess.CompletedProcess[str]) -> error_details_pb2.ErrorInfo:
-    (detail,) = json.loads(done.stderr)["details"]
-    assert detail["type"] == "google.rpc.ErrorInfo"
-    unpadded = detail["value"]
+    details = {detail["type"]: detail["value"] for detail in json.loads(done.stderr)["details"]}
+    assert set(details) == {"google.rpc.ErrorInfo", "google.rpc.RequestInfo"}
+    unpadded = details["google.rpc.ErrorInfo"]
     return error_details_pb2.ErrorInfo.FromString(base64.b64decode(unpadded + "=" * (-len(unpadded) % 4)))
 
 

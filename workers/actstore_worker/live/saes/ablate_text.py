@@ -126,12 +126,12 @@ class _Ways:
 
 
 def _position(text: LiveText, activations: Float[Tensor, " position"], asked: int | None) -> int:
-    """Where the feature is strongest, special tokens excluded; if it never fires, the last position, which has the most
-    context.
+    """Where the feature is strongest, special tokens excluded unless there are no others; if it never fires, the last
+    position, which has the most context.
     """
     position = asked
     if asked is None:
-        places = np.flatnonzero(~text.special)
+        places = np.flatnonzero(~text.special | text.special.all())
         strengths = activations.numpy(force=True)[places]
         position = int(places[strengths.argmax()] if strengths.any() else places[-1])
     if position is None or not 1 <= position < len(text):
