@@ -57,11 +57,11 @@ check: $(READY) docs  ## check lint, format, types, imports between packages, th
 docs: $(READY)  ## build the documentation into site/; warnings are errors
 	NO_MKDOCS_2_WARNING=1 $(QUIET) $(BIN)/python -m mkdocs build --strict --quiet
 
-# Runs pytest with $(2), and writes what it took into .figures/$(1).json.
+# Runs pytest with $(2) and with variables $(3), and writes what it took into .figures/$(1).json.
 define timed_tests
 	@test -x $(BUF) || echo 'SKIPPED, npm is missing: buf curl as another gRPC client (tests/end_to_end/test_buf_curl.py)'
 	@mkdir -p .figures && date +%s >.figures/$(1).began
-	$(QUIET) $(BIN)/pytest -ra --numprocesses=auto --dist=loadscope --no-loadscope-reorder $(2)
+	$(QUIET) $(3) $(BIN)/pytest -ra --numprocesses=auto --dist=loadscope --no-loadscope-reorder $(2)
 	@printf '{"seconds": %d, "processors": %d, "commit": "%s"}\n' $$(($$(date +%s) - $$(cat .figures/$(1).began))) \
 		$$(nproc 2>/dev/null || sysctl -n hw.ncpu) "$$(git rev-parse --short HEAD 2>/dev/null)" >.figures/$(1).json
 endef
@@ -77,7 +77,7 @@ monitoring: $(READY)  ## write rules, dashboards and runbooks, which are made of
 	$(BIN)/python -m deploy.monitoring
 
 test-all: $(READY)  ## run all tests, as CI does, also those that start Ray clusters and kill their processes
-	$(call timed_tests,test-all,)
+	$(call timed_tests,test-all,,ACTSTORE_FUZZ_REQUESTS=20000)
 
 figures: $(READY)  ## print how many files changes touch, folder and file sizes, import circles, time of the last tests
 	@$(BIN)/python -m tests.house_rules.figures
