@@ -1,9 +1,8 @@
 """What the process does with memory that its answers no longer need: it is used again, and given back.
 
-glibc keeps freed memory in its arenas, of which it makes eight a core. It gives it back when it is told to, but for the
-last of an arena's memory, up to 64 MiB in each but the first: so there is one. Arrow's usual pool keeps pages for each
-thread that ever used it, and cannot be told to. So Arrow uses glibc's memory too
-(__init__.py). docs/decisions/0040-bounds-before-work.md has the measurements.
+glibc keeps freed memory in its arenas, of which it makes eight a core, and gives it back when it is told to; with
+several arenas much stays, so there is one. Arrow's usual pool keeps pages for each thread that ever used it, and cannot
+be told to: so Arrow uses glibc's memory too (__init__.py). docs/decisions/0040-bounds-before-work.md has the measurements.
 """
 
 import ctypes
