@@ -2,7 +2,7 @@
 
 glibc keeps freed memory in its arenas, of which it makes eight a core, and gives it back when it is told to; with
 several arenas much stays, so there is one. Arrow's usual pool keeps pages for each thread that ever used it, and cannot
-be told to: so Arrow uses glibc's memory too (__init__.py). docs/decisions/0040-bounds-before-work.md has the measurements.
+be told to: so Arrow uses glibc's memory too (__init__.py). docs/decisions/0040-bounds-before-work.md has measurements.
 """
 
 import ctypes
