@@ -71,10 +71,9 @@ class _CoordinatorActor:
 
     def __init__(self, settings: WorkerSettings, workers: int, on_gpus: bool) -> None:
         from actstore_worker.cluster.captures import RayCoordinator
-
-        self._settings = settings
         from actstore_worker.cluster.metrics import MetricsServer, WorkerMetrics
 
+        self._settings = settings
         metrics = WorkerMetrics(on_gpus=on_gpus)
         self._coordinator = RayCoordinator(settings, workers, on_gpus, metrics.store)
         if settings.worker_metrics_listen:
