@@ -191,11 +191,19 @@ def _without_secrets(made: WorkerSettings, folder: Path | None) -> WorkerSetting
         file = _folder(folder, "ACTSTORE_GATEWAY_TOKEN", "ACTSTORE_GATEWAY_TOKEN_FILE") / "gateway-token"
         write_secret(file, f"{made.gateway_token}\n")
         made = replace(made, gateway_token="", gateway_token_file=file)
-    if made.s3 is not None and made.s3.secret_key and not made.s3.credentials_file:
+    return replace(made, s3=s3_without_keys(made.s3, folder))
+
+
+def s3_without_keys(s3: S3Access | None, folder: Path | None) -> S3Access | None:
+    """The same access with its keys in a file of the folder, unless they are in a file already.
+
+    Errors: SettingsError for keys by value without a folder: they would be sent through a cluster of others.
+    """
+    if s3 is not None and s3.secret_key and not s3.credentials_file:
         file = _folder(folder, "ACTSTORE_S3_SECRET_KEY", "ACTSTORE_S3_CREDENTIALS_FILE") / "s3-credentials"
-        write_s3_keys(file, made.s3.access_key, made.s3.secret_key)
-        made = replace(made, s3=replace(made.s3, credentials_file=str(file)))
-    return made if made.s3 is None else replace(made, s3=replace(made.s3, access_key="", secret_key=""))
+        write_s3_keys(file, s3.access_key, s3.secret_key)
+        s3 = replace(s3, credentials_file=str(file))
+    return s3 and replace(s3, access_key="", secret_key="")
 
 
 def _folder(folder: Path | None, secret: str, instead: str) -> Path:
@@ -211,6 +219,8 @@ def _folder(folder: Path | None, secret: str, instead: str) -> Path:
 class TrainerSettings(StoreSettings):
     # None: trainings side by side start a new Ray, and stop it at the end.
     ray_address: str | None = None
+    # As for the workers: what keeps strangers from a Ray that runs without token authentication.
+    ray_isolated_by: str = ""
 
 
 def read_trainer(environment: Mapping[str, str]) -> TrainerSettings:

@@ -12,7 +12,9 @@ from actstore_worker.capture.limits import CoordinatorLimits, MergeLimits
 from actstore_worker.errors import SettingsError
 from actstore_worker.files.secrets import TokenFile
 from actstore_worker.patching.inputs.limits import PatchingLimits
-from actstore_worker.settings import RayLimits, WorkerSettings, read_environment
+from actstore_worker.settings import RayLimits, WorkerSettings, read_environment, s3_without_keys
+from actstore_worker.training.job import Job
+from actstore_worker.training.recipe import Training
 
 LEAST = {"ACTSTORE_STORE": "/store", "ACTSTORE_GATEWAY_TOKEN": "gateway"}
 S3 = {
@@ -93,6 +95,22 @@ def test_secrets_by_value_become_files_that_only_their_owner_reads(secrets: Path
     keys = AWSConfigProvider(found.s3.credentials_file, "default").retrieve()
     assert (keys.access_key, keys.secret_key) == ("key", "hidden-secret%")
     assert {path.stat().st_mode & 0o777 for path in secrets.iterdir()} == {0o600}
+
+
+def test_keys_do_not_travel_with_trainings(secrets: Path) -> None:
+    """Jobs are arguments of Ray's tasks, of which the cluster keeps copies."""
+    training = Training("sae", "run", "0" * 64, "resid_post.1", "topk", 8, 2.0, 100)
+    s3 = S3Access("127.0.0.1:9000", "key", "hidden-secret%")
+    assert b"hidden-secret%" in pickle.dumps(Job("s3://bucket", s3, training))
+    sent = Job("s3://bucket", s3_without_keys(s3, secrets), training)
+    assert b"hidden-secret%" not in pickle.dumps(sent)
+    assert sent.s3 is not None
+    keys = AWSConfigProvider(sent.s3.credentials_file, "default").retrieve()
+    assert (keys.access_key, keys.secret_key) == ("key", "hidden-secret%")
+    with pytest.raises(SettingsError, match="ACTSTORE_S3_SECRET_KEY would be sent") as caught:
+        s3_without_keys(s3, None)
+    assert "hidden-secret%" not in str(caught.value)
+    assert s3_without_keys(None, None) is None
 
 
 @pytest.mark.parametrize("given", [{"ACTSTORE_GATEWAY_TOKEN": "hidden-secret"}, S3])

@@ -9,6 +9,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from actstore_worker.cluster.answers import unavailable
 from actstore_worker.cluster.joining.session import gpu_count, on_this_node, ray_session
+from actstore_worker.cluster.joining.strangers import check_strangers_are_refused
 from actstore_worker.settings import RayLimits
 
 # How often a job continues from its checkpoint after its process died.
@@ -20,12 +21,20 @@ Say = Callable[[Any], object]
 
 
 def side_by_side(
-    work: Callable[[Job, Say], Done], jobs: Sequence[Job], said: Callable[[Any], None], ray_address: str | None
+    work: Callable[[Job, Say], Done],
+    jobs: Sequence[Job],
+    said: Callable[[Any], None],
+    ray_address: str | None,
+    isolated_by: str = "",
 ) -> list[Done | Exception]:
     """Runs `work` on each job, all at once or as the cluster has room, each with an equal share of it. `said` is called
     with their progress. A failing job does not end the others; a job whose process dies is tried again.
+
+    Errors: SettingsError for a cluster that answers strangers, unless `isolated_by` says what keeps them away.
     """
     with ray_session(ray_address, RayLimits().object_store_bytes):
+        if ray_address is not None:
+            check_strangers_are_refused(isolated_by)
         ear = ray.remote(_Ear).options(num_cpus=0, scheduling_strategy=on_this_node()).remote()
         cpus = max(1, int(ray.cluster_resources()["CPU"]) // len(jobs))
         gpus = min(1.0, gpu_count() / len(jobs))

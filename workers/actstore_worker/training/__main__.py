@@ -11,9 +11,10 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TextIO
 
 from actstore_storage.bucket.opening import open_bucket
@@ -21,7 +22,7 @@ from actstore_storage.errors import ActstoreError
 from actstore_storage.settings.store import absolute
 from actstore_worker.cluster.joining.process import prepare_ray, reserve_standard_output
 from actstore_worker.errors import SettingsError
-from actstore_worker.settings import read_trainer
+from actstore_worker.settings import read_trainer, s3_without_keys
 from actstore_worker.training.advice import warnings_of
 from actstore_worker.training.grid import DEFAULT_SPARSITY, Grid, trainings
 from actstore_worker.training.job import Job, run_job
@@ -74,16 +75,22 @@ def _jobs(options: argparse.Namespace) -> list[Job]:
 
 
 def _run(jobs: list[Job], teller: "_Teller") -> int:
-    if len(jobs) == 1:
-        outcomes = [_alone(jobs[0], teller)]
-    else:
-        ray_address = read_trainer(os.environ).ray_address
-        prepare_ray(os.environ, ray_address)  # before Ray is imported, which reads it then
-        from actstore_worker.cluster.tasks import side_by_side
-
-        outcomes = side_by_side(run_job, jobs, teller.progress, ray_address)
+    outcomes = [_alone(jobs[0], teller)] if len(jobs) == 1 else _side_by_side(jobs, teller)
     teller.end(jobs, outcomes)
     return FAILED if any(isinstance(outcome, Exception) for outcome in outcomes) else DONE
+
+
+def _side_by_side(jobs: list[Job], teller: "_Teller") -> list[Any]:
+    """Jobs travel through Ray, which keeps copies, so the keys of an S3 store do not travel with them."""
+    settings = read_trainer(os.environ)
+    prepare_ray(os.environ, settings.ray_address)  # before Ray is imported, which reads it then
+    from actstore_worker.cluster.tasks import side_by_side
+
+    with TemporaryDirectory(prefix="actstore-") as folder:
+        here = Path(folder) if settings.ray_address is None else None
+        s3 = s3_without_keys(jobs[0].s3, here)
+        sent = [replace(job, s3=s3) for job in jobs]
+        return side_by_side(run_job, sent, teller.progress, settings.ray_address, settings.ray_isolated_by)
 
 
 def _alone(job: Job, teller: "_Teller") -> Any:
