@@ -99,7 +99,7 @@ def test_secrets_by_value_become_files_that_only_their_owner_reads(secrets: Path
 
 def test_keys_do_not_travel_with_trainings(secrets: Path) -> None:
     """Jobs are arguments of Ray's tasks, of which the cluster keeps copies."""
-    training = Training("sae", "run", "0" * 64, "resid_post.1", "topk", 8, 2.0, 100)
+    training = Training("sae", "run", "0" * 64, "resid_post.1", "topk", 8, 2.0, 10_000)
     s3 = S3Access("127.0.0.1:9000", "key", "hidden-secret%")
     assert b"hidden-secret%" in pickle.dumps(Job("s3://bucket", s3, training))
     sent = Job("s3://bucket", s3_without_keys(s3, secrets), training)
