@@ -10,10 +10,13 @@ which no reader sees, steer this:
 import re
 import shutil
 import subprocess
+import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 _BLOCK = re.compile(
     r"^<!-- not run: (?P<reason>[^\n]+?) -->\n+(?=```)|^<!-- setup\n(?P<setup>.*?)^-->$|"
@@ -22,7 +25,9 @@ _BLOCK = re.compile(
 )
 # Languages of blocks that are code. Everything else is output, or a file.
 RUN_KINDS = ("python", "console")
-PLAIN_KINDS = ("text", "json")
+# Those that are parsed; queries are in tests/monitoring, where they come from.
+PARSED_KINDS = {"toml": tomllib.loads, "yaml": yaml.safe_load}
+PLAIN_KINDS = ("text", "json", "promql", *PARSED_KINDS)
 
 
 @dataclass(frozen=True)

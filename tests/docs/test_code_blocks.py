@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 import pytest
 
 import actstore
-from tests.docs.code_blocks import PLAIN_KINDS, RUN_KINDS, blocks_of, commands_of, run_block
+from tests.docs.code_blocks import PARSED_KINDS, PLAIN_KINDS, RUN_KINDS, blocks_of, commands_of, run_block
 
 pytestmark = pytest.mark.stack
 
@@ -86,6 +86,8 @@ REASONS = {
     "needs the hub",
     "needs weights that are not bundled",
     "needs another machine",
+    "needs the settings of a lab",
+    "needs workers with the bundled model",
     "needs a cluster",
     "needs a container engine",
     "trains for minutes",
@@ -101,6 +103,13 @@ def test_every_block_says_what_it_is() -> None:
         if block.kind not in (*RUN_KINDS, *PLAIN_KINDS)
     ]
     assert unknown == []
+
+
+def test_configuration_can_be_parsed() -> None:
+    found = [(block.kind, block.body) for page in PAGES for block in blocks_of(page) if block.kind in PARSED_KINDS]
+    assert len(found) > 1
+    for kind, body in found:
+        assert PARSED_KINDS[kind](body)
 
 
 def test_commands_are_found_with_the_lines_that_belong_to_them() -> None:
