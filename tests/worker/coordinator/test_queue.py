@@ -288,9 +288,9 @@ class Planned:
     def __init__(self, inner: Any, planned: list[str], plan: Callable[..., Any]) -> None:
         self._inner, self._planned, self._plan = inner, planned, plan
 
-    def plan(self, request: Any) -> Any:
+    def plan(self, request: Any, stop: threading.Event) -> Any:
         self._planned.append(request.run)
-        return self._plan(request)
+        return self._plan(request, stop)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)

@@ -353,5 +353,5 @@ def test_the_saes_asked_for_last_stay_loaded_and_new_files_are_read(lab: Lab) ->
 
 
 def test_limits_are_positive() -> None:
-    with pytest.raises(ValueError, match="positive"):
+    with pytest.raises(ActstoreError, match="saes is 0, and must be positive"):
         replace(LIMITS, saes=0)
