@@ -4,9 +4,12 @@ A process has one `Exported`. It knows the metrics of that kind of process, and 
 beforehand from its start, at 0.
 """
 
+import socket
 import threading
 from collections.abc import Callable
+from socketserver import ThreadingMixIn
 from typing import Any, TypeAlias
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from prometheus_client import (
     CollectorRegistry,
@@ -121,3 +124,25 @@ def _made(metric: Metric, registry: CollectorRegistry) -> Made:
         for values in metric.first_series():
             counter.labels(*values)
     return counter
+
+
+def page_server(host: str, port: int, answer: Callable[..., Any]) -> WSGIServer:
+    """A server of pages over HTTP, which answers each connection in a thread of its own. `answer` is a WSGI
+    application. Errors: OSError if it cannot listen.
+    """
+    return make_server(host, port, answer, _Server6 if ":" in host else _Server, _QuietHandler)
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+
+class _Server6(_Server):
+    address_family = socket.AF_INET6
+
+
+class _QuietHandler(WSGIRequestHandler):
+    timeout = 10.0  # seconds that a connection may be silent
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+        """Scrapes and probes every few seconds are not logged."""

@@ -1,12 +1,10 @@
 """An HTTP server for Prometheus and probes: /metrics, /healthz (alive), /readyz (accepts calls)."""
 
-import socket
 import threading
 from collections.abc import Callable, Iterable
-from socketserver import ThreadingMixIn
 from typing import Any
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
+from actstore_api.exporting import page_server
 from actstore_service.settings import cannot_listen, split_address
 
 # How soon `close` takes effect.
@@ -21,7 +19,7 @@ class ProbeServer:
         self._metrics, self._alive, self._ready = metrics, alive, ready
         host, port = split_address(address, "ACTSTORE_METRICS_LISTEN")
         try:
-            self._server = make_server(host, port, self._answer, _server_for(host), _QuietHandler)
+            self._server = page_server(host, port, self._answer)
         except OSError as error:
             raise cannot_listen(address, "ACTSTORE_METRICS_LISTEN", error) from error
         self._host = host
@@ -44,22 +42,3 @@ class ProbeServer:
         status = "404 Not Found" if path not in known else "200 OK" if known[path]() else "503 Service Unavailable"
         start_response(status, [("Content-Type", "text/plain")])
         return [status.encode() + b"\n"]
-
-
-class _Server(ThreadingMixIn, WSGIServer):
-    daemon_threads = True
-
-
-class _Server6(_Server):
-    address_family = socket.AF_INET6
-
-
-class _QuietHandler(WSGIRequestHandler):
-    timeout = 10.0  # seconds that a connection may be silent
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-        """Probes every few seconds are not logged."""
-
-
-def _server_for(host: str) -> type[_Server]:
-    return _Server6 if ":" in host else _Server

@@ -4,18 +4,15 @@ twice.
 
 import asyncio
 import logging
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from importlib.metadata import version
-from socketserver import ThreadingMixIn
 from typing import Any, Protocol
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from actstore_api import metrics as catalogue
-from actstore_api.exporting import Exported, ExportedStore
+from actstore_api.exporting import Exported, ExportedStore, page_server
 from actstore_api.metrics import Exporter, Metric
 from actstore_api.records.capture import GetCaptureTotalsAnswer
 from actstore_storage.format.specification import FORMAT_VERSION
@@ -109,7 +106,7 @@ class MetricsServer:
         host, warned = host.strip("[]"), False
         while True:
             try:
-                server = make_server(host, int(port), self._answer, _Server6 if ":" in host else _Server, _QuietHandler)
+                server = page_server(host, int(port), self._answer)
             except OSError as error:
                 if not warned:
                     _log.error("/metrics has to wait for ACTSTORE_WORKER_METRICS_LISTEN %s: %s", self._address, error)
@@ -128,18 +125,3 @@ class MetricsServer:
     async def _update(self) -> None:
         self._metrics.update(await self._coordinator.totals())
         self._metrics.look_at(self._coordinator)
-
-
-class _Server(ThreadingMixIn, WSGIServer):
-    daemon_threads = True
-
-
-class _Server6(_Server):
-    address_family = socket.AF_INET6
-
-
-class _QuietHandler(WSGIRequestHandler):
-    timeout = 10.0  # seconds that a connection may be silent
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-        """Scrapes are not logged."""
