@@ -3,11 +3,11 @@
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from importlib.metadata import version
 from typing import Any
 
 from actstore_api import metrics as catalogue
 from actstore_api.exporting import Exported
+from actstore_api.levels import own_version
 from actstore_api.metrics import OTHER, Exporter
 from actstore_api.v1 import patching_pb2, sae_pb2
 from actstore_service.calls.admission import Room
@@ -27,7 +27,7 @@ class Metrics:
 
     def __init__(self, workers_up: Callable[[], bool]) -> None:
         self.exported = Exported(Exporter.SERVICE)
-        self.exported.set(catalogue.BUILD_INFO, 1, version("actstore"), str(FORMAT_VERSION))
+        self.exported.set(catalogue.BUILD_INFO, 1, own_version(), str(FORMAT_VERSION))
         self.sweeps = SweepMetrics(self.exported)
         self._answer_scrape = self.exported.wsgi()
         self._at_scrape = [lambda: self.exported.set(catalogue.WORKERS_UP, int(workers_up()))]

@@ -8,11 +8,11 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
-from importlib.metadata import version
 from typing import Any, Protocol
 
 from actstore_api import metrics as catalogue
 from actstore_api.exporting import Exported, ExportedStore, page_server
+from actstore_api.levels import own_version
 from actstore_api.metrics import Exporter, Metric
 from actstore_api.records.capture import GetCaptureTotalsAnswer
 from actstore_storage.format.specification import FORMAT_VERSION
@@ -54,7 +54,7 @@ class WorkerMetrics:
 
     def __init__(self, *, on_gpus: bool = False) -> None:
         self.exported = Exported(Exporter.WORKERS)
-        self.exported.set(catalogue.BUILD_INFO, 1, version("actstore"), str(FORMAT_VERSION))
+        self.exported.set(catalogue.BUILD_INFO, 1, own_version(), str(FORMAT_VERSION))
         self.store = ExportedStore(self.exported)
         self._device = "gpu" if on_gpus else "cpu"
 
