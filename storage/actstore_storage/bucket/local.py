@@ -134,15 +134,18 @@ class LocalBucket(Bucket):
                 yield key
 
     def _place(self, move: Callable[[Path, Path], object], scratch: Path, path: Path) -> object:
-        for _ in range(_PLACE_TRIES - 1):
-            path.parent.mkdir(parents=True, exist_ok=True)
+        """Moves into a folder that it makes, again if another writer removes that meanwhile: each step may notice it."""
+        for left in reversed(range(_PLACE_TRIES)):
             try:
+                path.parent.mkdir(parents=True, exist_ok=True)
                 placed = move(scratch, path)
-            except FileNotFoundError:
+            except (FileNotFoundError, FileExistsError):
+                if not left:
+                    raise
                 continue
-            self._sync_folders(path)
-            return placed
-        return move(scratch, path)
+            break
+        self._sync_folders(path)
+        return placed
 
     def _sync_folders(self, path: Path) -> None:
         """Flushes folders up to the root: each may be new, created by us or by another writer who has not flushed it

@@ -75,7 +75,7 @@ def test_workers_end_with_who_started_them_and_leave_nothing(tmp_path: Path) -> 
     settings = {"ACTSTORE_STORE": str(tmp_path / "store"), "ACTSTORE_GATEWAY_TOKEN": "t"}
     process = start(settings, tmp_path, [sys.executable, "-c", STARTER])
     wait_until(lambda: process.poll() is not None or serve_controllers(process.pid), "the start of Serve")
-    assert process.poll() is None
+    assert process.poll() is None, process.communicate(timeout=START_SECONDS)
     folder = ray_folder(serve_controllers(process.pid)[0])
     assert stat.S_IMODE(folder.parent.stat().st_mode) == 0o700  # Ray makes all below writable for everybody
     children = descendants(process.pid)
@@ -92,6 +92,7 @@ def test_workers_whose_ray_is_gone_say_so_and_end(tmp_path: Path) -> None:
     (tmp_path / "store").mkdir()
     process = start({"ACTSTORE_STORE": str(tmp_path / "store"), "ACTSTORE_GATEWAY_TOKEN": "t"}, tmp_path)
     wait_until(lambda: process.poll() is not None or serve_controllers(process.pid), "the start of Serve")
+    assert process.poll() is None, process.communicate(timeout=START_SECONDS)
     folder, children = ray_folder(serve_controllers(process.pid)[0]), descendants(process.pid)
     (doomed,) = (pid for pid in children if command_line(pid).split(" ")[0].endswith("/raylet"))
     os.kill(doomed, signal.SIGKILL)
