@@ -134,7 +134,7 @@ class LocalBucket(Bucket):
                 yield key
 
     def _place(self, move: Callable[[Path, Path], object], scratch: Path, path: Path) -> object:
-        """Moves into a folder that it makes, again if another writer removes that meanwhile: each step may notice it."""
+        """Moves into a folder that it makes, again if another writer removes that meanwhile: either step may notice."""
         for left in reversed(range(_PLACE_TRIES)):
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)

@@ -58,7 +58,7 @@ def _start_serve(wanted_port: int) -> int:
     port = wanted_port or free_port()
     serve.start(
         proxy_location="HeadOnly",
-        http_options=HTTPOptions(host=LOOPBACK, port=free_port(but=port)),
+        http_options=HTTPOptions(host=LOOPBACK, port=free_port(port)),
         grpc_options=gRPCOptions(port=port, grpc_servicer_functions=[_SERVICES], enable_reflection=False),
     )
     return port

@@ -10,6 +10,7 @@ from pathlib import Path
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from actstore_worker.cluster.joining.agents import agent_ports_chosen
 from actstore_worker.cluster.joining.sockets import check_cluster, no_cluster
 from actstore_worker.errors import SettingsError
 from actstore_worker.settings import WorkerSettings
@@ -40,7 +41,7 @@ def ray_session(address: str | None, object_store_bytes: int) -> Iterator[None]:
     try:
         # Ray's workers import from the folder that it is started in. That would be a user's folder, which may contain a
         # random.py.
-        with chdir(folder):
+        with chdir(folder), agent_ports_chosen():
             ray.init(
                 address="local",
                 namespace=NAMESPACE,
