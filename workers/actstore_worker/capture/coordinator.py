@@ -36,7 +36,7 @@ from actstore_worker.capture.queued_captures import QueuedCaptures
 from actstore_worker.capture.queueing.progress import CaptureState
 from actstore_worker.capture.queueing.usage import DeviceSeconds
 from actstore_worker.capture.run_plan import RunPlan
-from actstore_worker.capture.shards.worker import ShardReport
+from actstore_worker.capture.shards.report import ShardReport
 from actstore_worker.capture.worker_pool import LOST_WORKER, Worker, WorkerPool
 
 _log = logging.getLogger(__name__)

@@ -4,13 +4,15 @@ import asyncio
 import contextlib
 import uuid
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from actstore_storage.errors import ActstoreError
 from actstore_worker.capture.limits import CoordinatorLimits
 from actstore_worker.capture.run_plan import RunPlan
-from actstore_worker.capture.shards.tasks import Task
-from actstore_worker.capture.shards.worker import TASKS, ShardReport
+from actstore_worker.capture.shards.report import TASKS, ShardReport
+
+if TYPE_CHECKING:  # the coordinator's process makes no shard, and does not need torch
+    from actstore_worker.capture.shards.tasks import Task
 
 LOST_WORKER = "WORKERS_UNAVAILABLE"
 
@@ -18,7 +20,7 @@ LOST_WORKER = "WORKERS_UNAVAILABLE"
 class Worker(Protocol):
     """Captures up to `TASKS` shards at a time."""
 
-    async def capture(self, task: Task[Any]) -> ShardReport:
+    async def capture(self, task: "Task[Any]") -> ShardReport:
         """Captures a shard. Errors: any; the shard is tried again. WORKERS_UNAVAILABLE if the worker died."""
 
     async def interrupt(self, attempt: str) -> None:

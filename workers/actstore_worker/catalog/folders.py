@@ -16,7 +16,7 @@ from actstore_storage.format.keys import statistics_product
 from actstore_worker.catalog.hub import download_model, download_sae
 from actstore_worker.files.places import is_inside
 from actstore_worker.models.files.source import MODEL_CONFIGURATION, ModelSource
-from actstore_worker.models.tokens.tokenizer_files import TOKENIZER
+from actstore_worker.models.tokens import TOKENIZER
 from actstore_worker.sae.files import find_saes, missing_files
 from actstore_worker.sae.stored import StoredSaes
 

@@ -4,10 +4,9 @@ import asyncio
 import os
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
-import torch
 
 from actstore_storage.bucket.observed import ObservedBucket, StoreObserver
 from actstore_storage.bucket.opening import open_bucket, open_files
@@ -16,15 +15,17 @@ from actstore_storage.upkeep.merging import Merge
 from actstore_worker.capture.answering import CaptureAnswers
 from actstore_worker.capture.coordinator import Coordinator
 from actstore_worker.capture.merging import Merging, write_part
-from actstore_worker.capture.plan import PlanSettings
 from actstore_worker.capture.preparing import Preparing
-from actstore_worker.capture.shards.tasks import Task
-from actstore_worker.capture.shards.worker import TASKS, CaptureWorker, ShardReport
+from actstore_worker.capture.run_plan import PlanSettings
+from actstore_worker.capture.shards.report import TASKS, ShardReport
 from actstore_worker.cluster.answers import answer, unavailable
 from actstore_worker.cluster.joining.session import worker_count
 from actstore_worker.cluster.stores import catalog_of, device_here
 from actstore_worker.datasets.places import DatasetPlaces
 from actstore_worker.settings import WorkerSettings
+
+if TYPE_CHECKING:
+    from actstore_worker.capture.shards.tasks import Task
 
 
 class RayCoordinator(Coordinator):
@@ -73,16 +74,30 @@ class RayCoordinator(Coordinator):
             self.pool.add([self._new_worker() for _ in range(missing)])
 
 
-class _CaptureActor(CaptureWorker):
-    """An actor with a thread for each task, and one for interrupts."""
+class _CaptureActor:
+    """An actor with a thread for each task, and one for interrupts. Libraries that run models are loaded here only."""
 
     def __init__(self, settings: WorkerSettings, threads: int) -> None:
+        import torch
+
+        from actstore_worker.capture.shards.worker import CaptureWorker
+
         torch.set_num_threads(threads)
-        super().__init__(open_bucket(settings.store, settings.s3), device_here(settings), settings.sae_cache)
+        device = device_here(settings)
+        self._worker = CaptureWorker(open_bucket(settings.store, settings.s3), device, settings.sae_cache)
 
     def ready(self) -> int:
         """Returns its process. Answers once the actor is up (again)."""
         return os.getpid()
+
+    def capture(self, task: "Task[Any]") -> ShardReport:
+        return self._worker.capture(task)
+
+    def flops(self) -> float:
+        return self._worker.flops()
+
+    def interrupt(self, attempt: str) -> None:
+        self._worker.interrupt(attempt)
 
 
 class _RemoteWorker:
@@ -91,7 +106,7 @@ class _RemoteWorker:
     def __init__(self, actor: Any, answer_seconds: float) -> None:
         self._actor, self._answer_seconds = actor, answer_seconds
 
-    async def capture(self, task: Task[Any]) -> ShardReport:
+    async def capture(self, task: "Task[Any]") -> ShardReport:
         # Ray restarts an actor that died. A retried call waits for that, but a capture must not run twice.
         try:
             # A slot may be left from before its actor died; without this the shard would wait for another node.

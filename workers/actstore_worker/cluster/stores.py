@@ -1,11 +1,14 @@
 """What each process of the workers opens according to its settings: the catalog, and its device."""
 
-import torch
+from typing import TYPE_CHECKING
 
 from actstore_storage.bucket import Bucket
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.sae.stored import StoredSaes
 from actstore_worker.settings import WorkerSettings
+
+if TYPE_CHECKING:
+    import torch
 
 
 def catalog_of(settings: WorkerSettings, bucket: Bucket) -> ModelCatalog:
@@ -13,6 +16,8 @@ def catalog_of(settings: WorkerSettings, bucket: Bucket) -> ModelCatalog:
     return ModelCatalog(settings.model_folders, settings.allow_hub, StoredSaes(bucket, settings.sae_cache))
 
 
-def device_here(settings: WorkerSettings) -> torch.device:
+def device_here(settings: WorkerSettings) -> "torch.device":
+    import torch  # Not in the coordinator's process, which needs the catalog alone.
+
     on_gpu = settings.device == "cuda" or (settings.device == "auto" and torch.cuda.is_available())
     return torch.device("cuda" if on_gpu else "cpu")

@@ -38,8 +38,8 @@ from actstore_worker.models.files.tensor_names import check_tensors, may_be_left
 from actstore_worker.models.files.transformer_lens import is_transformer_lens, read_weights
 from actstore_worker.models.model import LanguageModel, ModelDescription
 from actstore_worker.models.prompts import check_ids
+from actstore_worker.models.tokens import TOKENIZER
 from actstore_worker.models.tokens.tokenizer_files import (
-    TOKENIZER,
     check_added,
     check_tokenizer,
     load_tokenizer,

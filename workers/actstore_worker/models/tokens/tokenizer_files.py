@@ -17,8 +17,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from actstore_storage.errors import BadRequest
 from actstore_worker.files.damage import DamagedFile, check_file
 from actstore_worker.files.strict_json import read_json
+from actstore_worker.models.tokens import TOKENIZER
 
-TOKENIZER = "tokenizer.json"
 # The largest published ones are 40 MB; each is parsed in full.
 TOKENIZER_BYTES_MAX = 256 << 20
 _SETTINGS = "tokenizer_config.json"
