@@ -17,7 +17,8 @@ from actstore_api.records.terms import ModelReference
 from actstore_worker.cluster.answers import answer, unavailable
 from actstore_worker.cluster.coordinator import ensure_coordinator
 from actstore_worker.cluster.joining.session import COORDINATOR, NAMESPACE
-from actstore_worker.cluster.placement.replicas import Arrivals
+from actstore_worker.cluster.placement.arrivals import Arrivals
+from actstore_worker.cluster.placement.replicas import running_replicas
 from actstore_worker.files.secrets import TokenFile
 from actstore_worker.live.questions import NamesModel, Question
 from actstore_worker.patching.serving.caller import Caller
@@ -36,7 +37,9 @@ class GatewayIngress(Gateway):
     def __init__(self, settings: WorkerSettings, models: serve.handle.DeploymentHandle) -> None:
         ensure_coordinator(settings)
         super().__init__(
-            TokenFile(settings.token_file), _RemoteCoordinator(), _RemoteModels(models, Arrivals(settings))
+            TokenFile(settings.token_file),
+            _RemoteCoordinator(),
+            _RemoteModels(models, Arrivals(settings, running_replicas)),
         )
         self.format_written = settings.write_format
 
