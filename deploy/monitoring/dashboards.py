@@ -146,7 +146,20 @@ CAPTURE = Dashboard(
                 ),
             ),
         ),
-        Panel("Capture workers", "short", (("sum by (device) (actstore_capture_workers)", "{{device}}"),)),
+        Panel(
+            "Capture workers",
+            "short",
+            (
+                ("sum by (device) (actstore_capture_workers)", "{{device}}"),
+                ("sum(actstore_capture_workers_wanted)", "wanted"),
+                ("sum(actstore_capture_workers_idle)", "idle"),
+            ),
+        ),
+        Panel(
+            "Model replicas",
+            "short",
+            (("sum(actstore_model_replicas)", "there"), ("sum(actstore_model_replicas_wanted)", "wanted")),
+        ),
         Panel("Attempts at shards", "ops", ((_rate("actstore_shard_attempts_total", "outcome"), "{{outcome}}"),)),
     ),
 )

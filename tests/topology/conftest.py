@@ -52,7 +52,11 @@ def workers(folder: Path, with_torch_at_rest: list[str]) -> Iterator[WorkerProce
         model_folder=f"{folder / 'models'}{os.pathsep}{BUNDLED_MODELS}",
         dataset_folder=folder / "data",
         log=folder / "workers.log",
-        environment={"ACTSTORE_CAPTURE_WORKERS": "2", "ACTSTORE_SAE_CACHE": str(folder / "saes")},
+        environment={
+            "ACTSTORE_CAPTURE_WORKERS": "2",
+            "ACTSTORE_COORDINATOR_WORKERS_MIN": "2",
+            "ACTSTORE_SAE_CACHE": str(folder / "saes"),
+        },
     ) as process:
         with_torch_at_rest += map(command_line, process.with_library("libtorch"))
         yield process

@@ -17,6 +17,8 @@ from actstore_api.records.terms import ModelReference
 from actstore_worker.cluster.answers import answer, unavailable
 from actstore_worker.cluster.coordinator import ensure_coordinator
 from actstore_worker.cluster.joining.session import COORDINATOR, NAMESPACE
+from actstore_worker.cluster.placement.arrivals import Arrivals
+from actstore_worker.cluster.placement.replicas import running_replicas
 from actstore_worker.files.secrets import TokenFile
 from actstore_worker.live.questions import NamesModel, Question
 from actstore_worker.patching.serving.caller import Caller
@@ -34,7 +36,11 @@ def model_id_of(model: ModelReference) -> str:
 class GatewayIngress(Gateway):
     def __init__(self, settings: WorkerSettings, models: serve.handle.DeploymentHandle) -> None:
         ensure_coordinator(settings)
-        super().__init__(TokenFile(settings.token_file), _RemoteCoordinator(), _RemoteModels(models))
+        super().__init__(
+            TokenFile(settings.token_file),
+            _RemoteCoordinator(),
+            _RemoteModels(models, Arrivals(settings, running_replicas)),
+        )
         self.format_written = settings.write_format
 
 
@@ -62,25 +68,32 @@ class _RemoteCoordinator:
 
 
 class _RemoteModels:
-    def __init__(self, handle: serve.handle.DeploymentHandle) -> None:
-        self._handle = handle
+    """While no replica is there, Serve starts one for a question that waits."""
+
+    def __init__(self, handle: serve.handle.DeploymentHandle, arrivals: Arrivals) -> None:
+        self._handle, self._arrivals = handle, arrivals
 
     async def ask(self, question: Question) -> Any:
         """Goes to a replica that has the model, if one has; a question that names none goes to any."""
         model_id = model_id_of(question.model) if isinstance(question, NamesModel) else ""
-        response = self._handle.options(multiplexed_model_id=model_id).ask.remote(question)
-        try:
-            return await answer(response)
-        finally:
-            response.cancel()
+        return await self._answered(self._handle.options(multiplexed_model_id=model_id).ask.remote(question))
 
     async def estimate(self, request: RunSweep) -> SweepEstimate:
         """Sends it to a replica that has the model, if one has."""
         model_id = model_id_of(request.model)
-        response = self._handle.options(multiplexed_model_id=model_id).estimate.remote(request)
+        estimate: SweepEstimate = await self._answered(
+            self._handle.options(multiplexed_model_id=model_id).estimate.remote(request)
+        )
+        return estimate
+
+    async def _answered(self, response: Any) -> Any:
+        answering = asyncio.ensure_future(answer(response))
         try:
-            return await answer(response)
+            async for _ in self._arrivals.awaited(answering):
+                pass  # The contract has no place for it before an answer.
+            return await answering
         finally:
+            answering.cancel()
             response.cancel()
 
     def run(self, request: RunSweep, caller: Caller) -> AsyncIterator[SweepProgress | SweepCells | SweepResult]:
@@ -90,7 +103,11 @@ class _RemoteModels:
     async def _run(self, request: RunSweep, finished: Finished, caller: Caller) -> AsyncGenerator[SweepUpdate, None]:
         handle = self._handle.options(stream=True, multiplexed_model_id=model_id_of(request.model))
         updates = handle.sweep.remote(request, finished, caller)
+        first = asyncio.ensure_future(anext(updates))
         try:
+            async for what in self._arrivals.awaited(first):
+                yield SweepProgress(0, 0, what)
+            yield await first
             async for update in updates:
                 yield update
         except RayTaskError as error:
@@ -98,4 +115,5 @@ class _RemoteModels:
         except RayActorError:
             raise ProcessDied from None
         finally:
+            first.cancel()
             updates.cancel()

@@ -1,10 +1,7 @@
-"""What a worker takes and says, for code that makes no shard and does without torch."""
+"""What a worker says of a shard, for code that makes no shard and does without torch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-
-# Shards that a worker has in progress: one that runs, one that is being committed.
-TASKS = 2
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from actstore_storage.errors import ActstoreError
 from actstore_storage.format.keys import commit_key, data_folder
 from actstore_storage.format.specification import RunRecord
 from actstore_storage.runs.opening import read_commit
-from actstore_worker.capture.shards.report import TASKS, ShardReport
+from actstore_worker.capture.limits import TASKS
+from actstore_worker.capture.shards.report import ShardReport
 from actstore_worker.capture.shards.speed import measured_flops
 from actstore_worker.capture.shards.tasks import Task
 from actstore_worker.models.dtypes import TORCH_DTYPES
@@ -43,6 +44,7 @@ class CaptureWorker:
         """Captures one shard. Errors: ActstoreError CANCELLED if it was interrupted; any error of the model, the disk
         or the bucket.
         """
+        task = task.on(self._device.type)
         if self._bucket.exists(commit_key(task.record.run, task.shard)):
             return self._report(task, won=False)  # Another coordinator's worker has captured it.
         stages = _Stages()
