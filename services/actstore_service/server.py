@@ -51,7 +51,7 @@ class Service:
         observed = ObservedBucket(bucket, ExportedStore(metrics.exported))
         self._store_watch = StoreWatch(observed, settings.limits.store_quiet_seconds)
         self._answers = Answers(observed, settings, self._access, self._gateway, metrics)
-        pipeline = Pipeline(self._access, metrics.counted, self._answers.methods, settings.limits.retry_seconds)
+        pipeline = Pipeline(self._access, metrics.counted, self._answers.methods, settings.limits)
         self._server = _grpc_server(pipeline, settings.limits)
         try:
             self.address, *mutual = [port.bind(self._server) for port in self._ports]

@@ -47,6 +47,17 @@ class Limits:
     """Calls of one class that one caller may have open. Further ones are refused with BUSY."""
     principal_streams: int = 128
     """Streams of stored rows that one caller may have open. Further ones are refused with BUSY."""
+    principal_forwarded_calls: int = 64
+    """Calls to the workers (captures, watches, sweeps, live questions) that one caller may have open. Further ones are
+    refused with BUSY. It is less than `forwarded_calls`, so that no caller keeps all others out."""
+    principal_bytes_a_minute: int | None = None
+    """Bytes of questions and answers of one caller a minute, at this process. Beyond it, streams become slow, and other
+    calls are refused with BUSY, or with LIMIT_EXCEEDED if the caller would have to wait for long. None: any number."""
+    principals: int = 10_000
+    """Callers whose bytes are remembered. Beyond it, those that have used least are forgotten."""
+    recheck_seconds: float = 30.0
+    """How often it is looked again whether the caller of a stream, or of a call to the workers, is still known and may
+    still do what it does. So long does such a call outlive its token."""
     retry_seconds: float = 1.0
     """About how long a client that was refused with BUSY is told to wait before it tries again."""
     connections: int = 4096

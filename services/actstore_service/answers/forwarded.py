@@ -50,7 +50,7 @@ class Forwarded:
     async def _single(self, call: Call, verb: Verb, message: bytes) -> bytes:
         found = await self._gateway.answer(verb.path, message, call)
         self._looks.get(verb.name, _ignore)(found)
-        return self._steps.outbox.last(found)
+        return self._steps.outbox.last(call, found)
 
     async def _stream(self, call: Call, verb: Verb, message: bytes) -> None:
         watch = self._watches.get(verb.name, aiter)

@@ -34,9 +34,10 @@ class Answers:
     def __init__(self, bucket: Bucket, settings: Settings, access: Access, gateway: Gateway, metrics: Metrics) -> None:
         limits = settings.limits
         opening = Opening(limits.message_seconds, limits.unread_calls)
-        steps = Steps(Admission(limits), opening, Outbox(limits))
+        admission = Admission(limits)
+        steps = Steps(admission, opening, Outbox(limits, admission.bytes))
         cache = RowCache(settings.held_row_bytes)
-        metrics.look_at(steps.admission.rooms, cache)
+        metrics.look_at(admission, cache)
         questions = Questions(access)
         self._stored = Stored(Store(bucket, cache), questions, steps, limits)
         watches = {"RunSweep": lambda updates: counted(updates, metrics.sweeps)}
