@@ -13,6 +13,7 @@ from actstore_storage.bucket.observed import ObservedBucket, StoreObserver
 from actstore_storage.bucket.opening import open_bucket, open_files
 from actstore_storage.features.segments import Part
 from actstore_storage.upkeep.merging import Merge
+from actstore_worker.caller import Caller
 from actstore_worker.capture.answering import CaptureAnswers
 from actstore_worker.capture.coordinator import Coordinator
 from actstore_worker.capture.merging import Merging, write_part
@@ -53,12 +54,12 @@ class RayCoordinator(Coordinator):
         self._answers = CaptureAnswers(self, catalog, places)
         self._start(self._look_after_workers(settings))
 
-    async def ask(self, question: Any, principal: str) -> Any:
+    async def ask(self, question: Any, caller: Caller) -> Any:
         """Answers any question about captures that has a single answer.
 
         Errors: as `CaptureAnswers.answer`.
         """
-        return await self._answers.answer(question, principal)
+        return await self._answers.answer(question, caller)
 
     async def _look_after_workers(self, settings: WorkerSettings) -> None:
         """Continues what an earlier coordinator left, and uses every node that joins the cluster. Ray itself restarts a

@@ -17,6 +17,7 @@ from actstore_api.metrics import Exporter, Metric
 from actstore_api.records.capture import GetCaptureTotalsAnswer
 from actstore_storage.format.specification import FORMAT_VERSION
 from actstore_worker.capture.activity import Activity
+from actstore_worker.capture.queueing.usage import UsedBy
 
 _log = logging.getLogger(__name__)
 # How long a scrape waits for the coordinator, whose event loop may be busy.
@@ -37,6 +38,7 @@ class Counted(Protocol):
     """The coordinator, as far as its metrics need it. All of it is for its event loop."""
 
     activity: Activity
+    used_by: UsedBy
 
     async def totals(self) -> GetCaptureTotalsAnswer: ...
 
@@ -47,6 +49,10 @@ class Counted(Protocol):
     @property
     def workers(self) -> int:
         """Capture workers."""
+
+    @property
+    def quota_refusals(self) -> Mapping[str, int]:
+        """Refusals by the quota that was used up."""
 
 
 class WorkerMetrics:
@@ -75,6 +81,10 @@ class WorkerMetrics:
     def look_at(self, coordinator: Counted) -> None:
         """Brings the metrics to what the captures did."""
         self.exported.set(catalogue.CAPTURES_PAUSED, coordinator.paused)
+        for principal, used in dict(coordinator.used_by.principals).items():
+            self.exported.count_to(catalogue.PRINCIPAL_TOKENS, used.tokens, principal)
+        for quota, refusals in dict(coordinator.quota_refusals).items():
+            self.exported.count_to(catalogue.QUOTA_REFUSALS, refusals, quota)
         self.exported.set(catalogue.CAPTURE_WORKERS, coordinator.workers, self._device)
         activity = coordinator.activity
         self.exported.count_to(catalogue.CAPTURE_TOKEN_LAYERS, activity.token_layers)

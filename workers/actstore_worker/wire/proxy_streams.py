@@ -16,7 +16,7 @@ import grpc
 from actstore_api.v1 import service_pb2_grpc
 from actstore_worker.files.secrets import NO_TOKEN, TOKEN_FILE, TokenFile, has_token
 
-# The header with the seconds until a stream's deadline.
+# The header with the seconds until a call's deadline.
 SECONDS_LEFT = "actstore-seconds-left"
 
 
@@ -89,7 +89,7 @@ def mended_streams(factory: Callable[..., Any]) -> Callable[..., Any]:
     def handler_of(service_method: str, streaming_type: Any) -> Any:
         handler = factory(service_method=service_method, streaming_type=streaming_type)
         if streaming_type.value != "unary_stream":
-            return handler
+            return lambda request, context: handler(request, _Caller(context))
 
         async def stream(request: Any, context: Any) -> AsyncIterator[bytes]:
             messages = handler(request, _Caller(context))

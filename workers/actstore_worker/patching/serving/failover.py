@@ -5,7 +5,7 @@ is computed again. Rows kept by the process itself would be lost with it, and ro
 per slice, for an event that rarely happens.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 
 import pyarrow as pa
 
@@ -23,7 +23,7 @@ class ProcessDied(Exception):
 
 async def going_on(
     start: Callable[[Finished], AsyncGenerator[SweepUpdate, None]],
-) -> AsyncIterator[SweepProgress | SweepCells | SweepResult]:
+) -> AsyncGenerator[SweepProgress | SweepCells | SweepResult, None]:
     """Yields the updates of a sweep, whichever process runs it. `start` starts it after the finished rows.
 
     Errors: the sweep's own; WORKERS_UNAVAILABLE after several processes died in a row without finishing a row.
