@@ -39,6 +39,9 @@ class Limits:
     BUSY."""
     open_streams: int = 128
     """Open streams of stored rows. Further ones are refused with BUSY."""
+    parsing_threads: int = 4
+    """Threads that check questions to the workers before they are forwarded. Further ones wait; what the workers do
+    takes no thread."""
     forwarded_calls: int = 128
     """Open calls to the workers (captures, watches, sweeps, live questions). Further ones are refused with BUSY."""
     standard_calls: int = 512
@@ -56,8 +59,8 @@ class Limits:
     principals: int = 10_000
     """Callers whose bytes are remembered. Beyond it, those that have used least are forgotten."""
     recheck_seconds: float = 30.0
-    """How often it is looked again whether the caller of a stream, or of a call to the workers, is still known and may
-    still do what it does. So long does such a call outlive its token."""
+    """How long a stream, or a call to the workers, may outlive its caller's token or permission: after each such time it is
+    looked again whether the caller is still known and may still do what it does."""
     retry_seconds: float = 1.0
     """About how long a client that was refused with BUSY is told to wait before it tries again."""
     connections: int = 4096
@@ -103,6 +106,10 @@ class Limits:
     """Seconds between two looks whether the process should give memory back to the machine."""
     memory_growth_bytes: int = 16 * MEBIBYTE
     """Bytes that the process may grow since it last gave memory back. Beyond them, it does so again."""
+    information_seconds: float = 2.0
+    """How long the workers may take to say what they are. Beyond it they count as unavailable for that call."""
+    alive_seconds: float = 5.0
+    """How long the process may be busy with one thing before `/healthz` says that it hangs."""
     totals_seconds: float = 1.0
     """How long a scrape of /metrics waits for the workers, to see whether they answer."""
     store_quiet_seconds: float = 15.0

@@ -10,15 +10,10 @@ ActstoreError               a reason from actstore_api/reasons.py, and which fie
 └── CorruptObject           bytes in the bucket do not match their commit
 """
 
-import math
 from collections.abc import Iterable
-
-from actstore_api.quotas import Quota
 
 # The detail that says when to try again.
 RETRY_SECONDS = "retry_seconds"
-# Who is beyond a quota for longer is not told to wait: a client would wait until its deadline, and not learn why.
-SOON_SECONDS = 10.0
 
 
 class ActstoreError(Exception):
@@ -103,22 +98,6 @@ def check_limit(value: int, limit: int, field: str, least: int = 1, because: str
     if value > limit:
         message = f"{field} is {value}; the limit is {limit}" + (f": {because}" if because else "")
         raise BadRequest(message, reason="LIMIT_EXCEEDED", field=field, value=value, allowed=allowed)
-
-
-def over_quota(principal: str, quota: Quota, left: float, seconds: float) -> BadRequest:
-    """The error for a principal that is beyond a quota, with both numbers: BUSY if it is to try again soon, and else
-    LIMIT_EXCEEDED, which says when.
-    """
-    most, used, wait = f"{quota.most:g}", (quota.most or 0.0) - left, math.ceil(10 * seconds) / 10
-    soon = seconds <= SOON_SECONDS
-    return BadRequest(
-        f"{principal} has used {used:.6g} of {quota.name}, which is {most}; there is room again in {wait:g} s",
-        reason="BUSY" if soon else "LIMIT_EXCEEDED",
-        field=quota.name,
-        value=f"{used:.6g}",
-        allowed=f"at most {most}; again in {wait:g} s",
-        retry_seconds=wait if soon else None,
-    )
 
 
 def _in_words(detail: object) -> str:

@@ -42,6 +42,9 @@ class RayLimits:
     sweeps_per_replica: int = 16
     # The share of the replicas' places that sweeps get while questions wait, too. Both wait in turns by principal.
     sweeps_share: float = 0.25
+    # Model replicas that may die one after the other with one sweep, of which each continues it. Beyond it the sweep
+    # fails.
+    sweep_tries: int = 3
     # Calls that the gateway holds open at once, including watches and those that wait for a replica. Further ones wait
     # without turns by principal, so this is to be more than all services forward at once.
     gateway_calls: int = 512

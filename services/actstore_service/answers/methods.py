@@ -41,7 +41,9 @@ class Answers:
         questions = Questions(access)
         self._stored = Stored(Store(bucket, cache), questions, steps, limits)
         watches = {"RunSweep": lambda updates: counted(updates, metrics.sweeps)}
-        self._forwarded = Forwarded(gateway, questions, steps, watches, {"CheckSae": metrics.sae_checked})
+        self._forwarded = Forwarded(
+            gateway, questions, steps, watches, {"CheckSae": metrics.sae_checked}, limits.parsing_threads
+        )
         self._information = Information(gateway, questions, steps, limits)
         self._health = Health(steps, _serving(gateway))
         standard = (*self._health.methods(settings.open_health), Reflection(steps, SERVICES).method())

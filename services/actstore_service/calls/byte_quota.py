@@ -7,10 +7,9 @@ service hand out one each. So it keeps a caller from filling the network, and is
 import asyncio
 import time
 
-from actstore_api.quotas import MINUTE_SECONDS, Buckets, Quota
 from actstore_service.calls.call import Call
 from actstore_service.settings import Limits
-from actstore_storage.errors import over_quota
+from actstore_storage.quotas import MINUTE_SECONDS, Buckets, Quota, over_quota
 
 
 class ByteQuota:

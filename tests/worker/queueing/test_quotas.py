@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actstore_api.quotas import DAY_SECONDS, Buckets, Quota
 from actstore_storage.errors import BadRequest
+from actstore_storage.quotas import DAY_SECONDS, Buckets, Quota
 from actstore_worker.capture.limits import CoordinatorLimits
 from actstore_worker.capture.queueing.quotas import TokenQuota, UseQuotas
 from actstore_worker.capture.queueing.usage import Speed, UsedBy
@@ -112,7 +112,7 @@ def test_principals_beyond_the_bound_share_one_number_that_never_falls() -> None
 
 def test_who_is_beyond_a_quota_of_use_comes_back_when_the_time_has_made_up_for_it() -> None:
     clock = Clock()
-    quotas = UseQuotas(CoordinatorLimits(tokens_a_minute=600, device_seconds_an_hour=3600.0), clock)
+    quotas = UseQuotas(600, 3600.0, 10, clock)
     quotas.check("ann")
     quotas.used("ann", Used(650, 1.0))  # more than there was: it is counted after the use
     with pytest.raises(BadRequest, match=r"ann has used 650 of tokens_a_minute, which is 600; .* again in 5 s") as soon:
@@ -135,7 +135,7 @@ def test_who_is_beyond_a_quota_of_use_comes_back_when_the_time_has_made_up_for_i
 @given(st.lists(st.tuples(st.integers(1, 400), st.floats(0.0, 30.0)), max_size=60))
 def test_over_a_longer_time_nobody_gets_more_than_the_quota(asked: list[tuple[int, float]]) -> None:
     clock = Clock()
-    quotas, began, used = UseQuotas(CoordinatorLimits(tokens_a_minute=600), clock), clock.now, 0
+    quotas, began, used = UseQuotas(600, None, 10, clock), clock.now, 0
     for tokens, pause in asked:
         try:
             quotas.check("ann")

@@ -90,7 +90,7 @@ class Coordinator:
         self._planning = Planning(limits.plans)
         self._totals: Counter[str] = Counter()  # By field of GetCaptureTotalsAnswer.
         self.used_by = UsedBy(limits.principals_counted)
-        self._quotas = UseQuotas(limits)
+        self._quotas = UseQuotas(limits.tokens_a_minute, limits.device_seconds_an_hour, limits.principals)
         self.activity = Activity()
 
     async def submit(self, request: CaptureSpecification, caller: Caller = ANYONE) -> str:

@@ -106,6 +106,9 @@ class PlanLimits:
     # Shards that a small run has at least, so that workers share it and readers see progress. Larger runs have as many
     # as their bytes need.
     shards_target: int = 8
+    # Tokens of the largest run, whose ids the coordinator holds in memory, four bytes each. A capture of more is
+    # refused.
+    run_tokens_max: int = 500_000_000
     # Bytes of the largest run. A capture of more is refused.
     run_bytes_max: int = 10 << 40
 

@@ -52,10 +52,10 @@ class Preparing:
     def begin(self, plan: RunPlan, request: CaptureSpecification, queued: Queued = NO_PLACE) -> Snapshot:
         """Creates the run and its request in the bucket.
 
-        Its place in the queue is written first, then the request. That is written before the run is created: a crash in between leaves a request that the next coordinator
-        finishes, and no run without a request. Model and SAEs are registered before both, so that everyone who sees the
-        run can read its tokens' texts. The request is stored under the run's own name, so that it always means this
-        run.
+        Its place in the queue is written first, then the request, then the run is created: a crash in between leaves a
+        request that the next coordinator finishes, and no run without a request. Model and SAEs are registered before
+        all of them, so that everyone who sees the run can read its tokens' texts. The request is stored under the run's
+        own name, so that it always means this run.
 
         Errors: Conflict if the run's name is taken, and then nothing was written; StoreError, after which the run and
         its request do not exist, unless they did before.

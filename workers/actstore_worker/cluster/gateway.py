@@ -43,7 +43,9 @@ class GatewayIngress(Gateway):
         coordinator, replicas = _RemoteCoordinator(), _Replicas()
         places = LivePlaces(lambda: replicas.count * settings.ray.sweeps_per_replica, settings.ray.sweeps_share)
         limited = settings.coordinator.limits_use
-        fair = FairModels(_RemoteModels(models), places, coordinator.admit if limited else _admit)
+        fair = FairModels(
+            _RemoteModels(models, settings.ray.sweep_tries), places, coordinator.admit if limited else _admit
+        )
         super().__init__(TokenFile(settings.token_file), coordinator, fair)
         self.format_written = settings.write_format
 
@@ -105,8 +107,8 @@ def _running_replicas() -> int:
 
 
 class _RemoteModels:
-    def __init__(self, handle: serve.handle.DeploymentHandle) -> None:
-        self._handle = handle
+    def __init__(self, handle: serve.handle.DeploymentHandle, tries: int) -> None:
+        self._handle, self._tries = handle, tries
 
     async def ask(self, question: Question, caller: Caller) -> Any:
         """Goes to a replica that has the model, if one has; a question that names none goes to any."""
@@ -128,7 +130,7 @@ class _RemoteModels:
 
     def run(self, request: RunSweep, caller: Caller) -> Updates:
         """Sends it to a replica that has the model, and to another one if that dies."""
-        return going_on(lambda finished: self._run(request, finished, caller))
+        return going_on(lambda finished: self._run(request, finished, caller), self._tries)
 
     async def _run(self, request: RunSweep, finished: Finished, caller: Caller) -> AsyncGenerator[SweepUpdate, None]:
         handle = self._handle.options(stream=True, multiplexed_model_id=model_id_of(request.model))

@@ -42,8 +42,8 @@ class Models(Protocol):
 class LivePlaces:
     """The places of all replicas together. All methods run in one event loop, so that its state needs no locks.
 
-    Questions are interactive and come before sweeps, which are bulk and keep a share. Of a class, the principal with the
-    fewest places is next, and those with as many take turns.
+    Questions are interactive and come before sweeps, which are bulk and keep a share. Of a class, the principal with
+    the fewest places is next, and those with as many take turns.
     """
 
     def __init__(self, places: Callable[[], int], bulk_share: float) -> None:

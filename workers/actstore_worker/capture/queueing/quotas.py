@@ -5,9 +5,8 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
-from actstore_api.quotas import DAY_SECONDS, HOUR_SECONDS, MINUTE_SECONDS, Buckets, Quota
-from actstore_storage.errors import BadRequest, over_quota
-from actstore_worker.capture.limits import CoordinatorLimits
+from actstore_storage.errors import BadRequest
+from actstore_storage.quotas import DAY_SECONDS, HOUR_SECONDS, MINUTE_SECONDS, Buckets, Quota, over_quota
 from actstore_worker.models.used import Used
 
 
@@ -61,11 +60,17 @@ class UseQuotas:
     They are in memory only: a coordinator that starts again hands out at most one minute's and one hour's again.
     """
 
-    def __init__(self, limits: CoordinatorLimits, clock: Callable[[], float] = time.time) -> None:
-        tokens = Quota("tokens_a_minute", limits.tokens_a_minute, MINUTE_SECONDS)
-        seconds = Quota("device_seconds_an_hour", limits.device_seconds_an_hour, HOUR_SECONDS)
+    def __init__(
+        self,
+        tokens_a_minute: int | None,
+        device_seconds_an_hour: float | None,
+        principals: int,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        tokens = Quota("tokens_a_minute", tokens_a_minute, MINUTE_SECONDS)
+        seconds = Quota("device_seconds_an_hour", device_seconds_an_hour, HOUR_SECONDS)
         self.refusals: Counter[str] = Counter()
-        self._tokens, self._seconds = (Buckets(quota, limits.principals, clock) for quota in (tokens, seconds))
+        self._tokens, self._seconds = (Buckets(quota, principals, clock) for quota in (tokens, seconds))
 
     def check(self, principal: str) -> None:
         """Errors: BadRequest BUSY or LIMIT_EXCEEDED for a principal that is beyond a quota, with both numbers and when

@@ -4,11 +4,16 @@ A use is counted once it is known, which is after the work: so a bucket can be i
 until the debt is gone. Over a longer time nobody gets more than the quota.
 """
 
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from actstore_storage.errors import BadRequest
+
+# Who is beyond a quota for longer is not told to wait: a client would wait until its deadline, and not learn why.
+SOON_SECONDS = 10.0
 MINUTE_SECONDS, HOUR_SECONDS, DAY_SECONDS = 60.0, 3600.0, 24 * 3600.0
 
 
@@ -81,3 +86,19 @@ class Buckets:
         if len(self._buckets) > self._principals:
             full = (name for name in self._buckets if self.left(name) >= self._most)
             del self._buckets[next(full, next(iter(self._buckets)))]
+
+
+def over_quota(principal: str, quota: Quota, left: float, seconds: float) -> BadRequest:
+    """The error for a principal that is beyond a quota, with both numbers: BUSY if it is to try again soon, and else
+    LIMIT_EXCEEDED, which says when.
+    """
+    most, used, wait = f"{quota.most:g}", (quota.most or 0.0) - left, math.ceil(10 * seconds) / 10
+    soon = seconds <= SOON_SECONDS
+    return BadRequest(
+        f"{principal} has used {used:.6g} of {quota.name}, which is {most}; there is room again in {wait:g} s",
+        reason="BUSY" if soon else "LIMIT_EXCEEDED",
+        field=quota.name,
+        value=f"{used:.6g}",
+        allowed=f"at most {most}; again in {wait:g} s",
+        retry_seconds=wait if soon else None,
+    )
