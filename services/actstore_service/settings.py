@@ -59,8 +59,8 @@ class Limits:
     principals: int = 10_000
     """Callers whose bytes are remembered. Beyond it, those that have used least are forgotten."""
     recheck_seconds: float = 30.0
-    """How long a stream, or a call to the workers, may outlive its caller's token or permission: after each such time it is
-    looked again whether the caller is still known and may still do what it does."""
+    """How long a stream, or a call to the workers, may outlive its caller's token or permission: after each such time
+    it is looked again whether the caller is still known and may still do what it does."""
     retry_seconds: float = 1.0
     """About how long a client that was refused with BUSY is told to wait before it tries again."""
     connections: int = 4096

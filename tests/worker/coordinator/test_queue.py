@@ -13,7 +13,7 @@ import pytest
 
 from actstore_api.records.capture import CaptureProgress
 from actstore_storage.bucket import Bucket
-from actstore_storage.errors import ActstoreError, NotThere
+from actstore_storage.errors import ActstoreError, BadRequest, NotThere
 from actstore_storage.format.records import canonical_json
 from actstore_storage.runs.opening import list_runs, open_run
 from actstore_storage.runs.snapshot import Snapshot
@@ -21,8 +21,10 @@ from actstore_storage.runs.wanted import Queued, queued_place, read_wanted, seal
 from actstore_storage.upkeep.fsck import check_runs
 from actstore_worker.caller import Caller
 from actstore_worker.capture.coordinator import Coordinator
+from actstore_worker.capture.limits import CoordinatorLimits
 from actstore_worker.capture.preparing import Preparing, sealed_request
 from actstore_worker.capture.shards.tasks import ShardTask
+from actstore_worker.models.used import Used
 from tests.coordinating import LIMITS, REQUEST, SHARDS, ThreadWorker, bucket, coordinator, lab, run, watch
 from tests.made_models.small_models import change_config
 from tests.waiting import PATIENCE_SECONDS
@@ -408,6 +410,26 @@ def test_what_waited_and_cannot_be_planned_any_more_fails_and_stays_requested(
         assert (await watch(captures, "d"))[-1].state == "complete"
 
     run(later())
+
+
+def test_who_is_beyond_a_quota_of_use_starts_no_capture(lab: Path, bucket: Bucket) -> None:
+    async def work() -> None:
+        captures = coordinator(lab, bucket, ThreadWorker(bucket), limits=CoordinatorLimits(tokens_a_minute=1))
+        first = await captures.submit(REQUEST, Caller("ann"))
+        await watch(captures, first)
+        assert captures.used_by.principals["ann"].tokens == open_run(bucket, first).record.tokens_total
+        captures.used("bob", Used(10))  # in a live question
+        for name in ("ann", "bob"):
+            with pytest.raises(BadRequest, match="of tokens_a_minute, which is 1"):
+                await captures.submit(replace(REQUEST, run="more"), Caller(name))
+            with pytest.raises(BadRequest, match="of tokens_a_minute, which is 1"):
+                captures.admit(name)
+        await watch(captures, await captures.submit(replace(REQUEST, run="other"), Caller("cid")))
+        assert captures.quota_refusals == {"tokens_a_minute": 4, "tokens_a_day": 0}
+        totals = await captures.totals()
+        assert {one.principal for one in totals.principals} == {"ann", "bob", "cid"}
+
+    run(work())
 
 
 def test_tokens_of_a_day_are_refused_beyond_the_quota_and_given_back(lab: Path, bucket: Bucket) -> None:
