@@ -1,7 +1,7 @@
 """Live questions and sweeps over a socket, as the workers' gateway answers them, but without Ray: in this process."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,11 +18,11 @@ from actstore_api.v1 import service_pb2
 from actstore_service.server import Service
 from actstore_service.settings import Settings
 from actstore_storage.bucket import Bucket
+from actstore_worker.caller import Caller
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.live.passes.limits import LiveLimits
 from actstore_worker.live.questions import Question
 from actstore_worker.patching.inputs.limits import PatchingLimits
-from actstore_worker.patching.serving.caller import Caller
 from actstore_worker.patching.serving.failover import going_on
 from actstore_worker.patching.serving.sweeps import Served
 from actstore_worker.replica import OpenModel, Replica
@@ -40,17 +40,17 @@ class LocalModels:
         self._replica = Replica(ModelCatalog(folders), bucket, CPU, LiveLimits(), PatchingLimits())
         self._opened: dict[ModelReference, OpenModel] = {}
 
-    async def ask(self, question: Question) -> Any:
+    async def ask(self, question: Question, caller: Caller) -> Any:
         named = self._replica.live.model_of(question)
         model = self._served(named).model if named else None
-        return await self._replica.ask(question, model)
+        return await self._replica.ask(question, model, caller)
 
-    def run(self, request: RunSweep, caller: Caller) -> AsyncIterator[SweepProgress | SweepCells | SweepResult]:
+    def run(self, request: RunSweep, caller: Caller) -> AsyncGenerator[SweepProgress | SweepCells | SweepResult, None]:
         served = self._served(request.model)
         return going_on(lambda finished: self._replica.sweeps.run(served, request, finished, caller))
 
-    async def estimate(self, request: RunSweep) -> SweepEstimate:
-        return await self._replica.sweeps.estimate(self._served(request.model), request)
+    async def estimate(self, request: RunSweep, caller: Caller) -> SweepEstimate:
+        return await self._replica.sweeps.estimate(self._served(request.model), request, caller)
 
     def _served(self, model: ModelReference) -> Served:
         if model not in self._opened:

@@ -19,7 +19,7 @@ from tests.waiting import wait_until
 READY_SECONDS = 900
 STOP_SECONDS = 180
 TOKEN = "gateway-token"
-OF_TESTS = {"RAY_worker_niceness"}
+OF_TESTS = {"RAY_worker_niceness", "RAY_raylet_start_wait_time_s"}
 
 
 @dataclass(frozen=True)

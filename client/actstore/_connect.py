@@ -19,10 +19,16 @@ DEFAULT = Connection()
 # gRPC's own limit.
 MAXIMUM_MESSAGE_BYTES = 2**31 - 1
 Value = TypeVar("Value")
-_FOR_TLS = ("ACTSTORE_ROOT_CERTIFICATES", "ACTSTORE_CLIENT_CERTIFICATE", "ACTSTORE_CLIENT_KEY")
+_FOR_TLS = (
+    "ACTSTORE_ROOT_CERTIFICATES",
+    "ACTSTORE_CLIENT_CERTIFICATE",
+    "ACTSTORE_CLIENT_KEY",
+    "ACTSTORE_AUTHORITY",
+)
 
 # An IPv6 address without its brackets would be taken for another host and no port.
 _SERVICE = re.compile(r"(?:[\w.-]+|\[[\da-fA-F:.]+(?:%\w+)?\]):(\d{1,5})", re.ASCII)
+_AUTHORITY = re.compile(r"[\w.-]+(?::\d{1,5})?", re.ASCII)
 _SEVERAL = re.compile(r"ipv4:(.+,.+)|ipv6:(.+,.+)", re.ASCII)
 
 
@@ -36,6 +42,7 @@ def connect(
     root_certificates: str | os.PathLike[str] | bytes | None = None,
     client_certificate: str | os.PathLike[str] | None = None,
     client_key: str | os.PathLike[str] | None = None,
+    authority: str | None = None,
     timeout: Timeout = DEFAULT.timeout,
     retries: Retries = DEFAULT.retries,
     max_message_bytes: int = DEFAULT.max_message_bytes,
@@ -53,14 +60,17 @@ def connect(
         s3: Keys of an `s3://` bucket. None: ACTSTORE_S3_ENDPOINT, ACTSTORE_S3_CREDENTIALS_FILE or else
             ACTSTORE_S3_ACCESS_KEY and ACTSTORE_S3_SECRET_KEY, ACTSTORE_S3_REGION and ACTSTORE_S3_SECURE.
         tls: True encrypts the connection to a service. False sends everything in the clear, the token too. None:
-            encrypted if `root_certificates` are given; else in the clear, which is refused for a token and another
-            machine. The environment's ACTSTORE_TLS (1 or 0) takes the place of None, except for a stack of this folder,
-            which has no TLS.
+            encrypted if certificates or an authority are given; else in the clear, which is refused for a token and
+            another machine. The environment's ACTSTORE_TLS (1 or 0) takes the place of None, except for a stack of this
+            folder, which has no TLS.
         root_certificates: Certificates of the authorities that are trusted, in PEM: a file, or its bytes. None: the
             file that ACTSTORE_ROOT_CERTIFICATES names, or else the authorities that gRPC knows.
         client_certificate: A file with a certificate of the client's own and its chain, in PEM, for a service with
             mutual TLS. It is read again when it changes. None: ACTSTORE_CLIENT_CERTIFICATE.
         client_key: The file with its key, in PEM. None: ACTSTORE_CLIENT_KEY.
+        authority: The name that the service's certificate must have, over TLS, where that is not the host of the
+            address: for several addresses of one service, `ipv4:host:port,host:port`, and behind a tunnel. None:
+            ACTSTORE_AUTHORITY, or else the host.
         timeout: Time limits.
         retries: How often a question is repeated while the service is unavailable.
         max_message_bytes: Largest answer that is accepted, in bytes. Answers that are streams have many messages.
@@ -97,6 +107,7 @@ def connect(
         max_message_bytes=_checks.count(max_message_bytes, "max_message_bytes", maximum=MAXIMUM_MESSAGE_BYTES),
         root_certificates=_certificates(root_certificates or environment.get("ACTSTORE_ROOT_CERTIFICATES")),
         certificate=_own_certificate(client_certificate, client_key, environment),
+        authority=_name(authority or environment.get("ACTSTORE_AUTHORITY")),
     )
     encrypted = _switched("ACTSTORE_TLS", environment) if tls is None else _checks.switch(tls, "tls")
     return Lab(GrpcBackend(_checked(address), _credentials(token, token_file, environment), encrypted, how))
@@ -127,6 +138,13 @@ def _own_certificate(
         return ClientCertificate(Path(given[0]).expanduser(), Path(given[1]).expanduser())
     field, there = ("client_key", given[0]) if given[0] else ("client_certificate", given[1])
     raise refused(f"{there} is given without its {field}", field, "None", "both files, or neither")
+
+
+def _name(authority: str | None) -> str | None:
+    """Errors: BadRequest for what is no name of a host."""
+    if authority and not _AUTHORITY.fullmatch(_checks.text(authority, "authority")):
+        raise refused(f"{authority!r} is no name of a host", "authority", authority, "a name, as actstore.lab.example")
+    return authority or None
 
 
 def _checked_value(value: Value, kind: type[Value], field: str) -> Value:

@@ -26,3 +26,6 @@ class ClientVariables:
     changes. It does not count for a stack that runs here."""
     client_key: str | None = None
     """File with the key of that certificate, in PEM."""
+    authority: str = "the host of the address"
+    """The name that the certificate of a service must have, if that is not the host of its address. It does not count
+    for a stack that runs here."""

@@ -266,6 +266,10 @@ COST = Dashboard(
         ),
         Panel("Bytes by principal", "Bps", ((_rate("actstore_principal_bytes_total", "principal"), "{{principal}}"),)),
         Panel(
+            "Tokens by principal", "short", ((_rate("actstore_principal_tokens_total", "principal"), "{{principal}}"),)
+        ),
+        Panel("Refusals by quota", "reqps", ((_rate("actstore_quota_refusals_total", "quota"), "{{quota}}"),)),
+        Panel(
             "Use of capture workers",
             "percentunit",
             (

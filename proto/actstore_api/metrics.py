@@ -129,6 +129,7 @@ CODE = Label("code", CODES)
 REASON = Label("reason", tuple(REASONS))
 CALL_CLASS = Label("class", ("catalog", "reads", "streams", "forwarded", "standard"))
 PRINCIPAL = Label("principal", bound=PRINCIPALS_MAX)
+QUOTA = Label("quota", ("principal_bytes_a_minute", "tokens_a_minute", "tokens_a_day", "device_seconds_an_hour"))
 OPERATION = Label("operation", ("get", "open", "read", "list", "put", "create", "delete"))
 OUTCOME = Label("outcome", ("ok", "absent", "taken", "unreachable", "refused", "missing", "failed"))
 ANSWER = Label("answer", ("computed", "kept"))
@@ -226,8 +227,16 @@ PRINCIPAL_BYTES = Metric(
     "actstore_principal_bytes_total",
     C,
     "bytes",
-    "Bytes of messages that a caller took, by the caller's name, counted when a call ends.",
+    "Bytes of messages that a caller sent and took, by the caller's name, counted when a call ends.",
     (PRINCIPAL,),
+)
+QUOTA_REFUSALS = Metric(
+    "actstore_quota_refusals_total",
+    C,
+    "refusals",
+    "Calls of principals that were beyond a quota, by the setting of the quota.",
+    (QUOTA,),
+    BOTH,
 )
 LOG_LINES_DROPPED = Metric(
     "actstore_log_lines_dropped_total",
@@ -502,7 +511,15 @@ PRINCIPAL_DEVICE_SECONDS = Metric(
     "actstore_principal_device_seconds_total",
     C,
     "seconds",
-    "Seconds for which shards of captures used a GPU, or a worker without one, by the name of who submitted them.",
+    "Seconds for which captures, sweeps and live questions used a GPU, or a worker without one, by who asked for them.",
+    (PRINCIPAL,),
+    WORKERS,
+)
+PRINCIPAL_TOKENS = Metric(
+    "actstore_principal_tokens_total",
+    C,
+    "tokens",
+    "Tokens that models ran on, each as often as one did, for captures, sweeps and live questions, by who asked.",
     (PRINCIPAL,),
     WORKERS,
 )

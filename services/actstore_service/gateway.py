@@ -24,8 +24,6 @@ from actstore_storage.errors import ActstoreError, BadRequest
 LOG = logging.getLogger(__name__)
 # The name of the Ray Serve application, by which its proxy routes calls.
 APPLICATION = "actstore"
-# How long the workers may take to say what they are.
-INFORMATION_SECONDS = 2.0
 # Tells the workers whose call it is. They believe it, because only the service has their token.
 PRINCIPAL = "actstore-principal"
 # Read here and not by grpc_status, which refuses a status whose message differs from the details in any way.
@@ -63,7 +61,8 @@ class Gateway:
     async def workers(self, call: Call) -> WorkersInfo:
         """What the workers are. Errors: WORKERS_UNAVAILABLE, WORKERS_TOO_OLD."""
         left = call.seconds_left()
-        seconds = INFORMATION_SECONDS if left is None else min(left, INFORMATION_SECONDS)
+        most = self._limits.information_seconds
+        seconds = most if left is None else min(left, most)
         verb = VERBS["GetWorkersInfo"]
         request = encode(GetWorkersInfo()).SerializeToString()
         try:

@@ -10,7 +10,7 @@ from actstore_api.exporting import Exported
 from actstore_api.levels import own_version
 from actstore_api.metrics import OTHER, Exporter
 from actstore_api.v1 import patching_pb2, sae_pb2
-from actstore_service.calls.admission import Room
+from actstore_service.calls.admission import Admission
 from actstore_service.calls.call import Call
 from actstore_service.calls.classes import CallClass
 from actstore_storage.format.specification import FORMAT_VERSION
@@ -42,9 +42,9 @@ class Metrics:
 
         return answer
 
-    def look_at(self, rooms: Mapping[CallClass, Room], cache: RowCache) -> None:
-        """Looks at the places of calls and at the cached rows, at each scrape from now on."""
-        self._at_scrape += [lambda: self._look_at_rooms(rooms), lambda: self._look_at_rows(cache)]
+    def look_at(self, admission: Admission, cache: RowCache) -> None:
+        """Looks at the places of calls, at quotas and at the cached rows, at each scrape from now on."""
+        self._at_scrape += [lambda: self._look_at_admission(admission), lambda: self._look_at_rows(cache)]
 
     def look_at_files(self, reloads: Callable[[], Mapping[str, bool]], expires: Callable[[], float | None]) -> None:
         """Looks at the files that are read again, and when the certificate expires, at each scrape from now on."""
@@ -86,7 +86,7 @@ class Metrics:
             self.exported.add(catalogue.REFUSED, call.reason, call.kind)
         if call.kind is not CallClass.STANDARD and call.principal:
             self.exported.add(catalogue.PRINCIPAL_CALLS, call.name)
-            self.exported.add(catalogue.PRINCIPAL_BYTES, call.name, by=call.sent_bytes)
+            self.exported.add(catalogue.PRINCIPAL_BYTES, call.name, by=call.received_bytes + call.sent_bytes)
         if call.method in _STREAMS:
             self._stream_ended(call)
         else:
@@ -98,8 +98,9 @@ class Metrics:
         if call.first_message_seconds is not None:
             self.exported.observe(catalogue.FIRST_MESSAGE_SECONDS, call.first_message_seconds, call.method)
 
-    def _look_at_rooms(self, rooms: Mapping[CallClass, Room]) -> None:
-        for kind, room in rooms.items():
+    def _look_at_admission(self, admission: Admission) -> None:
+        self.exported.count_to(catalogue.QUOTA_REFUSALS, admission.bytes.refusals, admission.bytes.name)
+        for kind, room in admission.rooms.items():
             self.exported.set(catalogue.CALL_PLACES, room.places, kind)
             self.exported.set(catalogue.CALL_PLACES_TAKEN, room.taken, kind)
             self.exported.set(catalogue.CALLS_WAITING, room.waiting, kind)

@@ -21,9 +21,6 @@ from actstore_service.settings import Limits, Settings, cannot_listen, split_add
 from actstore_storage.bucket import Bucket
 from actstore_storage.bucket.observed import ObservedBucket, StoreWatch
 
-# How long the event loop may be busy with one thing before the process counts as hung.
-ALIVE_SECONDS = 5.0
-
 
 class Service:
     """Accepts calls from its construction until `stop`. For threads: all that is asynchronous runs in the process's
@@ -47,11 +44,11 @@ class Service:
         metrics = Metrics(self._gateway.workers_up)
         metrics.look_at_lines(self._dropped_lines)
         metrics.look_at_files(lambda: self._reloads() | token.reloads(), self._ports[0].expires_seconds)
-        self._probes = ProbeServer(settings.metrics_listen, metrics.wsgi(), _alive, self._ready.is_set)
+        self._probes = ProbeServer(settings.metrics_listen, metrics.wsgi(), self._is_alive, self._ready.is_set)
         observed = ObservedBucket(bucket, ExportedStore(metrics.exported))
         self._store_watch = StoreWatch(observed, settings.limits.store_quiet_seconds)
         self._answers = Answers(observed, settings, self._access, self._gateway, metrics)
-        pipeline = Pipeline(self._access, metrics.counted, self._answers.methods, settings.limits.retry_seconds)
+        pipeline = Pipeline(self._access, metrics.counted, self._answers.methods, settings.limits)
         self._server = _grpc_server(pipeline, settings.limits)
         try:
             self.address, *mutual = [port.bind(self._server) for port in self._ports]
@@ -61,6 +58,9 @@ class Service:
         self.mutual_tls_address = next(iter(mutual), None)
         self.metrics_address = self._probes.address
         await self._server.start()
+
+    def _is_alive(self) -> bool:
+        return is_alive(self._limits.alive_seconds)
 
     def _reloads(self) -> dict[str, bool]:
         """Of each file that is read again when it changes: whether it could be used the last time."""
@@ -88,10 +88,6 @@ class Service:
         self._store_watch.close()
         self._answers.close()
         self._access.close()
-
-
-def _alive() -> bool:
-    return is_alive(ALIVE_SECONDS)
 
 
 def _grpc_server(pipeline: Pipeline, limits: Limits) -> grpc.aio.Server:

@@ -39,6 +39,9 @@ class Limits:
     BUSY."""
     open_streams: int = 128
     """Open streams of stored rows. Further ones are refused with BUSY."""
+    parsing_threads: int = 4
+    """Threads that check questions to the workers before they are forwarded. Further ones wait; what the workers do
+    takes no thread."""
     forwarded_calls: int = 128
     """Open calls to the workers (captures, watches, sweeps, live questions). Further ones are refused with BUSY."""
     standard_calls: int = 512
@@ -47,6 +50,17 @@ class Limits:
     """Calls of one class that one caller may have open. Further ones are refused with BUSY."""
     principal_streams: int = 128
     """Streams of stored rows that one caller may have open. Further ones are refused with BUSY."""
+    principal_forwarded_calls: int = 64
+    """Calls to the workers (captures, watches, sweeps, live questions) that one caller may have open. Further ones are
+    refused with BUSY. It is less than `forwarded_calls`, so that no caller keeps all others out."""
+    principal_bytes_a_minute: int | None = None
+    """Bytes of questions and answers of one caller a minute, at this process. Beyond it, streams become slow, and other
+    calls are refused with BUSY, or with LIMIT_EXCEEDED if the caller would have to wait for long. None: any number."""
+    principals: int = 10_000
+    """Callers whose bytes are remembered. Beyond it, those that have used least are forgotten."""
+    recheck_seconds: float = 30.0
+    """How long a stream, or a call to the workers, may outlive its caller's token or permission: after each such time
+    it is looked again whether the caller is still known and may still do what it does."""
     retry_seconds: float = 1.0
     """About how long a client that was refused with BUSY is told to wait before it tries again."""
     connections: int = 4096
@@ -92,6 +106,10 @@ class Limits:
     """Seconds between two looks whether the process should give memory back to the machine."""
     memory_growth_bytes: int = 16 * MEBIBYTE
     """Bytes that the process may grow since it last gave memory back. Beyond them, it does so again."""
+    information_seconds: float = 2.0
+    """How long the workers may take to say what they are. Beyond it they count as unavailable for that call."""
+    alive_seconds: float = 5.0
+    """How long the process may be busy with one thing before `/healthz` says that it hangs."""
     totals_seconds: float = 1.0
     """How long a scrape of /metrics waits for the workers, to see whether they answer."""
     store_quiet_seconds: float = 15.0

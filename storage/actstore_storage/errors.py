@@ -12,6 +12,9 @@ ActstoreError               a reason from actstore_api/reasons.py, and which fie
 
 from collections.abc import Iterable
 
+# The detail that says when to try again.
+RETRY_SECONDS = "retry_seconds"
+
 
 class ActstoreError(Exception):
     """Base of all errors. `reason` is a key of actstore_api.reasons.REASONS; the details name the field, its value and
@@ -28,11 +31,13 @@ class ActstoreError(Exception):
         field: str | None = None,
         value: object = None,
         allowed: object = None,
+        retry_seconds: object = None,
     ) -> None:
+        """`retry_seconds`: for BUSY, when the same is worth trying again."""
         super().__init__(message)
         self.message = message
         self.reason = reason or self.default_reason
-        known = {"field": field, "value": value, "allowed": allowed}
+        known = {"field": field, "value": value, "allowed": allowed, RETRY_SECONDS: retry_seconds}
         self.details = {key: _in_words(detail) for key, detail in known.items() if detail is not None}
 
     def __reduce__(self) -> tuple[object, ...]:

@@ -23,6 +23,7 @@ from actstore_api.reasons import from_status
 from actstore_api.verbs import VERBS, Verb
 from actstore_storage.bucket import Bucket
 from actstore_storage.bucket.opening import open_bucket
+from actstore_worker.caller import Caller
 from actstore_worker.capture.answering import CaptureAnswers
 from actstore_worker.capture.coordinator import Coordinator
 from actstore_worker.catalog.folders import ModelCatalog
@@ -83,8 +84,8 @@ class LocalCaptures:
         catalog, places = ModelCatalog((folder / "models",)), DatasetPlaces((folder / "data",))
         self._answers = CaptureAnswers(self._coordinator, catalog, places)
 
-    async def ask(self, question: Any, principal: str) -> Any:
-        return await self._answers.answer(question, principal)
+    async def ask(self, question: Any, caller: Caller) -> Any:
+        return await self._answers.answer(question, caller)
 
     async def progress_after(self, run: str, version: int) -> Any:
         return await self._coordinator.progress_after(run, version)

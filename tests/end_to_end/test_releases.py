@@ -14,45 +14,22 @@ from typing import Any
 
 import grpc
 import pytest
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
-from google.protobuf.message import Message
+from google.protobuf import json_format
 
 import actstore
 from actstore_api.verbs import VERBS
 from actstore_service.server import Service
 from actstore_service.settings import Settings
 from actstore_storage.bucket.opening import open_bucket
+from actstore_storage.runs.wanted import Queued, seal_queued
+from actstore_storage.upkeep.fsck import check_runs
+from actstore_worker.capture.preparing import Preparing, sealed_request
+from tests.end_to_end.released import Contract
 from tests.waiting import PATIENCE_SECONDS
 
 ROOT = Path(__file__).parents[2]
 RELEASE = json.loads((Path(__file__).parent / "releases" / "0.2.0.json").read_text())
 TOKEN = "token"
-
-
-class Contract:
-    """The contract of the release, apart from this version's."""
-
-    def __init__(self) -> None:
-        pool = descriptor_pool.DescriptorPool()
-        found = descriptor_pb2.FileDescriptorSet.FromString((ROOT / "proto" / "baseline.binpb").read_bytes())
-        for file in found.file:
-            pool.Add(file)
-        self._pool = pool
-
-    def question(self, path: str, data: bytes) -> Message:
-        return self._read(self._method(path).input_type, data)
-
-    def answer(self, path: str, data: bytes) -> Message:
-        return self._read(self._method(path).output_type, data)
-
-    def _method(self, path: str) -> Any:
-        _, service, method = path.split("/")
-        return self._pool.FindServiceByName(service).FindMethodByName(method)
-
-    def _read(self, kind: Any, data: bytes) -> Message:
-        message = message_factory.GetMessageClass(kind).FromString(data)
-        message.DiscardUnknownFields()
-        return message
 
 
 @pytest.fixture(scope="module")
@@ -165,3 +142,25 @@ def test_a_client_is_refused_by_a_service_that_is_too_new_for_it(
         monkeypatch.setattr("actstore_api.levels.OLDEST_LEVEL", 3)
         with pytest.raises(actstore.BadRequest, match=r"python/.* has API level 2; the service has version"):
             opened.runs()
+
+
+def test_requests_of_the_queue_are_read_across_versions(contract: Contract) -> None:
+    """Those of the release by this version, and, after a rollback, those of this version by the release, which refuses
+    a record with any field that it does not know.
+    """
+    store = open_bucket(str(ROOT / "tests" / "storage" / "golden" / "queue"))
+    nothing: Any = None
+    asked = {request.run: (request, place) for request, place in Preparing(store, nothing, nothing).wanted()}
+    old, place = asked["asked-by-0.2.0"]
+    assert place == Queued()
+    assert (old.dataset.max_documents, old.dense_sites) == (100, ("resid_post.1", "z.1.0"))
+    new, place = asked["queued"]
+    assert place == Queued("ann", "interactive", 1.75e9, 4096.0)
+    assert list(asked) == ["asked-by-0.2.0", "queued"]  # without a place comes first
+    record = json.loads(sealed_request(new))
+    del record["record_sha256"]  # which the release takes off
+    read = json_format.ParseDict(record, contract.message("CaptureSpecification")())
+    assert (read.run, read.dataset.max_documents, read.sequences_per_shard) == ("queued", 100, 10)
+    assert sealed_request(new) == store.get("captures/queued.json")
+    assert seal_queued("queued", place) == store.get("captures-queued/queued.json")
+    assert check_runs(store).sound

@@ -1,11 +1,15 @@
 """Live questions to a model and to an SAE, as callers of the gateway meet them."""
 
+import shutil
 from pathlib import Path
 
 import grpc
 import pytest
 
+from actstore import Lab
+from actstore._canary import check
 from actstore_api.v1 import common_pb2, model_pb2, sae_pb2
+from tests.canary.slow import TEXTS
 from tests.made_models.random_models import save_model
 from tests.topology.caller import (
     PROMPT,
@@ -209,3 +213,10 @@ def test_a_refused_question_says_why(
     assert refusal.value.code() == code
     found = failure(refusal.value)
     assert (found.reason, found.details["field"]) == (reason, field)
+
+
+def test_the_canary_gets_the_golden_numbers(lab: Lab, folder: Path) -> None:
+    """A capture, examples, norms and a sweep both ways."""
+    shutil.copy(TEXTS, folder / "data")
+    verdict = check.canary(lab)
+    assert verdict.right, verdict.wrong

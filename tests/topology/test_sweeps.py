@@ -1,22 +1,30 @@
 """Sweeps as callers of the gateway meet them."""
 
+import threading
 import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import grpc
 import pyarrow as pa
 import pytest
 
-from actstore_api.v1 import capture_pb2, common_pb2, patching_pb2
+from actstore_api.v1 import capture_pb2, common_pb2, model_pb2, patching_pb2
 from tests.topology.caller import (
+    CALL_SECONDS,
+    PROMPT,
+    TINY,
     Caller,
     cpu_seconds,
     failure,
     large_sweep,
     pair_of,
+    prompt,
     specification,
     swept_cells,
 )
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE_SECONDS, wait_until
 from tests.worker_process import WorkerProcess
 
 pytestmark = pytest.mark.stack
@@ -136,3 +144,53 @@ def test_a_refused_sweep_says_why_and_sends_nothing_else(
     assert refusal.value.code() == code
     found = failure(refusal.value)
     assert (found.reason, found.details["field"]) == (reason, field)
+
+
+# More than twice as many as the replicas have places.
+FLOOD = 40
+
+
+class Flood:
+    """Sweeps of one principal, all at once, of which each takes seconds alone."""
+
+    def __init__(self, workers: WorkerProcess, caller: Caller, principal: str) -> None:
+        metadata = (*workers.metadata(), ("actstore-principal", principal))
+        self.begun, self.ended = threading.Event(), Counter[str]()
+        sweep = large_sweep()
+        self._calls = [caller.sweeps.RunSweep(sweep, metadata=metadata, timeout=CALL_SECONDS) for _ in range(FLOOD)]
+        self._threads = ThreadPoolExecutor(FLOOD)
+        for call in self._calls:
+            self._threads.submit(self._read, call)
+
+    def _read(self, call: grpc.Call) -> None:
+        with suppress(grpc.RpcError):
+            for _ in call:
+                self.begun.set()
+            self.ended["whole"] += 1
+
+    def __enter__(self) -> "Flood":
+        assert self.begun.wait(PATIENCE_SECONDS)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for call in self._calls:
+            call.cancel()
+        self._threads.shutdown()
+
+
+def test_a_small_question_does_not_wait_for_anothers_flood(workers: WorkerProcess, caller: Caller) -> None:
+    lens = model_pb2.GetTextLensRequest(model=TINY, text=prompt(PROMPT))
+    caller.models.GetTextLens(lens, **caller.with_token)  # the model is there
+    with Flood(workers, caller, "ann") as flood:
+        ended = flood.ended["whole"]
+        metadata = (*workers.metadata(), ("actstore-principal", "bob"))
+        assert caller.models.GetTextLens(lens, metadata=metadata, timeout=CALL_SECONDS).tops.arrow_ipc_stream
+        assert flood.ended["whole"] <= ended + 1
+    wait_until(lambda: {"ann", "bob"} <= used(caller).keys(), "what both used is counted")
+    assert used(caller)["ann"] > used(caller)["bob"] > 0
+
+
+def used(caller: Caller) -> dict[str, float]:
+    """Seconds of devices, by principal."""
+    totals = caller.captures.GetCaptureTotals(capture_pb2.GetCaptureTotalsRequest(), **caller.with_token)
+    return {one.principal: one.device_seconds for one in totals.principals if one.device_seconds}

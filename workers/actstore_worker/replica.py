@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 
 from actstore_storage.bucket import Bucket
+from actstore_worker.caller import ANYONE, Caller
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.files.stamps import Stamp
 from actstore_worker.live.answering import LiveAnswers
@@ -18,6 +19,7 @@ from actstore_worker.live.questions import Question
 from actstore_worker.models.files.source import ModelSource
 from actstore_worker.models.loading import load_model
 from actstore_worker.models.turns import SharedModel, Turns, share
+from actstore_worker.models.used import Usage
 from actstore_worker.patching.inputs.limits import PatchingLimits
 from actstore_worker.patching.inputs.supplies import Supplies
 from actstore_worker.patching.serving.sweeps import Served, Sweeps
@@ -39,7 +41,8 @@ class Replica:
         self._threads = ThreadPoolExecutor(questions, "question")
         self._catalog, self._device = catalog, device
         # One for all models: two models that run at the same time would only compete for the same cores.
-        self._turns = Turns()
+        self.usage = Usage()
+        self._turns = Turns(self.usage)
         self.live = LiveAnswers(catalog, bucket, device, live)
         self.sweeps = Sweeps(patching, Supplies(bucket, self.live.find_sae))
 
@@ -49,13 +52,13 @@ class Replica:
         found.get()
         return found
 
-    async def ask(self, question: Question, model: SharedModel | None) -> Any:
+    async def ask(self, question: Question, model: SharedModel | None, caller: Caller = ANYONE) -> Any:
         """Answers a live question on a thread that no other question has. Errors: as `LiveAnswers.answer`. If the
         caller has gone, no passes are run.
         """
         stop, loop = threading.Event(), asyncio.get_running_loop()
         try:
-            return await loop.run_in_executor(self._threads, self.live.answer, question, model, stop)
+            return await loop.run_in_executor(self._threads, self.live.answer, question, model, stop, caller)
         finally:
             stop.set()
 

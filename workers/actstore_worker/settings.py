@@ -53,8 +53,14 @@ class RayLimits:
     models_per_replica: int = 2
     # Sweeps and questions that one replica interleaves. Further ones wait in the queue, then in the gateway.
     sweeps_per_replica: int = 16
-    # Calls that the gateway holds open at once, including watches. Further ones wait.
-    gateway_calls: int = 200
+    # The share of the replicas' places that sweeps get while questions wait, too. Both wait in turns by principal.
+    sweeps_share: float = 0.25
+    # Model replicas that may die one after the other with one sweep, of which each continues it. Beyond it the sweep
+    # fails.
+    sweep_tries: int = 3
+    # Calls that the gateway holds open at once, including watches and those that wait for a replica. Further ones wait
+    # without turns by principal, so this is to be more than all services forward at once.
+    gateway_calls: int = 512
     # Share of one GPU that each capture worker takes on a GPU cluster. Together with replica_gpus at most 1, so that
     # one of each fits; more is refused at the start.
     worker_gpus: float = 0.75
@@ -75,6 +81,13 @@ class RayLimits:
                 field="model_replicas_min",
                 value=self.model_replicas_min,
                 allowed=f"0..{self.model_replicas}",
+            )
+        if self.sweeps_share >= 1:
+            raise SettingsError(
+                f"sweeps_share is {self.sweeps_share}, and must be below 1",
+                field="sweeps_share",
+                value=self.sweeps_share,
+                allowed="above 0, below 1",
             )
         if self.worker_gpus + self.replica_gpus > 1:
             raise SettingsError(f"a capture worker and a model replica must fit on one GPU together: {self}")

@@ -73,6 +73,11 @@ def add_connection(verb: argparse.ArgumentParser) -> None:
         help="certificate of your own, for mutual TLS (default: ACTSTORE_CLIENT_CERTIFICATE)",
     )
     verb.add_argument("--client-key", metavar="FILE", help="key of that certificate (default: ACTSTORE_CLIENT_KEY)")
+    verb.add_argument(
+        "--authority",
+        metavar="NAME",
+        help="name in the service's certificate, if not the host of the address (default: ACTSTORE_AUTHORITY)",
+    )
 
 
 def add_options(verb: argparse.ArgumentParser, asked: Mapping[str, Mapping[str, Any]]) -> None:
@@ -108,7 +113,7 @@ def add_plot(verb: argparse.ArgumentParser) -> None:
 
 def lab_of(options: argparse.Namespace) -> Lab:
     """The lab at the address that was given, or where connect() finds one."""
-    names = ("token_file", "tls", "root_certificates", "client_certificate", "client_key")
+    names = ("token_file", "tls", "root_certificates", "client_certificate", "client_key", "authority")
     return connect(options.address, **asked_of(options, names))
 
 

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator
 
-from actstore._errors import Fault, Unavailable, error_of
+from actstore._errors import Denied, Fault, Unavailable, error_of
 from actstore._transport.base import Backend
 from actstore._view.bar import duration
 from actstore_api.reasons import known_reason
@@ -16,14 +16,19 @@ def watch(backend: Backend, run: str) -> Iterator[CaptureProgress]:
     left = backend.retries.watch_attempts
     last = None
     while last is None or not last.ended:
+        told = False
         try:
             # To the end of the stream, as one that is left before counts as cancelled in the service's metrics.
             for update in backend.listen(WatchCapture(run)):
-                left, last = backend.retries.watch_attempts, update.progress
+                left, last, told = backend.retries.watch_attempts, update.progress, True
                 if not last.ended:
                     yield last
             if last is None or not last.ended:
                 raise Fault(f"the service stopped telling about the capture of {run} before its end")
+        except Denied as error:
+            # The token that this stream began with has expired, and the one of now may have been renewed.
+            if not told or error.reason != "UNAUTHENTICATED":
+                raise
         except Unavailable:
             if not left:
                 raise

@@ -110,10 +110,13 @@ class Retries:
 
 @dataclass(frozen=True)
 class Connection:
-    """How a service is connected to. `root_certificates`: PEM; None: those of gRPC. `certificate`: the client's own."""
+    """How a service is connected to. `root_certificates`: PEM; None: those of gRPC. `certificate`: the client's own.
+    `authority`: the name that the service's certificate must have; None: the host of the address.
+    """
 
     timeout: Timeout = field(default_factory=Timeout)
     retries: Retries = field(default_factory=Retries)
     max_message_bytes: int = 256 * 2**20
     root_certificates: bytes | None = None
     certificate: ClientCertificate | None = None
+    authority: str | None = None

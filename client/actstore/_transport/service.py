@@ -238,15 +238,19 @@ class _Channels:
 
 
 def is_encrypted(address: str, token: bool, tls: bool | None, how: Connection) -> bool:
-    """Whether to use TLS: yes if `tls` says so, or if certificates are given.
+    """Whether to use TLS: yes if `tls` says so, or if certificates or the name in one are given.
 
     Errors: Denied for a token that would travel in the clear to another machine, BadRequest for certificates without
     TLS.
     """
-    given = {"root_certificates": how.root_certificates, "client_certificate": how.certificate}
+    given = {
+        "root_certificates": how.root_certificates,
+        "client_certificate": how.certificate,
+        "authority": how.authority,
+    }
     certificates = [name for name, value in given.items() if value is not None]
     if certificates and tls is False:
-        message = "certificates are for TLS, which tls=False turns off"
+        message = f"{certificates[0]} is for TLS, which tls=False turns off"
         raise refused(message, certificates[0], "given", f"tls=True, or no {certificates[0]}")
     encrypted = bool(certificates) if tls is None else tls
     if token and tls is None and not encrypted and not _is_loopback(address):
@@ -277,6 +281,7 @@ def options(address: str, how: Connection) -> list[tuple[str, int | str]]:
         ("grpc.keepalive_timeout_ms", int(1000 * KEEPALIVE_TIMEOUT_SECONDS)),
         ("grpc.dns_min_time_between_resolutions_ms", int(1000 * RESOLVE_SECONDS)),
         ("grpc.service_config", json.dumps(_service_config(how.retries))),
+        *([("grpc.default_authority", how.authority)] if how.authority else []),
     ]
 
 

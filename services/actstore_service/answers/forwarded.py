@@ -10,8 +10,6 @@ from actstore_service.calls.classes import CallClass
 from actstore_service.calls.steps import Steps
 from actstore_service.gateway import Gateway
 
-# Questions are parsed here too, for their bounds and permission. The rest is waiting, which needs no thread.
-_PARSING_THREADS = 4
 # Looks at the messages of a stream from the workers, by method name.
 Watch = Callable[[AsyncIterator[bytes]], AsyncIterator[bytes]]
 Way = Callable[[Call, Verb, bytes], Awaitable[bytes | None]]
@@ -29,10 +27,12 @@ class Forwarded:
         steps: Steps,
         watches: Mapping[str, Watch],
         looks: Mapping[str, Look],
+        threads: int,
     ) -> None:
+        """`threads`: questions are parsed here too, for their bounds and permission. The rest is waiting."""
         self._gateway, self._questions, self._steps, self._watches = gateway, questions, steps, watches
         self._looks = looks
-        self._threads = Threads("forwarded", _PARSING_THREADS)
+        self._threads = Threads("forwarded", threads)
 
     def answers(self, verb: Verb) -> Callable[[Call], Awaitable[bytes | None]]:
         way = self._stream if verb.streams else self._single
@@ -50,7 +50,7 @@ class Forwarded:
     async def _single(self, call: Call, verb: Verb, message: bytes) -> bytes:
         found = await self._gateway.answer(verb.path, message, call)
         self._looks.get(verb.name, _ignore)(found)
-        return self._steps.outbox.last(found)
+        return self._steps.outbox.last(call, found)
 
     async def _stream(self, call: Call, verb: Verb, message: bytes) -> None:
         watch = self._watches.get(verb.name, aiter)

@@ -37,7 +37,7 @@ class Information:
         async with self._steps.begun(call, CallClass.STANDARD) as (message, _):
             self._questions.read(call, verb, message)
             found = GetServiceInfoAnswer(self._info(call, await self._workers(call)))
-        return self._steps.outbox.last(encode(found).SerializeToString())
+        return self._steps.outbox.last(call, encode(found).SerializeToString())
 
     def _info(self, call: Call, workers: WorkersInfo | None) -> ServiceInfo:
         return ServiceInfo(

@@ -34,13 +34,16 @@ class Answers:
     def __init__(self, bucket: Bucket, settings: Settings, access: Access, gateway: Gateway, metrics: Metrics) -> None:
         limits = settings.limits
         opening = Opening(limits.message_seconds, limits.unread_calls)
-        steps = Steps(Admission(limits), opening, Outbox(limits))
+        admission = Admission(limits)
+        steps = Steps(admission, opening, Outbox(limits, admission.bytes))
         cache = RowCache(settings.held_row_bytes)
-        metrics.look_at(steps.admission.rooms, cache)
+        metrics.look_at(admission, cache)
         questions = Questions(access)
         self._stored = Stored(Store(bucket, cache), questions, steps, limits)
         watches = {"RunSweep": lambda updates: counted(updates, metrics.sweeps)}
-        self._forwarded = Forwarded(gateway, questions, steps, watches, {"CheckSae": metrics.sae_checked})
+        self._forwarded = Forwarded(
+            gateway, questions, steps, watches, {"CheckSae": metrics.sae_checked}, limits.parsing_threads
+        )
         self._information = Information(gateway, questions, steps, limits)
         self._health = Health(steps, _serving(gateway))
         standard = (*self._health.methods(settings.open_health), Reflection(steps, SERVICES).method())

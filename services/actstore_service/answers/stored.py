@@ -39,7 +39,7 @@ class Stored:
         async with self._steps.begun(call, kind) as (message, room):
             await room.enter(call.name)
             found = await self._threads[kind].run(lambda: self._answered(call, verb, message), room.leave)
-        return self._steps.outbox.last(found)
+        return self._steps.outbox.last(call, found)
 
     async def _stream(self, call: Call, verb: Verb) -> None:
         outbox, threads = self._steps.outbox, self._threads[CallClass.STREAMS]

@@ -9,6 +9,7 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
+from actstore_service.calls.byte_quota import ByteQuota
 from actstore_service.calls.call import Call
 from actstore_service.calls.classes import CallClass
 from actstore_service.settings import Limits
@@ -89,12 +90,19 @@ class Admission:
             CallClass.FORWARDED: Room(CallClass.FORWARDED, limits.forwarded_calls, 0),
             CallClass.STANDARD: Room(CallClass.STANDARD, limits.standard_calls, 0),
         }
+        self.bytes = ByteQuota(limits)
         self._open: Counter[tuple[str, CallClass]] = Counter()
         self._limits = limits
+        self._allowed = {
+            CallClass.STREAMS: limits.principal_streams,
+            CallClass.FORWARDED: limits.principal_forwarded_calls,
+        }
 
     def check(self, call: Call, kind: CallClass) -> None:
         """Refuses a call of this class by what is known before its message."""
         self._check_caller(call, kind)
+        if kind is not CallClass.STANDARD:
+            self.bytes.check(call.name)
         self.rooms[kind].check()
 
     @asynccontextmanager
@@ -110,7 +118,7 @@ class Admission:
                 del self._open[call.name, kind]
 
     def _check_caller(self, call: Call, kind: CallClass) -> None:
-        allowed = self._limits.principal_streams if kind is CallClass.STREAMS else self._limits.principal_calls
+        allowed = self._allowed.get(kind, self._limits.principal_calls)
         if self._open[call.name, kind] >= allowed:
             message = f"{call.name} has {allowed} calls of the class {kind} open"
             raise busy(message, f"{kind} calls of one caller", allowed)

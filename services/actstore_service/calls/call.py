@@ -27,6 +27,7 @@ class Call:
     code: grpc.StatusCode = grpc.StatusCode.OK
     reason: str = ""
     run: str = ""
+    received_bytes: int = 0
     sent_messages: int = 0
     sent_bytes: int = 0
     first_message_seconds: float | None = None

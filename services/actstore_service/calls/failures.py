@@ -17,7 +17,7 @@ from actstore_api.records.terms import Failure
 from actstore_api.request_ids import HEADER
 from actstore_api.shape import Unreadable
 from actstore_service.calls.call import Call
-from actstore_storage.errors import ActstoreError, BadRequest
+from actstore_storage.errors import RETRY_SECONDS, ActstoreError, BadRequest
 
 LOG = logging.getLogger(__name__)
 # Errors that a caller cannot fix, so the log must have them too.
@@ -64,15 +64,12 @@ async def abort(call: Call, status: status_pb2.Status) -> NoReturn:
 
 def _status(call: Call, error: Exception, retry_seconds: float, seen: Seen) -> status_pb2.Status:
     if isinstance(error, StatusGiven):
-        return _passed_on(error.status, seen)
+        return _with_retry(_passed_on(error.status, seen), retry_seconds)
     if not isinstance(error, ActstoreError):
         return to_status(_hidden(call, error))
     if REASONS[error.reason].kind in OPERATORS:
         LOG.error("%s: %s, request %s", call.method, error.message, call.request_id)
-    status = to_status(seen(Failure(error.reason, error.message, error.details)))
-    if error.reason == "BUSY":
-        _add_retry(status, retry_seconds * _CHANCE.uniform(0.5, 1.5))
-    return status
+    return _with_retry(to_status(seen(Failure(error.reason, error.message, error.details))), retry_seconds)
 
 
 def _passed_on(status: status_pb2.Status, seen: Seen) -> status_pb2.Status:
@@ -85,6 +82,16 @@ def _hidden(call: Call, error: Exception) -> Failure:
     """The error may contain files, addresses or secrets of the server, so it is only logged."""
     LOG.error("%s failed, request %s", call.method, call.request_id, exc_info=error)
     return Failure("INTERNAL", f"internal error; the service's log has the details under request {call.request_id}")
+
+
+def _with_retry(status: status_pb2.Status, retry_seconds: float) -> status_pb2.Status:
+    """The same status, for BUSY with when to try again: as the error says, or after about `retry_seconds`."""
+    failure = from_status(status)
+    if failure is not None and failure.reason == "BUSY":
+        # Never sooner than the error says, and never all together.
+        said_seconds = float(failure.details.get(RETRY_SECONDS, 0.5 * retry_seconds))
+        _add_retry(status, said_seconds + retry_seconds * _CHANCE.random())
+    return status
 
 
 def _add_retry(status: status_pb2.Status, seconds: float) -> None:

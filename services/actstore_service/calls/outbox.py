@@ -9,6 +9,7 @@ much is waiting.
 import asyncio
 
 from actstore_service.calls.admission import busy
+from actstore_service.calls.byte_quota import ByteQuota
 from actstore_service.calls.call import Call
 from actstore_service.calls.waits import Waits
 from actstore_service.settings import Limits
@@ -21,8 +22,8 @@ _SHARE = 16
 
 
 class Outbox:
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
+    def __init__(self, limits: Limits, quota: ByteQuota) -> None:
+        self._limits, self._quota = limits, quota
         self._waits = Waits(limits.stalled_seconds)
         self._untaken = 0
         self.bytes_held = 0
@@ -43,13 +44,15 @@ class Outbox:
             with self._waits.waiting():
                 await call.context.write(message)
             call.sent(message)
+            self._quota.sent(call, message)
         except TimeoutError:
             self._keep(len(message))
             raise _stalled(self._limits.stalled_seconds) from None
         finally:
             self.bytes_held -= len(message)
+        await self._quota.pause(call)
 
-    def last(self, message: bytes) -> bytes:
+    def last(self, call: Call, message: bytes) -> bytes:
         """A single answer, which gRPC sends together with the call's status after its task has returned it.
 
         Errors: BUSY for a large one while too much is waiting.
@@ -59,6 +62,7 @@ class Outbox:
                 raise busy("answers that clients do not read fill the memory", "bytes", self._limits.waiting_bytes)
             self.bytes_held += len(message)
             _task().add_done_callback(lambda _: self._gone(len(message)))
+        self._quota.sent(call, message)
         return message
 
     def _keep(self, n_bytes: int) -> None:

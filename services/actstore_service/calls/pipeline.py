@@ -22,6 +22,8 @@ from actstore_service.calls.access_log import logged
 from actstore_service.calls.call import Call, call_of
 from actstore_service.calls.classes import CallClass
 from actstore_service.calls.failures import StatusGiven, abort, bad_request, ended_by_caller, refusal
+from actstore_service.calls.rechecks import Rechecks
+from actstore_service.settings import Limits
 
 # Entered when a call begins and left when its code is known.
 Counted = Callable[[Call], AbstractContextManager[None]]
@@ -40,12 +42,18 @@ class Method:
     streams: bool
     is_open: bool = False
 
+    @property
+    def lasts(self) -> bool:
+        """Whether a call may last long."""
+        return self.streams or self.kind is CallClass.FORWARDED
+
 
 class Pipeline(grpc.GenericRpcHandler):
     """The handler of all methods."""
 
-    def __init__(self, access: Access, counted: Counted, methods: Mapping[str, Method], retry_seconds: float) -> None:
-        self._access, self._counted, self._retry_seconds = access, counted, retry_seconds
+    def __init__(self, access: Access, counted: Counted, methods: Mapping[str, Method], limits: Limits) -> None:
+        self._access, self._counted, self._retry_seconds = access, counted, limits.retry_seconds
+        self._rechecks = Rechecks(access, limits.recheck_seconds)
         self._handlers = {path: self._handler(method) for path, method in methods.items()}
         self._unknown = self._handler(Method(UNKNOWN_METHOD, CallClass.STANDARD, _unknown, streams=True))
 
@@ -88,10 +96,10 @@ class Pipeline(grpc.GenericRpcHandler):
         if not method.is_open:
             call.principal = self._access.identify(call.headers, call.context.auth_context())
             _check_level(call)
-        answer = await method.answer(call)
-        if answer is not None:
-            call.sent(answer)
-        return answer
+        if method.is_open or not method.lasts:
+            return await method.answer(call)
+        with self._rechecks.watched(call):
+            return await method.answer(call)
 
 
 def _check_level(call: Call) -> None:

@@ -25,5 +25,6 @@ class Steps:
         """
         self.admission.check(call, kind)
         message = await self.opening.message(call)
+        self.admission.bytes.received(call, message)
         async with self.admission.opened(call, kind):
             yield message, self.admission.rooms[kind]

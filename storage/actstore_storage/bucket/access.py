@@ -22,3 +22,11 @@ class S3Access:
 
     It is read again when it changes, so that keys that expire can be renewed while a process runs.
     """
+    connect_seconds: float = 5.0
+    """How long a connection to the store may take. Beyond it the request is tried again."""
+    answer_seconds: float = 60.0
+    """How long the store may be silent within a request. Beyond it the request is tried again."""
+    attempts: int = 4
+    """How often a request is tried in all while the store cannot be reached. Beyond it the store counts as away."""
+    connections: int = 32
+    """Connections to the store that a process keeps open. Further ones are closed after use."""

@@ -28,11 +28,7 @@ from actstore_storage.bucket.access import S3Access
 from actstore_storage.bucket.s3_connection import NO_OBJECT, NO_S3_ANSWER, Asked, Reached, proxy_for, store_failure
 from actstore_storage.errors import BadRequest, StoreError, StoreUnreachable
 
-CONNECT_TIMEOUT_SECONDS = 5.0
-READ_TIMEOUT_SECONDS = 60.0
-TRIES = 4
 BACKOFF_SECONDS = 0.2  # doubles with each attempt
-CONNECTIONS = 32
 REPEATED_MAX = 1000  # repeated keys in a row that end a listing with an error: one page
 
 _ENDPOINT = re.compile(r"(?:[\w.-]+|\[[\da-fA-F:.]+\])(?::(\d{1,5}))?", re.ASCII)
@@ -56,10 +52,14 @@ class _S3Store:
         _check_bucket(name)
         _check_region(access.region)
         self._name, self._prefix = name, f"{prefix}/" if prefix else ""
-        timeout = urllib3.Timeout(connect=CONNECT_TIMEOUT_SECONDS, read=READ_TIMEOUT_SECONDS)
+        timeout = urllib3.Timeout(connect=access.connect_seconds, read=access.answer_seconds)
         # Retries are our own, because urllib3 would repeat a conditional put and then find its own first attempt as the
         # winner.
-        options: dict[str, Any] = {"maxsize": CONNECTIONS, "timeout": timeout, "retries": urllib3.Retry(0, redirect=0)}
+        options: dict[str, Any] = {
+            "maxsize": access.connections,
+            "timeout": timeout,
+            "retries": urllib3.Retry(0, redirect=0),
+        }
         proxy = proxy_for(access.endpoint, secure=access.secure)
         pool = urllib3.ProxyManager(proxy, **options) if proxy else urllib3.PoolManager(**options)
         self._access, self._keys, self._proxy = access, _Keys(access), proxy
@@ -134,14 +134,14 @@ class _S3Store:
                 raise StoreError(message, reason="STORE_UNSAFE", field="store", value=self.address)
 
     def _ask(self, request: Callable[[], Answer], key: str, *, writing: bool = False) -> Answer:
-        for tried in range(1, TRIES + 1):
+        for tried in range(1, self._access.attempts + 1):
             try:
                 return request()
             except (MinioException, HTTPError, *_NO_ANSWER) as error:
                 if _code(error) == NO_OBJECT:
                     raise KeyError(key) from None
                 failure = self._failure(error, writing=writing)
-                if tried == TRIES or not isinstance(failure, StoreUnreachable):
+                if tried == self._access.attempts or not isinstance(failure, StoreUnreachable):
                     raise failure from error
                 time.sleep(BACKOFF_SECONDS * 2 ** (tried - 1))
         raise AssertionError("unreachable")
@@ -280,9 +280,9 @@ def _arrow_client(access: S3Access, keys: Credentials, proxy: str | None) -> fs.
         region=access.region,
         endpoint_override=access.endpoint,
         scheme="https" if access.secure else "http",
-        connect_timeout=CONNECT_TIMEOUT_SECONDS,
-        request_timeout=READ_TIMEOUT_SECONDS,
-        retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=TRIES),
+        connect_timeout=access.connect_seconds,
+        request_timeout=access.answer_seconds,
+        retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=access.attempts),
         allow_delayed_open=True,  # one request instead of three if it fits into one part
     )
 

@@ -9,10 +9,11 @@ MODELS = "models"
 TOKENIZERS = "tokenizers"
 SAES = "saes"
 WANTED = "captures"
+QUEUED = "captures-queued"
 KEPT = "sweeps"
 KEPT_LIST = "sweeps-kept"
 # Top-level folders, of which a used store has at least one.
-TOP_FOLDERS = (RUNS, MODELS, TOKENIZERS, SAES, WANTED, KEPT, KEPT_LIST)
+TOP_FOLDERS = (RUNS, MODELS, TOKENIZERS, SAES, WANTED, QUEUED, KEPT, KEPT_LIST)
 
 
 def storage_name(name: str, field: str) -> str:
@@ -46,6 +47,10 @@ def data_folder(run: str) -> str:
 
 def wanted_key(run: str) -> str:
     return f"{WANTED}/{check_name(run, 'run')}.json"
+
+
+def queued_key(run: str) -> str:
+    return f"{QUEUED}/{check_name(run, 'run')}.json"
 
 
 def checkpoints_folder(run: str) -> str:

@@ -1,16 +1,21 @@
-"""A requested capture: the request, who asked for it, and what decides its place in the queue."""
+"""A requested capture: the request, and beside it who asked for it and what decides its place in the queue.
+
+These are two objects, so that a version that knows no queue reads the requests as it always did. A place without a
+request is of no meaning.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 from actstore_api.records.capture import CaptureClass
-from actstore_storage.format.keys import wanted_key
+from actstore_storage.bucket import Bucket
+from actstore_storage.format.keys import queued_key, wanted_key
 from actstore_storage.format.records import as_record, seal, unseal
 
 # The principal of a request that names none.
 DEFAULT_PRINCIPAL = "default"
-# The member beside the fields of the request.
+# The member beside the fields of a request that an unreleased version wrote, whose place is in it.
 _QUEUED = "queued"
 
 Request = TypeVar("Request")
@@ -38,17 +43,37 @@ class Queued:
 NO_PLACE = Queued()
 
 
-def seal_wanted(request: Mapping[str, Any], queued: Queued) -> bytes:
-    """Writes a request with its place. `request` has the run's name in `run`."""
-    return seal({**request, _QUEUED: asdict(queued)})
+def seal_wanted(request: Mapping[str, Any]) -> bytes:
+    """Writes a request, which has the run's name in `run`."""
+    return seal(request)
 
 
 def read_wanted(data: bytes, key: str, read: Callable[[dict[str, Any]], Request]) -> tuple[Request, Queued]:
-    """Reads a request, which `read` makes of its fields, and its place. Errors: CorruptObject for a record that is
-    damaged or belongs to another run; those of `read`.
+    """Reads a request, which `read` makes of its fields, and the place that is in it, if one is.
+
+    Errors: CorruptObject for a record that is damaged or belongs to another run; those of `read`.
     """
     request, queued = unseal(data, key, lambda found: _parts(found, key))
     return read(request), queued
+
+
+def seal_queued(run: str, queued: Queued) -> bytes:
+    """Writes the place of a run's capture."""
+    return seal({"run": run, **asdict(queued)})
+
+
+def read_queued(data: bytes, key: str) -> Queued:
+    """Reads a place. Errors: CorruptObject for a record that is damaged or belongs to another run."""
+    return unseal(data, key, lambda found: _place(found, key))
+
+
+def queued_place(bucket: Bucket, run: str) -> Queued | None:
+    """The place of a run's capture; None: it has none beside its request. Errors: CorruptObject."""
+    key = queued_key(run)
+    try:
+        return read_queued(bucket.get(key), key)
+    except KeyError:
+        return None
 
 
 def _parts(found: dict[str, Any], key: str) -> tuple[dict[str, Any], Queued]:
@@ -56,3 +81,9 @@ def _parts(found: dict[str, Any], key: str) -> tuple[dict[str, Any], Queued]:
     if wanted_key(found["run"]) != key:
         raise ValueError(f"it is a request for run {found['run']}")
     return found, queued
+
+
+def _place(found: dict[str, Any], key: str) -> Queued:
+    if queued_key(run := found.pop("run")) != key:
+        raise ValueError(f"it is the place of run {run}")
+    return as_record(found, Queued)

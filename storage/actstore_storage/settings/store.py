@@ -5,6 +5,7 @@ from pathlib import Path
 
 from actstore_storage.bucket.access import S3Access
 from actstore_storage.errors import SettingsError
+from actstore_storage.settings.checks import check_positive
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ def check_keys(store: str, s3: S3Access | None) -> None:
             "are required",
             field="ACTSTORE_S3_ENDPOINT",
         )
+    if s3 is not None:
+        check_positive(s3, "connect_seconds", "answer_seconds", "attempts", "connections")
     if s3 is not None and not s3.credentials_file:
         for name in ("access_key", "secret_key"):
             if not getattr(s3, name):

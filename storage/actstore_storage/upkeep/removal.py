@@ -10,6 +10,7 @@ from actstore_storage.format.keys import (
     commits_folder,
     data_folder,
     indexes_folder,
+    queued_key,
     run_key,
     wanted_key,
 )
@@ -41,6 +42,7 @@ def remove_run(bucket: Bucket, run: str, *, force: bool = False) -> int:
             allowed="remove those runs first, or pass force, which deletes the rows they use",
         )
     bucket.delete(wanted_key(run))
+    bucket.delete(queued_key(run))
     removed = 0
     # What makes the run visible is removed first, its data last. Commits are removed before checkpoints, which are made
     # of them.

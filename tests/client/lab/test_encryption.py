@@ -7,6 +7,7 @@ from typing import Any
 
 import grpc
 import pytest
+from cryptography import x509
 
 import actstore
 from actstore import BadRequest, Unavailable
@@ -84,3 +85,42 @@ def test_certificates_that_cannot_be_used_are_refused(authority: Made, tmp_path:
 
 def test_a_token_travels_to_another_machine_where_certificates_are_given(authority: Made) -> None:
     actstore.connect("lab.example:7433", token="hidden", root_certificates=authority.pem).close()
+
+
+@pytest.fixture
+def two_addresses(authority: Made) -> Iterator[str]:
+    """Two services of one name, which is in their certificates; their addresses are not."""
+    own = made("a service", authority, [x509.DNSName("activations.lab.internal")])
+    credentials = grpc.ssl_server_credentials([(own.key_pem, own.pem)])
+    servers, ports = [], []
+    for _ in range(2):
+        servers.append(grpc.server(ThreadPoolExecutor(2)))
+        service_pb2_grpc.add_CatalogServiceServicer_to_server(Catalog(), servers[-1])
+        ports.append(servers[-1].add_secure_port("127.0.0.1:0", credentials))
+        servers[-1].start()
+    yield "ipv4:" + ",".join(f"127.0.0.1:{port}" for port in ports)
+    for server in servers:
+        server.stop(None).wait()
+
+
+def test_several_addresses_have_one_name_in_their_certificates(
+    two_addresses: str, authority: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trusting = {"token": "hidden", "root_certificates": authority.pem}
+    with actstore.connect(two_addresses, authority="activations.lab.internal", **trusting) as lab:
+        assert len(lab.runs()) == 0
+    monkeypatch.setenv("ACTSTORE_AUTHORITY", "activations.lab.internal")
+    with actstore.connect(two_addresses, **trusting) as lab:
+        assert len(lab.runs()) == 0
+    monkeypatch.setenv("ACTSTORE_AUTHORITY", "other.lab.internal")
+    with actstore.connect(two_addresses, **trusting) as lab, pytest.raises(Unavailable):
+        lab.runs()
+
+
+def test_an_authority_is_for_tls() -> None:
+    with pytest.raises(BadRequest, match="authority is for TLS, which tls=False turns off"):
+        actstore.connect("lab:1", tls=False, authority="lab.internal")
+    for wrong in ("a b", "https://lab", "lab:port"):
+        with pytest.raises(BadRequest, match="no name of a host"):
+            actstore.connect("lab:1", tls=True, authority=wrong)
+    actstore.connect("lab.example:7433", token="hidden", authority="lab.internal").close()

@@ -85,7 +85,8 @@ def test_a_stream_is_measured_to_its_first_message_and_in_bytes(call: Caller, fo
     found, watch = scrape(forwarding), (_method("CaptureService", "WatchCapture"),)
     assert found["actstore_stream_messages_total", watch] == len(answers) == stand_in.PROGRESS
     assert found["actstore_sent_bytes_total", watch] == sum(answer.ByteSize() for answer in answers)
-    assert found["actstore_principal_bytes_total", ("shared",)] == found["actstore_sent_bytes_total", watch]
+    asked = capture_pb2.WatchCaptureRequest(run="new").ByteSize()
+    assert found["actstore_principal_bytes_total", ("shared",)] == asked + found["actstore_sent_bytes_total", watch]
     assert found["actstore_principal_calls_total", ("shared",)] == 1
     assert 0 < found["actstore_first_message_seconds_sum", watch] < found["actstore_stream_seconds_sum", watch]
 

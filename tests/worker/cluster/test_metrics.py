@@ -7,8 +7,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from actstore_api.metrics import Exporter, exported_by
 from actstore_api.records.capture import GetCaptureTotalsAnswer, PrincipalTotals, QueueTotals
 from actstore_worker.capture.activity import Activity
+from actstore_worker.capture.queueing.usage import UsedBy
 from actstore_worker.capture.shards.report import ShardReport
 from actstore_worker.cluster.metrics import WorkerMetrics
+from actstore_worker.models.used import Used
 
 REPORT = ShardReport(
     won=True,
@@ -43,7 +45,15 @@ def test_every_metric_of_the_workers_is_told_and_none_twice() -> None:
     activity.captured(REPORT, 400.0)
     activity.failed(lost=True)
     pool = SimpleNamespace(devices={"cuda": 2}, wanted=3, idle_workers=1)
-    coordinator = SimpleNamespace(activity=activity, paused=1, pool=pool, replicas=SimpleNamespace(wanted=2, running=1))
+    coordinator = SimpleNamespace(
+        activity=activity,
+        paused=1,
+        pool=pool,
+        replicas=SimpleNamespace(wanted=2, running=1),
+        used_by=UsedBy(10),
+        quota_refusals={"tokens_a_minute": 3},
+    )
+    coordinator.used_by.add("ann", Used(50, 2.0))
     metrics.store.ended("get", "ok", 0.1)
     metrics.store.moved("read", 10)
     for _ in range(2):
@@ -66,6 +76,8 @@ def test_every_metric_of_the_workers_is_told_and_none_twice() -> None:
     assert (found["actstore_capture_workers", "gpu"], found["actstore_capture_workers", "cpu"]) == (2, 0)
     assert (found["actstore_capture_workers_wanted", ""], found["actstore_capture_workers_idle", ""]) == (3, 1)
     assert (found["actstore_model_replicas_wanted", ""], found["actstore_model_replicas", ""]) == (2, 1)
+    assert found["actstore_principal_tokens_total", "ann"] == 50
+    assert found["actstore_quota_refusals_total", "tokens_a_minute"] == 3
 
 
 def test_a_shard_that_another_one_committed_is_no_work_of_this_one() -> None:

@@ -108,6 +108,15 @@ def test_a_deadline_is_handed_on_as_a_header(seconds_left: float | None, said: l
     asyncio.run(ask())
     assert heard == [("authorization", "Bearer token"), *said]
 
+    async def single(request: object, context: Call) -> bytes:
+        heard[:] = context.invocation_metadata()
+        return b"answer"
+
+    answer = mended_streams(lambda **_: single)(service_method="", streaming_type=SimpleNamespace(value="unary_unary"))
+    assert asyncio.iscoroutinefunction(answer)  # else gRPC would run it on a thread
+    assert asyncio.run(answer(None, call)) == b"answer"
+    assert heard == [("authorization", "Bearer token"), *said]
+
 
 class Server:
     """Serve's, as far as generated code sees it."""

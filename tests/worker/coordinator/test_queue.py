@@ -13,15 +13,18 @@ import pytest
 
 from actstore_api.records.capture import CaptureProgress
 from actstore_storage.bucket import Bucket
-from actstore_storage.errors import ActstoreError, NotThere
+from actstore_storage.errors import ActstoreError, BadRequest, NotThere
 from actstore_storage.format.records import canonical_json
 from actstore_storage.runs.opening import list_runs, open_run
 from actstore_storage.runs.snapshot import Snapshot
-from actstore_storage.runs.wanted import Queued, read_wanted
+from actstore_storage.runs.wanted import Queued, queued_place, read_wanted, seal_queued
 from actstore_storage.upkeep.fsck import check_runs
+from actstore_worker.caller import Caller
 from actstore_worker.capture.coordinator import Coordinator
+from actstore_worker.capture.limits import CoordinatorLimits
 from actstore_worker.capture.preparing import Preparing, sealed_request
 from actstore_worker.capture.shards.tasks import ShardTask
+from actstore_worker.models.used import Used
 from tests.coordinating import LIMITS, REQUEST, SHARDS, ThreadWorker, bucket, coordinator, lab, run, watch
 from tests.made_models.small_models import change_config
 from tests.waiting import PATIENCE_SECONDS
@@ -70,9 +73,9 @@ async def until(holds: Callable[[], bool]) -> None:
 def test_a_capture_without_a_place_waits_and_says_where(lab: Path, bucket: Bucket) -> None:
     async def work(gate: Gate) -> None:
         captures = coordinator(lab, bucket, ThreadWorker(bucket, gate), limits=ONE)
-        await captures.submit(REQUEST, "ann")
+        await captures.submit(REQUEST, Caller("ann"))
         for name, principal in (("a2", "ann"), ("a3", "ann"), ("b1", "bob")):
-            await captures.submit(replace(REQUEST, run=name), principal)
+            await captures.submit(replace(REQUEST, run=name), Caller(principal))
         waiting = {name: await told(captures, name) for name in ("a2", "a3", "b1")}
         places = {name: (one.queue.position, one.queue.captures_ahead) for name, one in waiting.items() if one.queue}
         # The first of each principal comes before the next of anybody.
@@ -123,8 +126,8 @@ def test_principals_share_the_workers_shard_by_shard(lab: Path, bucket: Bucket) 
     async def work(gate: Gate) -> list[str]:
         captures = coordinator(lab, bucket, ThreadWorker(bucket, gate), limits=BULK)
         for name in ("a1", "a2", "a3"):
-            await captures.submit(replace(REQUEST, run=name), "ann")
-        await captures.submit(replace(REQUEST, run="b1"), "bob")
+            await captures.submit(replace(REQUEST, run=name), Caller("ann"))
+        await captures.submit(replace(REQUEST, run="b1"), Caller("bob"))
         await until(lambda: captures.pool.places > 0)
         gate.open.set()
         for name in ("a1", "a2", "a3", "b1"):
@@ -143,9 +146,9 @@ def test_interactive_captures_start_though_bulk_ones_have_all_places(lab: Path, 
     async def work(gate: Gate) -> list[str]:
         limits = replace(ONE, interactive_token_layers=600.0, bulk_share=0.25)
         captures = coordinator(lab, bucket, ThreadWorker(bucket, gate), limits=limits)
-        await captures.submit(REQUEST, "ann")
+        await captures.submit(REQUEST, Caller("ann"))
         small = replace(REQUEST, run="small", dataset=replace(REQUEST.dataset, max_documents=8))
-        await captures.submit(small, "ann")
+        await captures.submit(small, Caller("ann"))
         assert (await told(captures, "small")).queue is None
         gate.open.set()
         for name in ("run", "small"):
@@ -161,20 +164,20 @@ def test_a_queue_that_is_full_refuses_with_both_numbers(lab: Path, bucket: Bucke
         limits = replace(ONE, queued_captures=3, queued_per_principal=2)
         captures = coordinator(lab, bucket, ThreadWorker(bucket, gate), limits=limits)
         for name in ("run", "a1", "a2"):
-            await captures.submit(replace(REQUEST, run=name), "ann")
+            await captures.submit(replace(REQUEST, run=name), Caller("ann"))
         with pytest.raises(ActstoreError, match="2 captures of yours wait in the queue, and at most 2 may") as refusal:
-            await captures.submit(replace(REQUEST, run="a3"), "ann")
+            await captures.submit(replace(REQUEST, run="a3"), Caller("ann"))
         assert (refusal.value.reason, refusal.value.details["field"]) == ("LIMIT_EXCEEDED", "queued_per_principal")
         assert refusal.value.details["value"] == "3"
-        await captures.submit(replace(REQUEST, run="b1"), "bob")
+        await captures.submit(replace(REQUEST, run="b1"), Caller("bob"))
         with pytest.raises(ActstoreError, match="3 captures wait in the queue, and at most 3 may") as refusal:
-            await captures.submit(replace(REQUEST, run="c1"), "cid")
+            await captures.submit(replace(REQUEST, run="c1"), Caller("cid"))
         assert (refusal.value.reason, refusal.value.details["field"]) == ("LIMIT_EXCEEDED", "queued_captures")
         assert list_runs(bucket) == ["a1", "a2", "b1", "run"]
         assert bucket.keys("captures") == [f"captures/{name}.json" for name in ("a1", "a2", "b1", "run")]
         with pytest.raises(NotThere):
             await captures.cancel("a3")
-        assert await captures.submit(replace(REQUEST, run="a2"), "ann") == "a2"  # it waits already
+        assert await captures.submit(replace(REQUEST, run="a2"), Caller("ann")) == "a2"  # it waits already
         gate.open.set()
         await watch(captures, "a2")
 
@@ -251,7 +254,7 @@ def test_the_queue_survives_its_coordinator(lab: Path, bucket: Bucket) -> None:
     async def first() -> dict[str, CaptureProgress]:
         captures = coordinator(lab, bucket, ThreadWorker(bucket, gate), limits=ONE)
         for name, principal in submitted:
-            await captures.submit(replace(REQUEST, run=name), principal)
+            await captures.submit(replace(REQUEST, run=name), Caller(principal))
         found = {name: await told(captures, name) for name, _ in submitted}
         for task in asyncio.all_tasks() - {asyncio.current_task()}:
             task.cancel()
@@ -302,12 +305,12 @@ def test_a_request_says_who_asked_when_and_of_which_class(lab: Path, bucket: Buc
             lab, bucket, ThreadWorker(bucket, gate), limits=replace(ONE, interactive_token_layers=1e9)
         )
         for name in ("run", "b"):
-            await captures.submit(replace(REQUEST, run=name), "ann")
+            await captures.submit(replace(REQUEST, run=name), Caller("ann"))
         places = []
         for key in bucket.keys("captures"):
-            request, place = read_wanted(bucket.get(key), key, dict)
-            assert "queued" not in request
-            places.append(place)
+            request, none = read_wanted(bucket.get(key), key, dict)
+            assert none == Queued()  # a version without a queue reads requests, too
+            places.append(queued_place(bucket, request["run"]))
         assert {(place.principal, place.capture_class) for place in places} == {("ann", "interactive")}
         b, first = places
         assert 0 < first.submitted_seconds <= b.submitted_seconds
@@ -320,12 +323,16 @@ def test_a_request_says_who_asked_when_and_of_which_class(lab: Path, bucket: Buc
 
 @pytest.mark.parametrize("said", [b'"principal":"ann"', b'"capture_class":"huge"', b'"later":1'])
 def test_a_damaged_place_is_found_and_is_no_obstacle(said: bytes, lab: Path, bucket: Bucket) -> None:
-    good = sealed_request(REQUEST, Queued("bob", "bulk", 5.0))
-    bucket.put("captures/run.json", good)
+    place, good = "captures-queued/run.json", seal_queued("run", Queued("bob", "bulk", 5.0))
+    bucket.put("captures/run.json", sealed_request(REQUEST))
+    bucket.put(place, good)
     assert check_runs(bucket).sound
-    bucket.put("captures/run.json", good.replace(b'"principal":"bob"', said))
+    bucket.put(place, good.replace(b'"principal":"bob"', said))
     [finding] = check_runs(bucket).findings
-    assert (finding.kind, finding.key) == ("damaged", "captures/run.json")
+    assert (finding.kind, finding.key) == ("damaged", place)
+    bucket.put(place, seal_queued("other", Queued()))
+    [finding] = check_runs(bucket).findings
+    assert "the place of run other" in finding.what
 
     async def work() -> None:
         captures = coordinator(lab, bucket, ThreadWorker(bucket))
@@ -335,6 +342,21 @@ def test_a_damaged_place_is_found_and_is_no_obstacle(said: bytes, lab: Path, buc
     run(work())
 
 
+def test_a_place_whose_capture_has_ended_is_removed(lab: Path, bucket: Bucket) -> None:
+    async def work() -> None:
+        captures = coordinator(lab, bucket, ThreadWorker(bucket))
+        await watch(captures, await captures.submit(REQUEST, Caller("ann")))
+
+    run(work())
+    assert not [*bucket.keys("captures"), *bucket.keys("captures-queued")]
+    bucket.put("captures-queued/left.json", seal_queued("left", Queued("ann")))
+    [finding] = check_runs(bucket).findings
+    assert (finding.kind, finding.key) == ("orphan", "captures-queued/left.json")
+    check_runs(bucket, remove_orphans=True)
+    assert check_runs(bucket).sound
+    assert not bucket.keys("captures-queued")
+
+
 def test_a_request_of_an_earlier_version_comes_first(lab: Path, bucket: Bucket) -> None:
     async def work(gate: Gate) -> None:
         first = coordinator(lab, bucket, ThreadWorker(bucket), limits=ONE)
@@ -342,9 +364,9 @@ def test_a_request_of_an_earlier_version_comes_first(lab: Path, bucket: Bucket) 
         for name, place in (("a", Queued("ann", "bulk", 5.0)), ("old", Queued())):
             request = replace(REQUEST, run=name)
             preparing.begin(preparing.plan(request), request, place)
-        older = bucket.get("captures/old.json")
-        members, _ = read_wanted(older, "captures/old.json", dict)
+        members, _ = read_wanted(bucket.get("captures/old.json"), "captures/old.json", dict)
         bucket.put("captures/old.json", canonical_json(members))  # as before format version 4
+        bucket.delete("captures-queued/old.json")
         captures = coordinator(lab, bucket, ThreadWorker(bucket, gate), limits=ONE)
         assert await captures.resume()
         gate.open.set()
@@ -390,23 +412,43 @@ def test_what_waited_and_cannot_be_planned_any_more_fails_and_stays_requested(
     run(later())
 
 
+def test_who_is_beyond_a_quota_of_use_starts_no_capture(lab: Path, bucket: Bucket) -> None:
+    async def work() -> None:
+        captures = coordinator(lab, bucket, ThreadWorker(bucket), limits=CoordinatorLimits(tokens_a_minute=1))
+        first = await captures.submit(REQUEST, Caller("ann"))
+        await watch(captures, first)
+        assert captures.used_by.principals["ann"].tokens == open_run(bucket, first).record.tokens_total
+        captures.used("bob", Used(10))  # in a live question
+        for name in ("ann", "bob"):
+            with pytest.raises(BadRequest, match="of tokens_a_minute, which is 1"):
+                await captures.submit(replace(REQUEST, run="more"), Caller(name))
+            with pytest.raises(BadRequest, match="of tokens_a_minute, which is 1"):
+                captures.admit(name)
+        await watch(captures, await captures.submit(replace(REQUEST, run="other"), Caller("cid")))
+        assert captures.quota_refusals == {"tokens_a_minute": 4, "tokens_a_day": 0}
+        totals = await captures.totals()
+        assert {one.principal for one in totals.principals} == {"ann", "bob", "cid"}
+
+    run(work())
+
+
 def test_tokens_of_a_day_are_refused_beyond_the_quota_and_given_back(lab: Path, bucket: Bucket) -> None:
     tokens = 21 * (4 * SHARDS - 1)
 
     async def work(gate: Gate) -> None:
         captures = coordinator(lab, bucket, ThreadWorker(bucket, gate), limits=replace(ONE, tokens_a_day=tokens + 10))
-        await captures.submit(REQUEST, "ann")
+        await captures.submit(REQUEST, Caller("ann"))
         with pytest.raises(ActstoreError, match=f"{tokens} tokens; ann may capture {tokens + 10} a day") as refusal:
-            await captures.submit(replace(REQUEST, run="a"), "ann")
+            await captures.submit(replace(REQUEST, run="a"), Caller("ann"))
         assert (refusal.value.reason, refusal.value.details["value"]) == ("LIMIT_EXCEEDED", str(tokens))
         assert bucket.keys("captures") == ["captures/run.json"]
-        await captures.submit(replace(REQUEST, run="b"), "bob")
+        await captures.submit(replace(REQUEST, run="b"), Caller("bob"))
         await captures.cancel("run")  # which captured nothing
-        await captures.submit(replace(REQUEST, run="a"), "ann")
+        await captures.submit(replace(REQUEST, run="a"), Caller("ann"))
         gate.open.set()
         for name in ("a", "b"):
             await watch(captures, name)
-        await watch(captures, await captures.submit(replace(REQUEST, run="a"), "ann"))  # nothing is missing
+        await watch(captures, await captures.submit(replace(REQUEST, run="a"), Caller("ann")))  # nothing is missing
 
     gated(work)
 
@@ -415,7 +457,7 @@ def test_seconds_of_a_device_are_counted_by_principal(lab: Path, bucket: Bucket)
     async def work() -> dict[str, float]:
         captures = coordinator(lab, bucket, ThreadWorker(bucket), limits=replace(LIMITS, principals_counted=2))
         for name in ("ann", "bob", "cid", "dan"):
-            await watch(captures, await captures.submit(replace(REQUEST, run=name), name))
+            await watch(captures, await captures.submit(replace(REQUEST, run=name), Caller(name)))
         return {each.principal: each.device_seconds for each in (await captures.totals()).principals}
 
     found = run(work())

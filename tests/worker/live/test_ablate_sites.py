@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,15 @@ from torch import Tensor
 from actstore_api.records.model import AblateSites
 from actstore_api.records.terms import ModelReference, StoredSample
 from actstore_storage.bucket.opening import open_bucket
-from actstore_storage.errors import ActstoreError
+from actstore_storage.errors import ActstoreError, BadRequest
+from actstore_worker.caller import Caller
 from actstore_worker.capture.plan import PlanSettings, plan_capture
 from actstore_worker.capture.shards.worker import CaptureWorker
 from actstore_worker.datasets.places import DatasetPlaces
 from actstore_worker.live.passes.limits import LiveLimits
 from actstore_worker.live.questions import Question
+from actstore_worker.models.turns import Turns, share
+from actstore_worker.models.used import Usage
 from tests.capture_requests import capture_request
 from tests.capturing import capture_run
 from tests.made_models.plain_model import PlainModel
@@ -238,3 +242,26 @@ def test_refusals(replica: Replica, asked: Question, reason: str, field: str, va
     details = refusal.value.details
     assert (refusal.value.reason, details["field"], details["value"]) == (reason, field, value)
     assert allowed is None or details["allowed"] == allowed
+
+
+def test_what_takes_longer_than_its_caller_waits_is_refused_with_both_numbers(replica: Replica) -> None:
+    answers, usage = replica.answers(), Usage()
+    model = share(replica.model("gpt2"), Turns(usage))
+    question = AblateSites(GPT2, TEXTS)
+
+    def ask(seconds_left: float | None) -> Any:
+        return answers.answer(question, model, Event(), Caller("ann", seconds_left))
+
+    whole = ask(1e6)  # nothing was measured yet
+    tokens = usage.take()["ann"].tokens
+    assert tokens > len(whole.effects) * whole.tokens
+    seconds = 1000.0
+    model.speed.seconds_per_token = seconds / tokens  # as if the model were slow
+    with pytest.raises(BadRequest, match=r"would take about \d+ s, and its deadline is in 500 s") as refusal:
+        ask(seconds / 2)
+    assert (refusal.value.reason, refusal.value.details["field"]) == ("LIMIT_EXCEEDED", "deadline_seconds")
+    assert "ann" not in usage.take()  # nothing was run
+    assert ask(2 * seconds).effects.equals(whole.effects)
+    with pytest.raises(ActstoreError) as over:
+        ask(0.0)
+    assert over.value.reason == "CANCELLED"

@@ -5,8 +5,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actstore_storage.errors import BadRequest
-from actstore_worker.capture.queueing.quotas import DAY_SECONDS, TokenQuota
-from actstore_worker.capture.queueing.usage import DeviceSeconds, Speed
+from actstore_storage.quotas import DAY_SECONDS, Buckets, Quota
+from actstore_worker.capture.limits import CoordinatorLimits
+from actstore_worker.capture.queueing.quotas import TokenQuota, UseQuotas
+from actstore_worker.capture.queueing.usage import Speed, UsedBy
+from actstore_worker.models.used import Used
 
 
 class Clock:
@@ -101,7 +104,54 @@ def test_the_speed_is_that_of_the_last_shards_and_all_workers() -> None:
 
 
 def test_principals_beyond_the_bound_share_one_number_that_never_falls() -> None:
-    used = DeviceSeconds(2)
+    used = UsedBy(2)
     for name in ("ann", "bob", "cid", "dan", "ann"):
-        used.add(name, 1.5)
-    assert used.by_principal == {"ann": 3.0, "bob": 1.5, "other": 3.0}
+        used.add(name, Used(7, 1.5))
+    assert used.principals == {"ann": Used(14, 3.0), "bob": Used(7, 1.5), "other": Used(14, 3.0)}
+
+
+def test_who_is_beyond_a_quota_of_use_comes_back_when_the_time_has_made_up_for_it() -> None:
+    clock = Clock()
+    quotas = UseQuotas(600, 3600.0, 10, clock)
+    quotas.check("ann")
+    quotas.used("ann", Used(650, 1.0))  # more than there was: it is counted after the use
+    with pytest.raises(BadRequest, match=r"ann has used 650 of tokens_a_minute, which is 600; .* again in 5 s") as soon:
+        quotas.check("ann")
+    assert soon.value.reason == "BUSY"
+    assert soon.value.details == {
+        "field": "tokens_a_minute", "value": "650", "allowed": "at most 600; again in 5 s", "retry_seconds": "5.0",
+    }  # fmt: skip
+    quotas.check("bob")
+    clock.now += 5.1
+    quotas.check("ann")
+    quotas.used("ann", Used(0, 3600.0 + 1800.0))
+    with pytest.raises(BadRequest, match=r"device_seconds_an_hour, which is 3600") as late:
+        quotas.check("ann")
+    # So long no client waits: it would end by its deadline, and not learn why.
+    assert (late.value.reason, "retry_seconds" in late.value.details) == ("LIMIT_EXCEEDED", False)
+    assert quotas.refusals == {"tokens_a_minute": 1, "device_seconds_an_hour": 1}
+
+
+@given(st.lists(st.tuples(st.integers(1, 400), st.floats(0.0, 30.0)), max_size=60))
+def test_over_a_longer_time_nobody_gets_more_than_the_quota(asked: list[tuple[int, float]]) -> None:
+    clock = Clock()
+    quotas, began, used = UseQuotas(600, None, 10, clock), clock.now, 0
+    for tokens, pause in asked:
+        try:
+            quotas.check("ann")
+        except BadRequest:
+            clock.now += pause
+            continue
+        quotas.used("ann", Used(tokens))
+        used += tokens
+        # A full bucket, what came back, and the last use, which is known after it.
+        assert used <= 600 + 10 * (clock.now - began) + tokens + 1e-6
+        clock.now += pause
+
+
+def test_without_quotas_nobody_is_refused_and_nothing_is_remembered() -> None:
+    buckets = Buckets(Quota("none", None, 60.0), 10)
+    buckets.use("ann", 1e12)
+    assert (len(buckets), buckets.in_debt("ann"), buckets.seconds_until("ann")) == (0, False, 0.0)
+    assert not CoordinatorLimits().limits_use
+    assert CoordinatorLimits(device_seconds_an_hour=1.0).limits_use

@@ -27,14 +27,15 @@ from actstore_api.records.patching import (
 from actstore_api.records.terms import ModelReference
 from actstore_storage.bucket.local import LocalBucket
 from actstore_storage.errors import ActstoreError, BadRequest
+from actstore_worker.caller import Caller
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.models.loading import load_model
 from actstore_worker.models.model import LanguageModel
 from actstore_worker.models.turns import Turns, share
+from actstore_worker.models.used import Usage
 from actstore_worker.patching.inputs.limits import PatchingLimits
 from actstore_worker.patching.inputs.supplies import Supplies
 from actstore_worker.patching.kernels.full import FullForward, Patch
-from actstore_worker.patching.serving.caller import Caller
 from actstore_worker.patching.serving.failover import TRIES, ProcessDied, going_on
 from actstore_worker.patching.serving.scheduler import FIRST_TOKEN_LAYERS, UPDATES_MAX, Job, Pace, Scheduler
 from actstore_worker.patching.serving.sweeps import Served, Sweeps
@@ -322,6 +323,39 @@ def test_a_short_question_waits_for_one_turn_of_all_long_ones() -> None:
     # Every other turn is of the one that has waited longest.
     assert order.index("short") <= 1
     assert [name for name in order if name != "short"] == [name for name, _ in asked[:4]]
+
+
+def test_a_short_question_waits_for_one_turn_of_another_principal_however_many_threads_that_has() -> None:
+    turns, order = Turns(), []
+
+    def take(principal: str) -> None:
+        turns.begin(principal)
+        with turns:
+            order.append(principal)
+
+    threads = [threading.Thread(target=take, args=(name,)) for name in ("ann",) * 6 + ("bob", "bob", "cid")]
+    turns.work_for("ann")
+    with turns:
+        for number, thread in enumerate(threads):
+            thread.start()
+            while len(turns._waiting) <= number:
+                time.sleep(0.001)
+    for thread in threads:
+        thread.join()
+    assert order == ["bob", "cid", "ann", "bob", *["ann"] * 5]
+
+
+def test_what_is_used_in_turns_is_counted_for_those_who_share_them() -> None:
+    usage = Usage()
+    turns = Turns(usage)
+    turns.work_for("ann", "bob")
+    with turns, turns:
+        turns.ran(5)
+        turns.ran(7, "bob")
+    used = usage.take()
+    assert (used["ann"].tokens, used["bob"].tokens) == (5, 7)
+    assert used["ann"].device_seconds == used["bob"].device_seconds > 0
+    assert not usage.take()
 
 
 def test_a_module_is_for_the_thread_whose_turn_it_is(model: LanguageModel) -> None:

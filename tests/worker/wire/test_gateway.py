@@ -35,10 +35,10 @@ from actstore_api.v1 import common_pb2, model_pb2
 from actstore_api.verbs import VERBS, verb_of
 from actstore_storage.errors import ActstoreError, NotThere
 from actstore_storage.format.specification import FORMAT_VERSION
+from actstore_worker.caller import Caller
 from actstore_worker.capture.answering import CaptureAnswers
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.datasets.places import DatasetPlaces
-from actstore_worker.patching.serving.caller import Caller
 from actstore_worker.wire.gateway import Gateway
 
 TOKEN, PREVIOUS = "gateway-token", "token-of-before"
@@ -57,13 +57,13 @@ class Captures:
     """Remembers whose captures were started."""
 
     def __init__(self) -> None:
-        self.principals: list[str] = []
+        self.callers: list[Caller] = []
 
-    async def submit(self, request: CaptureSpecification, principal: str) -> str:
-        self.principals.append(principal)
+    async def submit(self, request: CaptureSpecification, caller: Caller) -> str:
+        self.callers.append(caller)
         return request.run
 
-    async def estimate(self, request: CaptureSpecification) -> CaptureEstimate:
+    async def estimate(self, request: CaptureSpecification, caller: Caller) -> CaptureEstimate:
         assert request == SPECIFICATION
         return ESTIMATE
 
@@ -78,14 +78,14 @@ class Captures:
     async def totals(self) -> GetCaptureTotalsAnswer:
         return TOTALS
 
-    async def ask(self, question: Any, principal: str) -> Any:
+    async def ask(self, question: Any, caller: Caller) -> Any:
         captures: Any = self
         answers = CaptureAnswers(captures, ModelCatalog((), allow_hub=True), DatasetPlaces())
-        return await answers.answer(question, principal)
+        return await answers.answer(question, caller)
 
 
 class Models:
-    """Remembers the last live question, and the caller of the last sweep."""
+    """Remembers the last live question, and its caller."""
 
     asked: Any = None
     caller: Caller | None = None
@@ -96,12 +96,12 @@ class Models:
         yield SweepProgress(1, len(request.pairs))
         raise ZeroDivisionError("an error of nobody's business")
 
-    async def estimate(self, request: RunSweep) -> SweepEstimate:
+    async def estimate(self, request: RunSweep, caller: Caller) -> SweepEstimate:
         assert request == SWEEP
         return SWEEP_ESTIMATE
 
-    async def ask(self, question: Any) -> Any:
-        self.asked = question
+    async def ask(self, question: Any, caller: Caller) -> Any:
+        self.asked, self.caller = question, caller
         raise ActstoreError("nobody answers", reason="WORKERS_UNAVAILABLE")
 
 
@@ -173,14 +173,26 @@ def test_captures_are_asked_of_the_coordinator(models: Models) -> None:
     assert [answer.estimate for answer in told(models, EstimateSweep(SWEEP))] == [SWEEP_ESTIMATE]
 
 
-def test_the_workers_learn_who_asks_and_how_long_a_sweep_may_take(models: Models) -> None:
+def test_the_workers_learn_who_asks_and_how_long_the_caller_waits(models: Models) -> None:
     captures, named = Captures(), (("actstore-principal", "ann"), ("actstore-seconds-left", "12.5"))
     for headers in ((), named):
         call(models, "StartCapture", encode(StartCapture(SPECIFICATION)), Call(TOKEN, *headers), captures)
-        call(models, "RunSweep", encode(SWEEP), Call(TOKEN, *headers))
         expected = Caller("ann", 12.5) if headers else Caller("default", None)
-        assert models.caller == expected
-    assert captures.principals == ["default", "ann"]
+        for question in (SWEEP, TokenizeText(MODEL, (1, 2), prepend_bos=False)):
+            models.caller = None
+            call(models, verb_of(question).name, encode(question), Call(TOKEN, *headers))
+            assert models.caller == expected
+    assert captures.callers == [Caller("default"), Caller("ann", 12.5)]
+
+
+def test_what_comes_after_its_deadline_is_not_begun(models: Models) -> None:
+    captures, late = Captures(), ("actstore-seconds-left", "-0.1")
+    for question in (StartCapture(SPECIFICATION), EstimateSweep(SWEEP), SWEEP, TokenizeText(MODEL, (1,))):
+        context = Call(TOKEN, late)
+        call(models, verb_of(question).name, encode(question), context, captures)
+        assert context.failure is not None
+        assert context.failure.reason == "CANCELLED"
+    assert (captures.callers, models.asked, models.caller) == ([], None, None)
 
 
 def test_what_is_no_capture_and_no_sweep_is_asked_of_a_model(models: Models) -> None:

@@ -14,6 +14,7 @@ from actstore_api.records.capture import (
     StartCapture,
     StartCaptureAnswer,
 )
+from actstore_worker.caller import Caller
 from actstore_worker.capture.coordinator import Coordinator
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.datasets.places import DatasetPlaces
@@ -26,17 +27,17 @@ class CaptureAnswers:
         self._coordinator = coordinator
         self._catalog, self._places = catalog, places
 
-    async def answer(self, question: Any, principal: str) -> Any:
-        """Answer a principal's question about captures, except the one whose answer is a stream.
+    async def answer(self, question: Any, caller: Caller) -> Any:
+        """Answer a caller's question about captures, except the one whose answer is a stream.
 
         Errors: any error of the question.
         """
         captures = self._coordinator
         match question:
             case StartCapture():
-                return StartCaptureAnswer(await captures.submit(question.specification, principal))
+                return StartCaptureAnswer(await captures.submit(question.specification, caller))
             case EstimateCapture():
-                return EstimateCaptureAnswer(await captures.estimate(question.specification))
+                return EstimateCaptureAnswer(await captures.estimate(question.specification, caller))
             case ListSources():
                 return await asyncio.to_thread(self._sources)
             case CancelCapture():

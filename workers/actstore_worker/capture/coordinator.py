@@ -10,7 +10,7 @@ import contextlib
 import logging
 import threading
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Protocol
 from weakref import WeakValueDictionary
@@ -27,17 +27,21 @@ from actstore_api.records.terms import Failure
 from actstore_storage.errors import ActstoreError, NotThere
 from actstore_storage.runs.opening import check_same_run
 from actstore_storage.runs.snapshot import Snapshot
-from actstore_storage.runs.wanted import DEFAULT_PRINCIPAL, Queued
+from actstore_storage.runs.wanted import Queued
+from actstore_worker.caller import ANYONE, Caller
 from actstore_worker.capture.activity import Activity
 from actstore_worker.capture.attempts import PAUSING, Attempts
 from actstore_worker.capture.limits import CoordinatorLimits
 from actstore_worker.capture.merging import Merging
 from actstore_worker.capture.pool.worker_pool import LOST_WORKER, Worker, WorkerPool
 from actstore_worker.capture.queued_captures import QueuedCaptures
+from actstore_worker.capture.queueing.planning import Planning
 from actstore_worker.capture.queueing.progress import CaptureState
-from actstore_worker.capture.queueing.usage import DeviceSeconds
+from actstore_worker.capture.queueing.quotas import UseQuotas
+from actstore_worker.capture.queueing.usage import UsedBy
 from actstore_worker.capture.run_plan import RunPlan
 from actstore_worker.capture.shards.report import ShardReport
+from actstore_worker.models.used import Used
 
 _log = logging.getLogger(__name__)
 
@@ -89,24 +93,36 @@ class Coordinator:
         self._captures = QueuedCaptures(limits)
         self._by_run: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._planning = asyncio.Semaphore(limits.plans)
+        self._planning = Planning(limits.plans)
         self._totals: Counter[str] = Counter()  # By field of GetCaptureTotalsAnswer.
-        self._device_seconds = DeviceSeconds(limits.principals_counted)
+        self.used_by = UsedBy(limits.principals_counted)
+        self._quotas = UseQuotas(limits.tokens_a_minute, limits.device_seconds_an_hour, limits.principals)
         self.activity = Activity()
 
-    async def submit(self, request: CaptureSpecification, principal: str = DEFAULT_PRINCIPAL) -> str:
+    async def submit(self, request: CaptureSpecification, caller: Caller = ANYONE) -> str:
         """Plans and creates a run, and returns its name. It starts as soon as it has a place.
 
-        If the request is wrong or the queue is full, an error is raised and nothing is written to the bucket.
+        If the request is wrong, the queue is full or a quota is used up, an error is raised and nothing is written to
+        the bucket.
         """
-        return await self._submit(request, principal)
+        self.admit(caller.principal)
+        return await self._submit(request, caller)
 
-    async def _submit(self, request: CaptureSpecification, principal: str, queued: Queued | None = None) -> str:
+    def admit(self, principal: str) -> None:
+        """Errors: BUSY or LIMIT_EXCEEDED for a principal that is beyond what it may use."""
+        self._quotas.check(principal)
+
+    def used(self, principal: str, used: Used) -> None:
+        """Counts what a principal used, in a capture or elsewhere."""
+        self.used_by.add(principal, used)
+        self._quotas.used(principal, used)
+
+    async def _submit(self, request: CaptureSpecification, caller: Caller, queued: Queued | None = None) -> str:
         """`queued`: the place that an earlier coordinator gave it."""
         with self.pool.expecting():
-            plan = await self._plan(request)
+            plan = await self._plan(request, caller)
         # From here on a caller who leaves changes nothing: a run that is created is captured.
-        return await asyncio.shield(self._begin(plan, request, principal, queued))
+        return await asyncio.shield(self._begin(plan, request, caller.principal, queued))
 
     async def _begin(self, plan: RunPlan, request: CaptureSpecification, principal: str, queued: Queued | None) -> str:
         run = plan.record.run
@@ -155,11 +171,11 @@ class Coordinator:
             if snapshot is not None:
                 self._captures.enter_again(snapshot, request, queued)
                 return
-        await self._submit(request, queued.principal, queued)
+        await self._submit(request, Caller(queued.principal), queued)
 
-    async def estimate(self, request: CaptureSpecification) -> CaptureEstimate:
+    async def estimate(self, request: CaptureSpecification, caller: Caller = ANYONE) -> CaptureEstimate:
         with self.pool.expecting():
-            plan = await self._plan(request)
+            plan = await self._plan(request, caller)
             flops = await self.pool.flops() * _FLOPS_SHARE
         work = plan.flops_per_token * plan.record.tokens_total
         return CaptureEstimate(
@@ -174,10 +190,13 @@ class Coordinator:
             dataset_files=plan.dataset_files,
         )
 
-    async def _plan(self, request: CaptureSpecification) -> RunPlan:
-        """Plans a run on a thread, which ends soon after the caller has gone."""
+    async def _plan(self, request: CaptureSpecification, caller: Caller = ANYONE) -> RunPlan:
+        """Plans a run on a thread, which ends soon after the caller has gone.
+
+        Errors: those of the request; LIMIT_EXCEEDED if its turn comes later than the caller waits.
+        """
         stop = threading.Event()
-        async with self._planning:
+        async with self._planning.turn(caller):
             try:
                 return await asyncio.to_thread(self._preparer.plan, request, stop)
             finally:
@@ -220,12 +239,17 @@ class Coordinator:
         """Captures that wait for the store."""
         return self._captures.paused
 
+    @property
+    def quota_refusals(self) -> Mapping[str, int]:
+        """Refusals since the start, by the quota that was used up."""
+        return {**self._quotas.refusals, "tokens_a_day": self._captures.refusals_of_tokens}
+
     async def totals(self) -> GetCaptureTotalsAnswer:
-        principals = self._device_seconds.by_principal.items()
+        principals = self.used_by.principals.items()
         return GetCaptureTotalsAnswer(
             captures_running=self._captures.running,
             queues=self._captures.totals(),
-            principals=tuple(PrincipalTotals(name, seconds) for name, seconds in principals),
+            principals=tuple(PrincipalTotals(name, used.device_seconds) for name, used in principals),
             **self._totals,
         )
 
@@ -336,7 +360,7 @@ class Coordinator:
 
     def captured(self, capture: CaptureState, report: ShardReport) -> None:
         self.activity.captured(report, capture.shard_token_layers)
-        self._device_seconds.add(capture.queued.principal, report.device_seconds)
+        self.used(capture.queued.principal, Used(report.tokens, report.device_seconds))
         self._captures.speed.observe(capture.shard_token_layers, report.device_seconds)
         if report.won:
             self._totals["shards_committed"] += 1

@@ -28,6 +28,15 @@ class CoordinatorLimits:
     queued_per_principal: int = 100
     # Tokens that one principal may capture a day. None: any number.
     tokens_a_day: int | None = None
+    # Tokens that models may run on a minute for one principal, in captures, sweeps and live questions together. Beyond
+    # it, new ones are refused until the time has made up for it. None: any number.
+    tokens_a_minute: int | None = None
+    # Seconds of devices that one principal may use an hour, in captures, sweeps and live questions together. Beyond it,
+    # new ones are refused until the time has made up for it. None: any number.
+    device_seconds_an_hour: float | None = None
+    # Seconds between two reports of a model replica on what its principals used. What a replica that dies has not
+    # reported is not counted.
+    usage_seconds: float = 1.0
     # The largest estimate, in tokens times layers, of a capture that is interactive. Larger ones are bulk.
     interactive_token_layers: float = 4e6
     # The share of the workers that bulk captures keep while interactive ones wait. The rest is for interactive ones.
@@ -74,6 +83,11 @@ class CoordinatorLimits:
             message = f"bulk_share is {self.bulk_share}, and must be below 1"
             raise SettingsError(message, field="bulk_share", value=self.bulk_share, allowed="at least 0, below 1")
 
+    @property
+    def limits_use(self) -> bool:
+        """Whether there is a quota of what principals use."""
+        return self.tokens_a_minute is not None or self.device_seconds_an_hour is not None
+
 
 @dataclass(frozen=True)
 class MergeLimits:
@@ -101,6 +115,9 @@ class PlanLimits:
     # Shards that a small run has at least, so that workers share it and readers see progress. Larger runs have as many
     # as their bytes need.
     shards_target: int = 8
+    # Tokens of the largest run, whose ids the coordinator holds in memory, four bytes each. A capture of more is
+    # refused.
+    run_tokens_max: int = 500_000_000
     # Bytes of the largest run. A capture of more is refused.
     run_bytes_max: int = 10 << 40
 

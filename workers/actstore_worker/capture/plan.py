@@ -87,7 +87,7 @@ def plan_capture(
     reading = Reading(settings.datasets.limits, stop)
     with _naming_dataset(asked.dataset_reference.name):
         found = noted.passing(documents(asked.dataset, asked.query, reading))
-        tokenised = tokenise(asked.model, found, asked.shape)
+        tokenised = tokenise(asked.model, found, asked.shape, settings.run_tokens_max)
     sizes, per_shard = _sizes(asked, tokenised.sequences, settings)
     specification = _specification(asked, tokenised, per_shard)
     files = asked.dataset

@@ -11,13 +11,13 @@ from actstore_api.records.capture import CaptureProgress, CaptureSpecification
 from actstore_storage.bucket import Bucket
 from actstore_storage.bucket.watched import WatchedBucket
 from actstore_storage.errors import CorruptObject, NotThere, corrupt_object
-from actstore_storage.format.keys import WANTED, run_key, wanted_key
+from actstore_storage.format.keys import WANTED, queued_key, run_key, wanted_key
 from actstore_storage.format.specification import written_format
 from actstore_storage.registry.models import ModelRecord, register_model
 from actstore_storage.registry.saes import register_sae
 from actstore_storage.runs.opening import check_run_name, create_run, open_run
 from actstore_storage.runs.snapshot import Snapshot
-from actstore_storage.runs.wanted import NO_PLACE, Queued, read_wanted, seal_wanted
+from actstore_storage.runs.wanted import NO_PLACE, Queued, queued_place, read_wanted, seal_queued, seal_wanted
 from actstore_storage.upkeep.folding import fold_commits
 from actstore_worker.capture.queueing.progress import CaptureState
 from actstore_worker.capture.run_plan import PlanSettings, RunPlan
@@ -57,10 +57,10 @@ class Preparing:
     def begin(self, plan: RunPlan, request: CaptureSpecification, queued: Queued = NO_PLACE) -> Snapshot:
         """Creates the run and its request in the bucket.
 
-        The request is written before the run is created: a crash in between leaves a request that the next coordinator
-        finishes, and no run without a request. Model and SAEs are registered before both, so that everyone who sees the
-        run can read its tokens' texts. The request is stored under the run's own name, so that it always means this
-        run.
+        Its place in the queue is written first, then the request, then the run is created: a crash in between leaves a
+        request that the next coordinator finishes, and no run without a request. Model and SAEs are registered before
+        all of them, so that everyone who sees the run can read its tokens' texts. The request is stored under the run's
+        own name, so that it always means this run.
 
         Errors: Conflict if the run's name is taken, and then nothing was written; StoreError, after which the run and
         its request do not exist, unless they did before.
@@ -68,12 +68,15 @@ class Preparing:
         record = plan.record
         check_run_name(self.bucket, record)
         register(self.bucket, plan)
-        key, wanted = wanted_key(record.run), sealed_request(replace(request, run=record.run), queued)
         with ExitStack() as undo:
-            if self.bucket.put_if_absent(key, wanted):
-                undo.callback(self.bucket.delete, key)
-            else:
-                self.bucket.put(key, wanted)
+            for key, content in (
+                (queued_key(record.run), seal_queued(record.run, queued)),
+                (wanted_key(record.run), sealed_request(replace(request, run=record.run))),
+            ):
+                if self.bucket.put_if_absent(key, content):
+                    undo.callback(self.bucket.delete, key)
+                else:
+                    self.bucket.put(key, content)
             if create_run(self.bucket, record) is record:
                 undo.callback(self.bucket.delete, run_key(record.run))
             snapshot = open_run(self.bucket, record.run)
@@ -82,6 +85,7 @@ class Preparing:
 
     def unwant(self, run: str) -> None:
         self.bucket.delete(wanted_key(run))
+        self.bucket.delete(queued_key(run))
 
     def give_up(self, run: str) -> CaptureProgress | None:
         """Removes the request of a run, and returns the state of the run. None: there was no request."""
@@ -100,12 +104,21 @@ class Preparing:
         found = []
         for key in self.bucket.keys(WANTED):
             try:
-                found.append(_request(self.bucket.get(key), key))
+                found.append(self._request(key))
             except KeyError:  # Its capture has just ended.
                 continue
             except CorruptObject as error:
                 _log.warning("%s", error.message)
         return sorted(found, key=lambda each: (each[1].turn, each[1].submitted_seconds, each[0].run))
+
+    def _request(self, key: str) -> tuple[CaptureSpecification, Queued]:
+        """A request without a place of its own, or with a damaged one, comes first."""
+        request, said = _read_request(self.bucket.get(key), key)
+        try:
+            return request, queued_place(self.bucket, request.run) or said
+        except CorruptObject as error:
+            _log.warning("%s", error.message)
+            return request, NO_PLACE
 
     def opened(self, run: str) -> Snapshot | None:
         """None: a crash came between the request and the creation of the run."""
@@ -127,12 +140,12 @@ def register(bucket: Bucket, plan: RunPlan) -> None:
         register_sae(bucket, sae_record(sae))
 
 
-def sealed_request(request: CaptureSpecification, queued: Queued = NO_PLACE) -> bytes:
-    """Writes a request as it is stored: the contract's message, in protobuf's JSON, and its place in the queue."""
-    return seal_wanted(to_json(request), queued)
+def sealed_request(request: CaptureSpecification) -> bytes:
+    """Writes a request as it is stored: the contract's message, in protobuf's JSON."""
+    return seal_wanted(to_json(request))
 
 
-def _request(data: bytes, key: str) -> tuple[CaptureSpecification, Queued]:
+def _read_request(data: bytes, key: str) -> tuple[CaptureSpecification, Queued]:
     """Reads a request. Errors: CorruptObject for one that is damaged, belongs to another run, or was written by an
     incompatible version.
     """

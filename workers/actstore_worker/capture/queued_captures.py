@@ -42,6 +42,11 @@ class QueuedCaptures:
         self._turns = {kind: Turns() for kind in self._places.by_class}
         self.speed = Speed()
 
+    @property
+    def refusals_of_tokens(self) -> int:
+        """Captures that were refused because a day's tokens were used up."""
+        return self._tokens.refusals
+
     def get(self, run: str) -> CaptureState | None:
         return self._captures.get(run)
 

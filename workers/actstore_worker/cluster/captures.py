@@ -10,6 +10,7 @@ from actstore_storage.bucket.observed import ObservedBucket, StoreObserver
 from actstore_storage.bucket.opening import open_bucket, open_files
 from actstore_storage.features.segments import Part
 from actstore_storage.upkeep.merging import Merge
+from actstore_worker.caller import Caller
 from actstore_worker.capture.answering import CaptureAnswers
 from actstore_worker.capture.coordinator import Coordinator
 from actstore_worker.capture.merging import Merging, write_part
@@ -49,12 +50,12 @@ class RayCoordinator(Coordinator):
         self._look_at_cluster()
         self._start(self._look_after_captures())
 
-    async def ask(self, question: Any, principal: str) -> Any:
+    async def ask(self, question: Any, caller: Caller) -> Any:
         """Answers any question about captures that has a single answer.
 
         Errors: as `CaptureAnswers.answer`.
         """
-        return await self._answers.answer(question, principal)
+        return await self._answers.answer(question, caller)
 
     def _new_worker(self) -> RemoteWorker:
         return RemoteWorker(self._settings, self.pool.most, on_gpu=self._on_gpus)

@@ -1,13 +1,14 @@
 """The coordinator as a named, detached actor on the head of the cluster."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
 import ray
 
 from actstore_api.records.capture import CaptureProgress
+from actstore_worker.caller import Caller
 from actstore_worker.cluster.joining.session import (
     COORDINATOR,
     NAMESPACE,
@@ -15,6 +16,7 @@ from actstore_worker.cluster.joining.session import (
     on_head,
 )
 from actstore_worker.cluster.placement.resources import check_room, uses_gpus
+from actstore_worker.models.used import Used
 from actstore_worker.settings import WorkerSettings
 
 
@@ -80,8 +82,17 @@ class _CoordinatorActor:
         """Whether it has these settings."""
         return self._settings == settings
 
-    async def ask(self, question: Any, principal: str) -> Any:
-        return await self._coordinator.ask(question, principal)
+    async def ask(self, question: Any, caller: Caller) -> Any:
+        return await self._coordinator.ask(question, caller)
+
+    async def admit(self, principal: str) -> None:
+        """Errors: as `Coordinator.admit`."""
+        self._coordinator.admit(principal)
+
+    async def used(self, used: Mapping[str, Used]) -> None:
+        """Hears what sweeps and live questions used, by principal."""
+        for principal, of_principal in used.items():
+            self._coordinator.used(principal, of_principal)
 
     async def progress_after(self, run: str, version: int) -> tuple[int, CaptureProgress]:
         return await self._coordinator.progress_after(run, version)

@@ -4,7 +4,9 @@ runs models.
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator
+import time
+from collections.abc import AsyncGenerator
+from contextlib import suppress
 from typing import Any
 
 import ray
@@ -12,8 +14,9 @@ from ray import serve
 from ray.exceptions import RayActorError, RayTaskError
 
 from actstore_api.records.capture import CaptureProgress
-from actstore_api.records.patching import RunSweep, SweepCells, SweepEstimate, SweepProgress, SweepResult
+from actstore_api.records.patching import RunSweep, SweepEstimate, SweepProgress
 from actstore_api.records.terms import ModelReference
+from actstore_worker.caller import Caller
 from actstore_worker.cluster.answers import answer, unavailable
 from actstore_worker.cluster.coordinator import ensure_coordinator
 from actstore_worker.cluster.joining.session import COORDINATOR, NAMESPACE
@@ -21,11 +24,14 @@ from actstore_worker.cluster.placement.arrivals import Arrivals
 from actstore_worker.cluster.placement.replicas import running_replicas
 from actstore_worker.files.secrets import TokenFile
 from actstore_worker.live.questions import NamesModel, Question
-from actstore_worker.patching.serving.caller import Caller
 from actstore_worker.patching.serving.failover import ProcessDied, going_on
 from actstore_worker.patching.updates import Finished, SweepUpdate
 from actstore_worker.settings import WorkerSettings
 from actstore_worker.wire.gateway import Gateway
+from actstore_worker.wire.live_places import FairModels, LivePlaces, Updates
+
+# How old the number of replicas may be.
+_REPLICAS_SECONDS = 1.0
 
 
 def model_id_of(model: ModelReference) -> str:
@@ -36,20 +42,21 @@ def model_id_of(model: ModelReference) -> str:
 class GatewayIngress(Gateway):
     def __init__(self, settings: WorkerSettings, models: serve.handle.DeploymentHandle) -> None:
         ensure_coordinator(settings)
-        super().__init__(
-            TokenFile(settings.token_file),
-            _RemoteCoordinator(),
-            _RemoteModels(models, Arrivals(settings, running_replicas)),
-        )
+        coordinator, replicas = _RemoteCoordinator(), _Replicas()
+        places = LivePlaces(lambda: replicas.count * settings.ray.sweeps_per_replica, settings.ray.sweeps_share)
+        limited = settings.coordinator.limits_use
+        remote = _RemoteModels(models, Arrivals(settings, running_replicas), settings.ray.sweep_tries)
+        fair = FairModels(remote, places, coordinator.admit if limited else _admit)
+        super().__init__(TokenFile(settings.token_file), coordinator, fair)
         self.format_written = settings.write_format
 
 
 class _RemoteCoordinator:
     """The coordinator, looked up for each call, so that a replaced coordinator is found."""
 
-    async def ask(self, question: Any, principal: str) -> Any:
+    async def ask(self, question: Any, caller: Caller) -> Any:
         """If the caller leaves, planning ends soon; a capture that has begun goes on."""
-        reference = self._actor.ask.remote(question, principal)
+        reference = self._actor.ask.remote(question, caller)
         try:
             return await answer(reference)
         except asyncio.CancelledError:
@@ -59,6 +66,10 @@ class _RemoteCoordinator:
     async def progress_after(self, run: str, version: int) -> tuple[int, CaptureProgress]:
         return await answer(self._actor.progress_after.remote(run, version))
 
+    async def admit(self, principal: str) -> None:
+        """Errors: BUSY or LIMIT_EXCEEDED for a principal that is beyond a quota."""
+        await answer(self._actor.admit.remote(principal))
+
     @property
     def _actor(self) -> Any:
         try:
@@ -67,23 +78,46 @@ class _RemoteCoordinator:
             raise unavailable("the coordinator is not running") from None
 
 
+async def _admit(_: str) -> None:
+    """Without quotas nobody is asked."""
+
+
+class _Replicas:
+    """How many model replicas run, as Serve said a moment ago."""
+
+    def __init__(self) -> None:
+        self._count, self._looked_seconds = 1, -_REPLICAS_SECONDS
+        self._looking: asyncio.Task[None] | None = None
+
+    @property
+    def count(self) -> int:
+        """At least one: what is sent while none runs waits for one in Serve."""
+        if time.monotonic() - self._looked_seconds >= _REPLICAS_SECONDS:
+            self._looked_seconds = time.monotonic()
+            self._looking = asyncio.ensure_future(self._look())
+        return self._count
+
+    async def _look(self) -> None:
+        with suppress(Exception):  # Serve is busy or ends; the last number holds
+            self._count = max(1, await asyncio.to_thread(running_replicas))
+
+
 class _RemoteModels:
     """While no replica is there, Serve starts one for a question that waits."""
 
-    def __init__(self, handle: serve.handle.DeploymentHandle, arrivals: Arrivals) -> None:
-        self._handle, self._arrivals = handle, arrivals
+    def __init__(self, handle: serve.handle.DeploymentHandle, arrivals: Arrivals, tries: int) -> None:
+        self._handle, self._arrivals, self._tries = handle, arrivals, tries
 
-    async def ask(self, question: Question) -> Any:
+    async def ask(self, question: Question, caller: Caller) -> Any:
         """Goes to a replica that has the model, if one has; a question that names none goes to any."""
         model_id = model_id_of(question.model) if isinstance(question, NamesModel) else ""
-        return await self._answered(self._handle.options(multiplexed_model_id=model_id).ask.remote(question))
+        return await self._answered(self._handle.options(multiplexed_model_id=model_id).ask.remote(question, caller))
 
-    async def estimate(self, request: RunSweep) -> SweepEstimate:
+    async def estimate(self, request: RunSweep, caller: Caller) -> SweepEstimate:
         """Sends it to a replica that has the model, if one has."""
         model_id = model_id_of(request.model)
-        estimate: SweepEstimate = await self._answered(
-            self._handle.options(multiplexed_model_id=model_id).estimate.remote(request)
-        )
+        handle = self._handle.options(multiplexed_model_id=model_id)
+        estimate: SweepEstimate = await self._answered(handle.estimate.remote(request, caller))
         return estimate
 
     async def _answered(self, response: Any) -> Any:
@@ -96,9 +130,9 @@ class _RemoteModels:
             answering.cancel()
             response.cancel()
 
-    def run(self, request: RunSweep, caller: Caller) -> AsyncIterator[SweepProgress | SweepCells | SweepResult]:
+    def run(self, request: RunSweep, caller: Caller) -> Updates:
         """Sends it to a replica that has the model, and to another one if that dies."""
-        return going_on(lambda finished: self._run(request, finished, caller))
+        return going_on(lambda finished: self._run(request, finished, caller), self._tries)
 
     async def _run(self, request: RunSweep, finished: Finished, caller: Caller) -> AsyncGenerator[SweepUpdate, None]:
         handle = self._handle.options(stream=True, multiplexed_model_id=model_id_of(request.model))

@@ -17,6 +17,7 @@ from actstore_api.metrics import Exporter, Metric
 from actstore_api.records.capture import GetCaptureTotalsAnswer
 from actstore_storage.format.specification import FORMAT_VERSION
 from actstore_worker.capture.activity import Activity
+from actstore_worker.capture.queueing.usage import UsedBy
 
 if TYPE_CHECKING:
     from actstore_worker.capture.pool.worker_pool import WorkerPool
@@ -43,6 +44,7 @@ class Counted(Protocol):
     """The coordinator, as far as its metrics need it. All of it is for its event loop."""
 
     activity: Activity
+    used_by: UsedBy
 
     async def totals(self) -> GetCaptureTotalsAnswer: ...
 
@@ -57,6 +59,10 @@ class Counted(Protocol):
     @property
     def replicas(self) -> "ReplicaCounts":
         """The model replicas."""
+
+    @property
+    def quota_refusals(self) -> Mapping[str, int]:
+        """Refusals by the quota that was used up."""
 
 
 class WorkerMetrics:
@@ -91,6 +97,10 @@ class WorkerMetrics:
         self.exported.set(catalogue.CAPTURE_WORKERS_IDLE, pool.idle_workers)
         self.exported.set(catalogue.MODEL_REPLICAS, replicas.running)
         self.exported.set(catalogue.MODEL_REPLICAS_WANTED, replicas.wanted)
+        for principal, used in dict(coordinator.used_by.principals).items():
+            self.exported.count_to(catalogue.PRINCIPAL_TOKENS, used.tokens, principal)
+        for quota, refusals in dict(coordinator.quota_refusals).items():
+            self.exported.count_to(catalogue.QUOTA_REFUSALS, refusals, quota)
         activity = coordinator.activity
         self.exported.count_to(catalogue.CAPTURE_TOKEN_LAYERS, activity.token_layers)
         for metric, counts in (

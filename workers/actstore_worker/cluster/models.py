@@ -3,6 +3,7 @@
 import asyncio
 import json
 import threading
+import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
@@ -11,9 +12,10 @@ from ray import serve
 
 from actstore_api.records.patching import RunSweep, SweepEstimate
 from actstore_storage.bucket.opening import open_bucket
+from actstore_worker.caller import Caller
 from actstore_worker.cluster.gateway import model_id_of
+from actstore_worker.cluster.usage import report_usage
 from actstore_worker.live.questions import Question
-from actstore_worker.patching.serving.caller import Caller
 from actstore_worker.patching.updates import Finished, SweepUpdate
 from actstore_worker.settings import WorkerSettings
 
@@ -36,20 +38,25 @@ def model_replica(models_per_replica: int) -> type:
             return await asyncio.to_thread((await self._replica()).open, *json.loads(model_id))
 
         async def sweep(self, request: RunSweep, finished: Finished, caller: Caller) -> AsyncIterator[SweepUpdate]:
+            began = time.monotonic()
             replica, served = await self._replica(), await self._served(serve.get_multiplexed_model_id())
-            async with aclosing(replica.sweeps.run(served, request, finished, caller)) as updates:
+            later = caller.after(time.monotonic() - began)
+            later.check_waits()
+            async with aclosing(replica.sweeps.run(served, request, finished, later)) as updates:
                 async for update in updates:
                     yield update
 
-        async def estimate(self, request: RunSweep) -> SweepEstimate:
+        async def estimate(self, request: RunSweep, caller: Caller) -> SweepEstimate:
             replica, served = await self._replica(), await self._served(serve.get_multiplexed_model_id())
-            return await replica.sweeps.estimate(served, request)
+            return await replica.sweeps.estimate(served, request, caller)
 
-        async def ask(self, question: Question) -> Any:
+        async def ask(self, question: Question, caller: Caller) -> Any:
+            began = time.monotonic()
             replica = await self._replica()
             named = await asyncio.to_thread(replica.live.model_of, question)
             served = None if named is None else await self._served(model_id_of(named))
-            return await replica.ask(question, None if served is None else served.model)
+            model = None if served is None else served.model
+            return await replica.ask(question, model, caller.after(time.monotonic() - began))
 
         async def _replica(self) -> "Replica":
             return await asyncio.to_thread(self._made.replica)
@@ -86,4 +93,6 @@ def _replica(settings: WorkerSettings) -> "Replica":
     catalog = catalog_of(settings, bucket)
     # As many threads as Serve sends questions, so that none waits for the end of another.
     questions = settings.ray.sweeps_per_replica
-    return Replica(catalog, bucket, device_here(settings), settings.live, settings.patching, questions)
+    replica = Replica(catalog, bucket, device_here(settings), settings.live, settings.patching, questions)
+    report_usage(replica.usage, settings.coordinator.usage_seconds)
+    return replica

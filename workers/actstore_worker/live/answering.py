@@ -16,6 +16,7 @@ from actstore_api.records.terms import ModelReference
 from actstore_storage.bucket import Bucket
 from actstore_storage.bucket.watched import WatchedBucket
 from actstore_storage.runs.opening import open_run
+from actstore_worker.caller import ANYONE, Caller
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.live import saes, texts
 from actstore_worker.live.passes.limits import LiveLimits
@@ -68,14 +69,18 @@ class LiveAnswers:
             return ModelReference(asked.model, asked.model_revision)
         return None
 
-    def answer(self, question: Question, model: SharedModel | None, stop: threading.Event) -> Any:
+    def answer(
+        self, question: Question, model: SharedModel | None, stop: threading.Event, caller: Caller = ANYONE
+    ) -> Any:
         """Answer the question with `model`, which `model_of` names, and other things that it names.
 
-        Errors: BadRequest for every mistake in the question; CANCELLED soon after `stop` is set.
+        Errors: BadRequest for every mistake in the question, and for what takes longer than the caller waits; CANCELLED
+        soon after `stop` is set.
         """
-        passes = None if model is None else Passes(model, stop)
+        caller.check_waits()
+        passes = None if model is None else Passes(model, stop, caller)
         if model is not None:
-            model.turns.begin()
+            model.turns.begin(caller.principal)
         bucket = WatchedBucket(self._bucket, stop)
         with torch.inference_mode():
             return ANSWERS[type(question)](Resources(passes, self._saes, bucket, self._limits), question)

@@ -6,7 +6,8 @@ exception.
 """
 
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing
 from typing import Any, Protocol
 
 from actstore_api.codec import encode, message_of
@@ -19,19 +20,16 @@ from actstore_api.records.patching import (
     EstimateSweepAnswer,
     RunSweep,
     RunSweepAnswer,
-    SweepCells,
-    SweepEstimate,
-    SweepProgress,
-    SweepResult,
 )
 from actstore_api.v1 import service_pb2
 from actstore_api.verbs import VERBS, Verb
 from actstore_storage.errors import ActstoreError, BadRequest
 from actstore_storage.format.specification import FORMAT_VERSION, FORMATS_READ
 from actstore_storage.runs.wanted import DEFAULT_PRINCIPAL
+from actstore_worker.caller import Caller
 from actstore_worker.files.secrets import NO_TOKEN, has_token
-from actstore_worker.patching.serving.caller import Caller
 from actstore_worker.wire.failures import DETAILS_KEY, STATUS_CODES, failure_of, read_question
+from actstore_worker.wire.live_places import Models
 from actstore_worker.wire.proxy_streams import SECONDS_LEFT
 
 _log = logging.getLogger(__name__)
@@ -43,19 +41,9 @@ _CAPTURES = service_pb2.DESCRIPTOR.services_by_name["CaptureService"].full_name
 class Captures(Protocol):
     """Questions to the coordinator."""
 
-    async def ask(self, question: Any, principal: str) -> Any: ...
+    async def ask(self, question: Any, caller: Caller) -> Any: ...
 
     async def progress_after(self, run: str, version: int) -> tuple[int, CaptureProgress]: ...
-
-
-class Models(Protocol):
-    """Questions to the model replicas."""
-
-    def run(self, request: RunSweep, caller: Caller) -> AsyncIterator[SweepProgress | SweepCells | SweepResult]: ...
-
-    async def estimate(self, request: RunSweep) -> SweepEstimate: ...
-
-    async def ask(self, question: Any) -> Any: ...
 
 
 class Context(Protocol):
@@ -100,8 +88,9 @@ class Gateway:
         """
         try:
             self._check_caller(context)
-            async for told in self._told(read_question(verb.question, request), caller_of(context)):
-                yield encode(told)
+            async with aclosing(self._told(read_question(verb.question, request), caller_of(context))) as answers:
+                async for told in answers:
+                    yield encode(told)
         except Exception as error:  # noqa: BLE001  as above
             _refuse(context, error)
             yield message_of(verb.answer)()
@@ -113,21 +102,22 @@ class Gateway:
         if isinstance(question, GetWorkersInfo):
             return GetWorkersInfoAnswer(WorkersInfo(own_version(), API_LEVEL, FORMATS_READ, self.format_written))
         if verb.service == _CAPTURES:
-            return await self._captures.ask(question, caller.principal)
+            return await self._captures.ask(question, caller)
         if isinstance(question, EstimateSweep):
-            return EstimateSweepAnswer(await self._models.estimate(question.sweep))
-        return await self._models.ask(question)
+            return EstimateSweepAnswer(await self._models.estimate(question.sweep, caller))
+        return await self._models.ask(question, caller)
 
     async def _told(
         self, question: WatchCapture | RunSweep, caller: Caller
-    ) -> AsyncIterator[WatchCaptureAnswer | RunSweepAnswer]:
+    ) -> AsyncGenerator[WatchCaptureAnswer | RunSweepAnswer, None]:
         match question:
             case WatchCapture():
                 async for progress in self._watched(question.run):
                     yield WatchCaptureAnswer(progress)
             case RunSweep():
-                async for update in self._models.run(question, caller):
-                    yield RunSweepAnswer(update)
+                async with aclosing(self._models.run(question, caller)) as updates:
+                    async for update in updates:
+                        yield RunSweepAnswer(update)
 
     async def _watched(self, run: str) -> AsyncIterator[CaptureProgress]:
         """Asks repeatedly instead of holding a stream open, so that a caller who disconnects leaves nothing behind."""
@@ -154,10 +144,14 @@ class Gateway:
 def caller_of(context: Context) -> Caller:
     """Reads who the service says that asks, and the deadline that the proxy found. A call without a name is the default
     principal's, and one without a deadline has no limit.
+
+    Errors: ActstoreError CANCELLED for a call that comes after its deadline.
     """
     said = dict(context.invocation_metadata())
     seconds = said.get(SECONDS_LEFT)
-    return Caller(said.get(PRINCIPAL) or DEFAULT_PRINCIPAL, None if seconds is None else float(seconds))
+    caller = Caller(said.get(PRINCIPAL) or DEFAULT_PRINCIPAL, None if seconds is None else float(seconds))
+    caller.check_waits()
+    return caller
 
 
 def _refuse(context: Context, error: Exception) -> None:

@@ -16,7 +16,7 @@ import grpc
 from actstore_api.v1 import service_pb2_grpc
 from actstore_worker.files.secrets import NO_TOKEN, TOKEN_FILE, TokenFile, has_token
 
-# The header with the seconds until a stream's deadline.
+# The header with the seconds until a call's deadline.
 SECONDS_LEFT = "actstore-seconds-left"
 
 
@@ -82,14 +82,18 @@ async def _refuse(_messages: Any, context: Any) -> None:
 
 
 def mended_streams(factory: Callable[..., Any]) -> Callable[..., Any]:
-    """Returns the proxy's factory of handlers with empty messages removed: only the one that carries a failed stream's
-    status is empty (see gateway.py).
+    """Returns the proxy's factory of handlers, which are told a call's deadline, with empty messages of streams
+    removed: only the one that carries a failed stream's status is empty (see gateway.py).
     """
 
     def handler_of(service_method: str, streaming_type: Any) -> Any:
         handler = factory(service_method=service_method, streaming_type=streaming_type)
+
+        async def single(request: Any, context: Any) -> Any:
+            return await handler(request, _Caller(context))
+
         if streaming_type.value != "unary_stream":
-            return handler
+            return single if streaming_type.value == "unary_unary" else handler
 
         async def stream(request: Any, context: Any) -> AsyncIterator[bytes]:
             messages = handler(request, _Caller(context))

@@ -12,6 +12,7 @@ from actstore_storage.errors import CorruptObject
 from actstore_storage.format.keys import (
     KEPT,
     MODELS,
+    QUEUED,
     SAES,
     TOKENIZERS,
     TOP_FOLDERS,
@@ -35,7 +36,7 @@ from actstore_storage.registry.models import ModelRecord
 from actstore_storage.registry.registered import read_registered
 from actstore_storage.registry.saes import SaeModelRecord, hash_objects, unlike_sae_files
 from actstore_storage.registry.token_texts import read_token_texts
-from actstore_storage.runs.wanted import read_wanted
+from actstore_storage.runs.wanted import read_queued, read_wanted
 from actstore_storage.upkeep.answer_cache import is_kept, read_kept, remove_kept, remove_unnamed, unnamed
 from actstore_storage.upkeep.fsck.finding import Finding
 
@@ -60,6 +61,8 @@ def check_beside_runs(bucket: Bucket, runs: Iterable[RunRecord], quick: bool, re
     yield from _check_named_by_runs(bucket, runs)
     for key in bucket.keys(WANTED):
         yield from _check_wanted(bucket, key)
+    for key in bucket.keys(QUEUED):
+        yield from _check_queued(bucket, key, remove)
     for sha256 in bucket.folders(KEPT):
         yield from _check_kept(bucket, sha256, quick, remove)
 
@@ -208,6 +211,19 @@ def _check_wanted(bucket: Bucket, key: str) -> Iterator[Finding]:
         yield Finding("damaged", key, f"{error.message}; {remedy}")
     except KeyError:  # its capture has just ended
         return
+
+
+def _check_queued(bucket: Bucket, key: str, remove: bool) -> Iterator[Finding]:
+    try:
+        read_queued(bucket.get(key), key)
+    except CorruptObject as error:
+        yield Finding("damaged", key, f"{error.message}; its capture comes first: cancel it to submit it again")
+    except KeyError:  # its capture has just ended
+        return
+    if not bucket.exists(f"{WANTED}/{key.removeprefix(f'{QUEUED}/')}"):
+        if remove:
+            bucket.delete(key)
+        yield Finding("removed" if remove else "orphan", key, "no capture with this place is requested")
 
 
 def _check_named(bucket: Bucket, key: str, field: str, key_of: Callable[[str], str], remedy: str) -> Iterator[Finding]:

@@ -1,6 +1,8 @@
-"""What has been used: the speed of the workers as measured, and each principal's seconds of a device."""
+"""What has been used: the speed of the workers as measured, and each principal's tokens and seconds of a device."""
 
 from collections.abc import Mapping
+
+from actstore_worker.models.used import Used
 
 # The weight of earlier shards relative to the last one in the measured speed.
 _MEMORY = 0.9
@@ -26,20 +28,20 @@ class Speed:
         return token_layers * self._seconds / self._token_layers / workers
 
 
-class DeviceSeconds:
-    """Seconds of a device by principal. The first `principals` have a number of their own, all others share one: the
-    names are labels of a metric, whose number must be bounded, and which must never fall.
+class UsedBy:
+    """What principals used. The first `principals` have numbers of their own, all others share one: the names are
+    labels of metrics, whose number must be bounded, and which must never fall.
     """
 
     def __init__(self, principals: int) -> None:
-        self._principals = principals
-        self._seconds: dict[str, float] = {}
+        self._most = principals
+        self._used: dict[str, Used] = {}
 
-    def add(self, principal: str, seconds: float) -> None:
-        known = principal in self._seconds or len(self._seconds) < self._principals
+    def add(self, principal: str, used: Used) -> None:
+        known = principal in self._used or len(self._used) < self._most
         name = principal if known else OTHER
-        self._seconds[name] = self._seconds.get(name, 0.0) + seconds
+        self._used[name] = self._used.get(name, Used()) + used
 
     @property
-    def by_principal(self) -> Mapping[str, float]:
-        return self._seconds
+    def principals(self) -> Mapping[str, Used]:
+        return self._used

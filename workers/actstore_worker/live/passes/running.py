@@ -1,6 +1,7 @@
 """Forward passes for one question, some of them with activations changed."""
 
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
@@ -11,6 +12,7 @@ from transformers import Cache
 
 from actstore_storage.errors import ActstoreError
 from actstore_storage.format.sites import Site
+from actstore_worker.caller import ANYONE, Caller
 from actstore_worker.models.attention import using_attention
 from actstore_worker.models.model import LanguageModel
 from actstore_worker.models.taps import Change, See, changing, observe, visit, writing
@@ -29,8 +31,9 @@ class Passes:
     Errors of each pass: ActstoreError CANCELLED.
     """
 
-    def __init__(self, model: SharedModel, stop: threading.Event) -> None:
-        self.model, self._stop = model, stop
+    def __init__(self, model: SharedModel, stop: threading.Event, caller: Caller = ANYONE) -> None:
+        self.model, self._stop, self._caller = model, stop, caller
+        self._began = time.monotonic()
 
     @contextmanager
     def turn(self) -> Iterator[None]:
@@ -43,6 +46,15 @@ class Passes:
         """Raise CANCELLED if the caller has gone; for what takes long without a pass."""
         if self._stop.is_set():
             raise ActstoreError("the caller no longer waits for this answer", reason="CANCELLED")
+
+    def expect(self, tokens: int) -> None:
+        """Say how many tokens the model will run on at least.
+
+        Errors: BadRequest LIMIT_EXCEEDED if this takes longer than the caller waits, even at the highest speed that was
+        measured.
+        """
+        seconds = tokens * self.model.speed.seconds_per_token
+        self._caller.after(time.monotonic() - self._began).check_deadline(seconds, "the answer")
 
     def observe(
         self,
@@ -105,7 +117,10 @@ class Passes:
     @contextmanager
     def _changed(self, changes: Mapping[Site, Change], shape: torch.Size) -> Iterator[None]:
         with self.turn(), changing(self.model, changes, shape):
+            began = time.monotonic()
             yield
+            self.model.turns.ran(shape.numel())
+            self.model.speed.observe(shape.numel(), time.monotonic() - began)
 
 
 def adding(model: LanguageModel, site: Site, delta: Float[Tensor, "batch position width"]) -> Mapping[Site, Change]:

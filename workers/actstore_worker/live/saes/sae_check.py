@@ -57,6 +57,7 @@ def check_sae(
             value=question.tokens,
             allowed=f"1 to {limits.check_tokens}",
         )
+    passes.expect(question.tokens)
     sample = sample_sequences(snapshot, question.tokens)
     quantities = _Measurement(passes, sae).of(sample, limits)
     scales, layers = _alternatives(passes, sae, sample, limits)

@@ -57,6 +57,7 @@ def ablate_sites(
     parts = _parts(model, question)
     texts = _read(passes, question, len(parts), limits)
     _check_counted(texts)
+    passes.expect((1 + len(parts)) * sum(map(len, texts)))
     values = _source(passes, snapshot, question, texts, parts, limits)
     losses = _Losses(len(texts), len(parts))
     for rows in batches_of(texts, limits.tokens_per_slice, model.device):

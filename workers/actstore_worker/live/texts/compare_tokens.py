@@ -78,7 +78,9 @@ def compare_tokens(passes: Passes, question: CompareTokens, limits: LiveLimits) 
     places = list(_places(clean, corrupt))
     drawn = _draw(model, question, [clean, *corrupt], limits)
     asked = {(place.text.ids, place.token) for place in places}
-    _check_tokens(len(asked) * (len(drawn) + 1) * len(clean), limits)
+    tokens_run = len(asked) * (len(drawn) + 1) * len(clean)
+    _check_tokens(tokens_run, limits)
+    passes.expect(tokens_run)
     seen: dict[tuple[tuple[int, ...], int, int], _Seen] = {}
     for ids, token in sorted(asked):
         positions = sorted({place.position for place in places if (place.text.ids, place.token) == (ids, token)})

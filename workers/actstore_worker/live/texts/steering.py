@@ -60,6 +60,7 @@ def steer_text(
     direction = direction_of(model, question, sae)
     text = read_text(model, question.prompt, question.prepend_bos, "prompt")
     _check_tokens(model, question.max_new_tokens, len(text), limits)
+    passes.expect(2 * len(text))  # The model may end its text at any token.
     norm = _mean_norm(passes, text, direction.site)
     strength = (
         None if question.strength is None else question.strength * (norm if question.unit == "mean_norm" else 1.0)

@@ -5,7 +5,7 @@ is computed again. Rows kept by the process itself would be lost with it, and ro
 per slice, for an event that rarely happens.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 
 import pyarrow as pa
 
@@ -23,25 +23,26 @@ class ProcessDied(Exception):
 
 async def going_on(
     start: Callable[[Finished], AsyncGenerator[SweepUpdate, None]],
-) -> AsyncIterator[SweepProgress | SweepCells | SweepResult]:
+    most_tries: int = TRIES,
+) -> AsyncGenerator[SweepProgress | SweepCells | SweepResult, None]:
     """Yields the updates of a sweep, whichever process runs it. `start` starts it after the finished rows.
 
     Errors: the sweep's own; WORKERS_UNAVAILABLE after several processes died in a row without finishing a row.
     """
-    finished, tries = NOTHING_FINISHED, TRIES
+    finished, tries = NOTHING_FINISHED, most_tries
     while True:
         updates = start(finished)
         try:
             async for update in updates:
                 if isinstance(update, CheckedCells):
-                    finished, tries = _with(finished, update), TRIES
+                    finished, tries = _with(finished, update), most_tries
                     yield SweepCells(update.rows)
                 else:
                     yield update
         except ProcessDied:
             tries -= 1
             if not tries:
-                message = f"this sweep failed: {TRIES} worker processes died while running it, one after the other"
+                message = f"this sweep failed: {most_tries} worker processes died while running it, one after the other"
                 raise ActstoreError(message, reason="WORKERS_UNAVAILABLE") from None
         else:
             return

@@ -171,6 +171,7 @@ class Scheduler:
             jobs = list(self._jobs)
         for job in jobs:
             while job.can_advance:
+                job.model.turns.work_for(job.principal)
                 with job.model.turns:
                     job.advance()
         with self._changed:
@@ -181,7 +182,9 @@ class Scheduler:
                 self._jobs.append(job)
             self._note_turn(batch)
         if batch:
-            with batch[0].model.turns:  # The same kernel implies the same model.
+            turns = batch[0].model.turns  # The same kernel implies the same model.
+            turns.work_for(*(job.principal for job in batch))
+            with turns:
                 self._run(batch)
 
     def _runnable(self) -> bool:
@@ -236,6 +239,8 @@ class Scheduler:
             return
         self.batches += 1
         for job, ran in zip(batch, answers, strict=True):
+            if job.work is not None:
+                job.model.turns.ran(_tokens(job.work), job.principal)
             job.answer(ran, (time.monotonic() - began) / len(batch))
 
 

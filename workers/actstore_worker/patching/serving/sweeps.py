@@ -8,21 +8,17 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from actstore_api.records.patching import RunSweep, SweepEstimate, SweepResult
-from actstore_storage.runs.wanted import DEFAULT_PRINCIPAL
+from actstore_worker.caller import ANYONE, Caller
 from actstore_worker.models.turns import SharedModel
 from actstore_worker.patching.inputs.limits import PatchingLimits
 from actstore_worker.patching.inputs.supplies import Supplies
 from actstore_worker.patching.kernels.full import FullForward
 from actstore_worker.patching.serving.answer_cache import AnswerCache
-from actstore_worker.patching.serving.caller import Caller
 from actstore_worker.patching.serving.estimate import estimate_steps
 from actstore_worker.patching.serving.scheduler import Job, Pace, Scheduler
 from actstore_worker.patching.steps import Steps
 from actstore_worker.patching.sweep import Kernels, fastest_kernel, sweep_steps
 from actstore_worker.patching.updates import CheckedCells, Finished, SweepUpdate
-
-# For sweeps of this process's own.
-ANYONE = Caller(DEFAULT_PRINCIPAL)
 
 
 @dataclass(frozen=True)
@@ -79,11 +75,11 @@ class Sweeps:
         steps = sweep_steps(served.model, request, self._limits, served.kernels, supplies, budget, finished)
         return self._updates(served, steps, caller)
 
-    async def estimate(self, served: Served, request: RunSweep) -> SweepEstimate:
+    async def estimate(self, served: Served, request: RunSweep, caller: Caller = ANYONE) -> SweepEstimate:
         """Returns the estimate of a sweep. Errors: as `estimate_steps`."""
         supplies = self._supplies.settled()
         kept = AnswerCache(supplies, self._limits)
-        found = await self._estimated(served, request, supplies, ANYONE)
+        found = await self._estimated(served, request, supplies, caller)
         key = await asyncio.to_thread(kept.key, served.model, request, served.kernels.fast.name)
         cached = not request.fresh and await asyncio.to_thread(kept.has, key)
         return replace(found, cached=True, seconds=0.0) if cached else found
