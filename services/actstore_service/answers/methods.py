@@ -24,6 +24,7 @@ from actstore_service.sweeps import counted
 from actstore_storage.answers import Store
 from actstore_storage.bucket import Bucket
 from actstore_storage.parquet.row_cache import RowCache
+from actstore_storage.runs.kept import KeptRuns
 
 SERVICES = tuple(service.full_name for service in service_pb2.DESCRIPTOR.services_by_name.values())
 
@@ -38,7 +39,8 @@ class Answers:
         cache = RowCache(settings.held_row_bytes)
         metrics.look_at(steps.admission.rooms, cache)
         questions = Questions(access)
-        self._stored = Stored(Store(bucket, cache), questions, steps, limits)
+        store = Store(bucket, cache, KeptRuns(settings.held_run_bytes))
+        self._stored = Stored(store, questions, steps, limits)
         watches = {"RunSweep": lambda updates: counted(updates, metrics.sweeps)}
         self._forwarded = Forwarded(gateway, questions, steps, watches, {"CheckSae": metrics.sae_checked})
         self._information = Information(gateway, questions, steps, limits)

@@ -1,6 +1,7 @@
 """Answers calls from the bucket: single answers on the threads of their class, rows as a stream."""
 
 from collections.abc import Awaitable, Callable, Generator, Mapping
+from typing import Any
 
 from actstore_api.codec import encode
 from actstore_api.verbs import Verb
@@ -12,7 +13,11 @@ from actstore_service.calls.call import Call
 from actstore_service.calls.classes import CallClass, class_of
 from actstore_service.calls.steps import Steps
 from actstore_service.settings import Limits
-from actstore_storage.answers import Store, answer, rows
+from actstore_storage.answers import Store, answer, only_run, rows
+from actstore_storage.bucket.cache import Memory
+
+# Larger answers are not kept: a few of them would leave no room for others.
+KEPT_ANSWER_BYTES = 256 * 1024
 
 
 class Stored:
@@ -56,11 +61,31 @@ class Stored:
 
     def _answered(self, call: Call, verb: Verb, message: bytes) -> bytes:
         question = self._questions.read(call, verb, message)
-        found = self._questions.seen(call, verb, answer(self._store.until(call.over), question))
-        written: bytes = encode(found).SerializeToString()
-        return written
+        store = self._store.until(call.over)
+        run = only_run(question)
+        if run is None:
+            return _written(self._questions.seen(call, verb, answer(store, question)))
+        # Who may use the run sees all of its answers, so that they are the same for all who get here.
+        store = store.with_opened(run)
+        return _kept(store.opened[run].memory, (verb.name, message), lambda: _written(answer(store, question)))
 
     def _messages(self, call: Call, verb: Verb, message: bytes, pace: Pace) -> Generator[bytes, None, None]:
         question = self._questions.read(call, verb, message)
         provenance, batches = rows(self._store.until(call.over), question)
         yield from row_messages(provenance, batches, pace.message_bytes)
+
+
+def _kept(memory: Memory, question: tuple[str, bytes], answered: Callable[[], bytes]) -> bytes:
+    """The answer that is kept for the same question to the same snapshot, or the one that is found now."""
+    found = memory.find(question)
+    if isinstance(found, bytes):
+        return found
+    written = answered()
+    if len(written) <= KEPT_ANSWER_BYTES:
+        memory.keep(question, written, len(written) + len(question[1]))
+    return written
+
+
+def _written(answer: Any) -> bytes:
+    written: bytes = encode(answer).SerializeToString()
+    return written

@@ -8,13 +8,14 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from actstore_storage.bucket.side_by_side import read_side_by_side
 from actstore_storage.errors import check_limit
 from actstore_storage.features.entries import Entries
 from actstore_storage.features.reader import FeatureReader
 from actstore_storage.format.commit import Commit
 from actstore_storage.format.keys import features_product
 from actstore_storage.format.products import TOKENS
-from actstore_storage.parquet.reading import open_product, read_side_by_side
+from actstore_storage.parquet.reading import open_product
 from actstore_storage.parquet.row_groups import read_between
 from actstore_storage.registry.token_texts import token_texts
 from actstore_storage.runs.document_sources import SOURCE_FIELDS, answered, source_columns

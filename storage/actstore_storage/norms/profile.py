@@ -195,8 +195,12 @@ def _sketched(
     """The sketch values of these sites' tokens of one class, or of all that are not excluded."""
     kept = kept_classes(question.kept.exclude) if group is None else [str(group)]
     told = [statistics_of(question.quantity, site, snapshot.record.d_model) for site in sites]
-    found = [part[name][one] for name, _ in told for part in parts for one in kept if one in part[name]]
-    return WeightedValues.of(found, told[0][1])
+
+    def merged() -> WeightedValues:
+        found = [part[name][one] for name, _ in told for part in parts for one in kept if one in part[name]]
+        return WeightedValues.of(found, told[0][1])
+
+    return snapshot.memory.read(("sketched", *told, *kept), merged, lambda values: values.nbytes)
 
 
 def _rows(

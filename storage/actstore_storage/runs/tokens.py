@@ -5,9 +5,10 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from actstore_storage.bucket import Bucket
+from actstore_storage.bucket.side_by_side import read_side_by_side
 from actstore_storage.format.commit import Commit
 from actstore_storage.format.products import POSITIONS, TOKENS, TOKENS_FORMAT
-from actstore_storage.parquet.reading import open_product, read_side_by_side
+from actstore_storage.parquet.reading import open_product
 from actstore_storage.parquet.row_cache import NO_CACHE, RowCache
 from actstore_storage.runs.document_sources import SOURCE_FIELDS, answered, source_columns
 from actstore_storage.runs.snapshot import Snapshot

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from actstore_storage.bucket import Bucket
+from actstore_storage.bucket.side_by_side import read_side_by_side
 from actstore_storage.errors import CorruptObject
 from actstore_storage.format.products import NORMS
 from actstore_storage.norms import rows as norm_rows
 from actstore_storage.norms.growth import Bootstrap, fit_growth
 from actstore_storage.norms.profile import ProfileQuestion, norm_profile
 from actstore_storage.norms.rows import KeptTokens
-from actstore_storage.parquet.reading import read_side_by_side
 from actstore_storage.runs.opening import open_run
 from actstore_storage.runs.snapshot import Snapshot
 from tests.storage.random_run import RandomRun, make_run, write_run
