@@ -166,11 +166,11 @@ def questions() -> list[Call]:
             "examples": SampleExamples(RUN, SAE, (feature,)),
             "rows": ReadActivations(RUN, (DENSE,), where=TokenSelection(sequences=Range(number, number + 1))),
         }
-        found += [_call(kind, record) for kind, record in records.items()]
+        found += [call_of(kind, record) for kind, record in records.items()]
     return found
 
 
-def _call(kind: str, record: object) -> Call:
+def call_of(kind: str, record: object) -> Call:
     verb = verb_of(record)
     return Call(kind, verb.path, encode(record).SerializeToString(), verb.streams)
 
@@ -197,9 +197,12 @@ def _own_connection(number: int) -> list[tuple[str, object]]:
 
 async def _client(channel: grpc.aio.Channel, calls: Sequence[Call], end: float, seen: Seen, seed: int) -> None:
     rng = random.Random(seed)
-    by_kind = {kind: [call for call in calls if call.kind == kind] for kind in MIX}
+    by_kind = {
+        kind: [call for call in calls if call.kind == kind] for kind in dict.fromkeys(call.kind for call in calls)
+    }
+    weights = [MIX.get(kind, 1) for kind in by_kind]
     while time.perf_counter() < end:
-        [kind] = rng.choices(list(MIX), list(MIX.values()))
+        [kind] = rng.choices(list(by_kind), weights)
         await _ask(channel, rng.choice(by_kind[kind]), seen)
 
 
@@ -242,16 +245,21 @@ class _Echo(grpc.GenericRpcHandler):
 
     def __init__(self, sizes: Mapping[tuple[str, bytes], list[int]]) -> None:
         self._answers = {key: [bytes(size) for size in each] for key, each in sizes.items()}
+        # For requests that the service was not asked before.
+        self._typical = {path: answer for (path, _), answer in self._answers.items()}
         self._streams = {verb.path for verb in VERBS.values() if verb.streams}
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
         path = handler_call_details.method
 
+        def of(request: bytes) -> list[bytes]:
+            return self._answers.get((path, request), self._typical[path])
+
         async def answer(request: bytes, _: object) -> bytes:
-            return self._answers[path, request][0]
+            return of(request)[0]
 
         async def stream(request: bytes, _: object) -> AsyncIterator[bytes]:
-            for message in self._answers[path, request]:
+            for message in of(request):
                 yield message
 
         if path in self._streams:

@@ -18,13 +18,12 @@ from actstore_api.records.terms import Failure
 from actstore_api.shape import Unreadable
 from actstore_storage import errors
 from actstore_storage.answers import Store, answer, is_stored, rows
+from actstore_storage.answers.kept import KeptRuns
 from actstore_storage.bucket import Bucket, access, opening
 from actstore_storage.parquet.row_cache import RowCache
 from actstore_storage.rows.export import export_saelens, export_safetensors
-from actstore_storage.runs.kept import KeptRuns
 from actstore_storage.runs.opening import check_store, open_run
 from actstore_storage.upkeep import fsck, removal
-
 
 # What a client keeps in memory for its next questions: opened runs, and decoded rows.
 HELD_RUN_BYTES = 64 << 20

@@ -22,9 +22,9 @@ from actstore_service.metrics import Metrics
 from actstore_service.settings import Settings
 from actstore_service.sweeps import counted
 from actstore_storage.answers import Store
+from actstore_storage.answers.kept import KeptRuns
 from actstore_storage.bucket import Bucket
 from actstore_storage.parquet.row_cache import RowCache
-from actstore_storage.runs.kept import KeptRuns
 
 SERVICES = tuple(service.full_name for service in service_pb2.DESCRIPTOR.services_by_name.values())
 

@@ -5,13 +5,13 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from actstore_storage.answers.kept import KeptRuns
 from actstore_storage.bucket import Bucket
 from actstore_storage.bucket.side_by_side import read_side_by_side
 from actstore_storage.bucket.watched import WatchedBucket
 from actstore_storage.errors import CorruptObject, NotThere
 from actstore_storage.format.keys import RUNS
 from actstore_storage.parquet.row_cache import NO_CACHE, RowCache
-from actstore_storage.runs.kept import KeptRuns
 from actstore_storage.runs.snapshot import Snapshot
 
 _log = logging.getLogger(__name__)

@@ -18,9 +18,11 @@ _END_BYTES = 64 << 10
 
 
 @contextmanager
-def open_product(bucket: Bucket, commit: Commit, product: str, *, verify: bool = True) -> Iterator[pq.ParquetFile]:
+def open_product(
+    bucket: Bucket, commit: Commit, product: str, *, verify: bool = True, footer: pq.FileMetaData | None = None
+) -> Iterator[pq.ParquetFile]:
     """Opens one object of a shard, as `open_record`."""
-    with open_record(bucket, commit.objects[product], _owner(commit), verify=verify) as file:
+    with open_record(bucket, commit.objects[product], _owner(commit), verify=verify, footer=footer) as file:
         yield file
 
 
@@ -33,14 +35,18 @@ def open_product_source(bucket: Bucket, commit: Commit, product: str) -> Iterato
 
 
 @contextmanager
-def open_record(bucket: Bucket, record: ObjectRecord, owner: str, *, verify: bool = True) -> Iterator[pq.ParquetFile]:
+def open_record(
+    bucket: Bucket, record: ObjectRecord, owner: str, *, verify: bool = True, footer: pq.FileMetaData | None = None
+) -> Iterator[pq.ParquetFile]:
     """Opens an object that a record names. Raises CorruptObject, here or while the block reads, if the bytes do not
     match the record.
 
-    Without `verify` the pages' checksums are not computed, for code that has read the same pages before.
+    Without `verify` the pages' checksums are not computed, for code that has read the same pages before. `footer`: the
+    one that was read before and is kept.
     """
     with reading_errors(bucket, record, owner), open_source(bucket, record, owner) as source:
-        footer = _footer(source, record, owner) if record.footer_sha256 else None
+        if footer is None and record.footer_sha256:
+            footer = _footer(source, record, owner)
         yield pq.ParquetFile(source, metadata=footer, page_checksum_verification=verify)
 
 

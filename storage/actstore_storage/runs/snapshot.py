@@ -32,6 +32,10 @@ class Snapshot:
     commits: Commits
     memory: Memory = field(default_factory=own_memory, compare=False)
 
+    def compute(self) -> None:
+        """Computes what most answers need, for all who get the snapshot by `through`."""
+        _ = self.name, self.commits.summary, self.commits.token_counts
+
     def through(self, bucket: Bucket, memory: Memory) -> "Snapshot":
         """The same snapshot, which is read from this bucket and kept in this memory."""
         found = copy(self)  # with the name that it has computed

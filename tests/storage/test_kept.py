@@ -11,12 +11,12 @@ from actstore_api.records.catalog import GetRun
 from actstore_api.records.feature import SampleExamples
 from actstore_api.records.norm import GetNormProfile
 from actstore_storage.answers import Store, answer
+from actstore_storage.answers.kept import KeptRuns
 from actstore_storage.bucket import Bucket
 from actstore_storage.bucket.local import LocalBucket
 from actstore_storage.bucket.observed import ObservedBucket
 from actstore_storage.errors import ActstoreError, NotThere
 from actstore_storage.format.keys import run_key
-from actstore_storage.runs.kept import KeptRuns
 from actstore_storage.upkeep.removal import remove_run
 from tests.stored_run import FIRING, SAE, write_stored_run
 from tests.waiting import wait_until

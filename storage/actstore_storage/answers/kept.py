@@ -69,6 +69,7 @@ class KeptRuns:
         if not stamp.settled or not self.cache.bytes_max:
             self.cache.forget(run)
             return _Kept(stamp, snapshot, snapshot.memory)
+        snapshot.compute()
         kept = _Kept(stamp, snapshot, Memory(self.cache))
         self.cache.keep(run, kept, _bytes_of(snapshot))
         return kept
