@@ -32,6 +32,9 @@ class Limits:
     """Calls about what is there (runs, models, SAEs) that run at the same time. Further ones wait."""
     read_threads: int = 32
     """Questions about stored data with a single answer that run at the same time. Further ones wait."""
+    slow_threads: int = 2
+    """Of these, questions that read many rows or compute for long (exact norms, growth, searches of features) and run
+    at the same time. Further ones wait, and quick questions pass them."""
     stream_threads: int = 16
     """Threads that read stored rows for all open streams. A stream whose client does not read occupies none."""
     waiting_calls: int = 128

@@ -36,10 +36,9 @@ class Answers:
         limits = settings.limits
         opening = Opening(limits.message_seconds, limits.unread_calls)
         steps = Steps(Admission(limits), opening, Outbox(limits))
-        cache = RowCache(settings.held_row_bytes)
-        metrics.look_at(steps.admission.rooms, cache)
         questions = Questions(access)
-        store = Store(bucket, cache, KeptRuns(settings.held_run_bytes))
+        store = Store(bucket, RowCache(settings.held_row_bytes), KeptRuns(settings.held_run_bytes))
+        metrics.look_at(steps.admission.rooms, store)
         self._stored = Stored(store, questions, steps, limits)
         watches = {"RunSweep": lambda updates: counted(updates, metrics.sweeps)}
         self._forwarded = Forwarded(gateway, questions, steps, watches, {"CheckSae": metrics.sae_checked})
