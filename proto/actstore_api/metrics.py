@@ -247,6 +247,9 @@ LOG_LINES_DROPPED = Metric(
 HELD_ROWS_BYTES = Metric(
     "actstore_held_rows_bytes", G, "bytes", "Bytes of decoded activation rows that are cached in memory."
 )
+HELD_RUNS_BYTES = Metric(
+    "actstore_held_runs_bytes", G, "bytes", "Bytes of opened runs, and of answers about them, that are kept in memory."
+)
 HELD_ROWS_REQUESTS = Metric(
     "actstore_held_rows_requests_total",
     C,

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -10,7 +11,7 @@ from uuid import uuid4
 
 import pyarrow as pa
 
-from actstore_storage.bucket import Bucket, check_key, is_key
+from actstore_storage.bucket import Bucket, Stamp, check_key, is_key
 from actstore_storage.errors import BadRequest, StoreError, StoreUnreachable
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -66,6 +67,12 @@ class LocalBucket(Bucket):
     def get(self, key: str) -> bytes:
         with self._failures(reading=key):
             return self._path(key).read_bytes()
+
+    def stamp(self, key: str) -> Stamp:
+        with self._failures(reading=key):
+            state = self._path(key).stat()
+        version = state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns
+        return Stamp(version, time.time() - state.st_mtime)
 
     def open(self, key: str) -> pa.NativeFile:
         path = self._path(key)
