@@ -48,8 +48,7 @@ def load_safetensors(path: Path) -> dict[str, Tensor]:
 def load_arrays(path: Path) -> dict[str, Tensor]:
     """Reads an `.npz`. Errors: DamagedFile for arrays that become far larger than the file; what NumPy raises."""
     with zipfile.ZipFile(path) as archive:
-        stored, expanded = _sizes(archive)
-        if expanded > max(_EXPANDED_BYTES, _EXPANSION * stored):
+        if (expanded := _expanded(archive)) > max(_EXPANDED_BYTES, _EXPANSION * (stored := path.stat().st_size)):
             raise DamagedFile(
                 f"{path.name} has {stored} bytes that become {expanded}, more than {_EXPANSION} times as many"
             )
@@ -68,8 +67,7 @@ def load_pickled(path: Path) -> Any:
             f"{path.name} is not in the format of torch 1.6 and later: load it with torch, and save it again"
         )
     with zipfile.ZipFile(path) as archive:
-        stored, expanded = _sizes(archive)
-        if expanded > path.stat().st_size or any(part.compress_type for part in archive.infolist()):
+        if (expanded := _expanded(archive)) > (stored := path.stat().st_size):
             raise DamagedFile(f"{path.name} has {stored} bytes that become {expanded}; torch.save does not compress")
         for part in archive.infolist():
             if part.filename.endswith(".pkl"):
@@ -79,9 +77,8 @@ def load_pickled(path: Path) -> Any:
     return found
 
 
-def _sizes(archive: zipfile.ZipFile) -> tuple[int, int]:
-    parts = archive.infolist()
-    return sum(part.compress_size for part in parts), sum(part.file_size for part in parts)
+def _expanded(archive: zipfile.ZipFile) -> int:
+    return sum(part.file_size for part in archive.infolist())
 
 
 def _check_pickle(path: Path, archive: zipfile.ZipFile, part: zipfile.ZipInfo) -> None:
