@@ -40,7 +40,7 @@ ASKED_AGAIN = "coordinator asked again"
 TARGETS = ("worker", "coordinator", ASKED_AGAIN, "node", "service", "store")
 SEED = int(os.environ["ACTSTORE_FAULT_SEED"])  # tests/conftest.py chooses one where nobody has
 KILLS = int(os.environ.get("ACTSTORE_FAULT_KILLS", str(len(TARGETS))))
-SHARDS = 24
+SHARDS = 16
 ENDS_SECONDS = 600.0
 TRIES = 5
 
