@@ -104,6 +104,7 @@ def test_which_questions_are_quick(question: object, quick: bool) -> None:
 def test_growth_also_depends_on_the_registry_of_models() -> None:
     assert only_run(FitGrowth(("a",))) is None
     assert only_run(GetNormProfile(("a", "b"))) is None
+    assert only_run(GetNormProfile(())) is None
     assert only_run(GetNormProfile(("a",))) == "a"
 
 

@@ -70,6 +70,7 @@ def rows(store: Store, question: object) -> Rows:
 
 
 def _runs(question: object) -> tuple[str, ...]:
-    """The runs that a question names."""
-    found: tuple[str, ...] = getattr(question, "runs", None) or (getattr(question, "run", ""),)
-    return found
+    """The runs that a question names; none if it names none."""
+    run: str | None = getattr(question, "run", None)
+    found: tuple[str, ...] = getattr(question, "runs", ())
+    return found if run is None else (run,)

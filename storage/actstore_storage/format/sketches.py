@@ -6,6 +6,7 @@ shards. The values that a sketch keeps are random, without a seed in DataSketche
 have other bytes here; but results from stored sketches are always the same.
 """
 
+import math
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -115,27 +116,31 @@ class WeightedValues:
 
     def quantiles(self, quantiles: Sequence[float]) -> list[float]:
         """As np.quantile with each value repeated by its weight; 0 and 1 are the extremes."""
-        ends = self._ends
-        places = np.asarray(quantiles, np.float64) * (ends[-1] - 1)
-        below = np.floor(places).astype(np.int64)
-        above = np.minimum(below + 1, ends[-1] - 1)
-        low, high = (self.values[np.searchsorted(ends, at, side="right")] for at in (below, above))
-        found = _between(low, high, places - below)
-        found = np.where(places <= 0, self.values[0], np.where(places >= ends[-1] - 1, self.values[-1], found))
-        return [float(value) for value in found]
+        last = int(self._ends[-1]) - 1
+        # Single numbers, because arrays of a few take longer.
+        places = [float(quantile) * last for quantile in quantiles]
+        below = [math.floor(place) for place in places]
+        near = [*below, *(min(place + 1, last) for place in below)]
+        found = self.values[self._ends.searchsorted(near, side="right")].tolist()
+        ends = zip(places, found[: len(places)], found[len(places) :], strict=True)
+        return [self._at(place, last, low, high) for place, low, high in ends]
+
+    def _at(self, place: float, last: int, low: float, high: float) -> float:
+        if place <= 0:
+            return float(self.values[0])
+        if place >= last:
+            return float(self.values[-1])
+        return _between(low, high, place - math.floor(place))
 
     @cached_property
     def _ends(self) -> npt.NDArray[np.int64]:
         return np.cumsum(self.weights)
 
 
-def _between(
-    low: npt.NDArray[np.float64], high: npt.NDArray[np.float64], part: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float64]:
+def _between(low: float, high: float, part: float) -> float:
     """Interpolates as np.quantile does, to the bit: from the nearer end."""
     step = high - low
-    found: npt.NDArray[np.float64] = np.where(part >= 0.5, high - step * (1 - part), low + step * part)
-    return found
+    return high - step * (1 - part) if part >= 0.5 else low + step * part
 
 
 def _deserialized(sketch: bytes) -> kll_floats_sketch:
