@@ -8,7 +8,14 @@ from typing import Any
 
 import pytest
 
-from actstore_api.records.activation import ReadActivations
+from actstore_api.records.activation import ReadActivations, ReadTokens
+from actstore_api.records.feature import (
+    FindFeatures,
+    GetActiveFeatures,
+    GetCofiringFeatures,
+    ReadFeature,
+    SampleExamples,
+)
 from actstore_api.records.norm import FitGrowth, GetNormProfile
 from actstore_storage.answers import Store, answer, rows
 from actstore_storage.bucket import Bucket
@@ -18,11 +25,16 @@ from actstore_storage.errors import ActstoreError, BadRequest
 from actstore_storage.registry.token_texts import token_texts
 from actstore_worker.capture.coordinator import Coordinator
 from actstore_worker.capture.limits import CoordinatorLimits
+from actstore_worker.capture.plan import PlanSettings, plan_capture
+from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.datasets.documents import DocumentQuery, documents
 from actstore_worker.datasets.limits import DatasetLimits, Reading
 from actstore_worker.datasets.places import DatasetPlaces
+from actstore_worker.models.model import ModelDescription
+from actstore_worker.models.prompts import tokenised
 from tests.capture_requests import capture_request
-from tests.stored_run import DENSE_SITE, write_stored_run
+from tests.made_models.random_models import save_model
+from tests.stored_run import DENSE_SITE, SAE, write_stored_run
 from tests.waiting import PATIENCE_SECONDS
 
 
@@ -52,19 +64,30 @@ RUNS = tuple(f"run{number}" for number in range(8))
 QUESTIONS: list[Any] = [
     GetNormProfile(RUNS),
     FitGrowth(RUNS, axis="checkpoint", resamples=10_000),
+    GetNormProfile(RUNS[:1], quantiles=(0.5,), exact=True),
+    FindFeatures("run0", SAE, with_token_r2=True),
+    GetActiveFeatures("run0", SAE),
+    GetCofiringFeatures("run0", SAE, 0),
+    SampleExamples("run0", SAE, (0, 1, 2), k=5, tokens_before=2),
     ReadActivations("run0", (DENSE_SITE,)),
+    ReadTokens("run0"),
+    ReadFeature("run0", SAE, 0),
 ]
+STREAMS = (ReadActivations, ReadTokens, ReadFeature)
 
 
 def answered(store: Store, question: Any) -> None:
-    if isinstance(question, ReadActivations):
+    if isinstance(question, STREAMS):
         list(rows(store, question)[1])
     else:
         answer(store, question)
 
 
-@pytest.mark.parametrize("question", QUESTIONS, ids=[type(question).__name__ for question in QUESTIONS])
+@pytest.mark.parametrize(
+    "question", QUESTIONS, ids=[f"{number} {type(question).__name__}" for number, question in enumerate(QUESTIONS)]
+)
 def test_an_answer_reads_nothing_more_once_its_caller_has_left(bucket: Bucket, question: Any) -> None:
+    answered(Store(bucket), question)  # what is cached for all callers is not asked for again
     whole = Leaving(bucket, -1)
     answered(Store(whole), question)
     for number in (1, whole.asked // 2, whole.asked):
@@ -107,6 +130,73 @@ def test_a_dataset_is_read_no_further_once_nobody_waits(tmp_path: Path) -> None:
         with pytest.raises(ActstoreError) as ended:
             next(left)
         assert ended.value.reason == "CANCELLED"
+
+
+class Watching(threading.Event):
+    """Whether a caller has left, who leaves at the look of this number."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number, self.looks = number, 0
+
+    def is_set(self) -> bool:
+        self.looks += 1
+        if self.looks == self.number:
+            self.set()
+        return super().is_set()
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> tuple[ModelCatalog, DatasetPlaces]:
+    """A model and a dataset of small documents."""
+    folder = tmp_path_factory.mktemp("captured")
+    save_model(folder / "models" / "tiny", "gpt2")
+    (folder / "data").mkdir()
+    (folder / "data" / "words.jsonl").write_text(json.dumps({"text": "the cat"}) + "\n")
+    (folder / "data" / "many.jsonl").write_text((json.dumps({"text": "cat"}) + "\n") * 9000)
+    return ModelCatalog((folder / "models",)), DatasetPlaces((folder / "data",))
+
+
+def planned(places: tuple[ModelCatalog, DatasetPlaces], dataset: str, stop: threading.Event) -> None:
+    catalog, datasets = places
+    plan_capture(capture_request("tiny", dataset), catalog, PlanSettings(datasets=datasets), stop)
+
+
+def test_documents_are_tokenised_a_few_at_a_time_and_no_more_once_their_caller_has_left(
+    places: tuple[ModelCatalog, DatasetPlaces], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is being tokenized is not interrupted, so it may not be much."""
+    groups: list[int] = []
+
+    def count(described: ModelDescription, texts: list[str]) -> list[list[int]]:
+        groups.append(len(texts))
+        return tokenised(described, texts)
+
+    monkeypatch.setattr("actstore_worker.datasets.sequences.tokenised", count)
+    planned(places, "many.jsonl", threading.Event())
+    assert sum(groups) == 9000
+    assert max(groups) <= 1024
+    begun = len(groups)
+    stop = Watching(4000)
+    with pytest.raises(ActstoreError) as ended:
+        planned(places, "many.jsonl", stop)
+    assert ended.value.reason == "CANCELLED"
+    assert 0 < len(groups) - begun < 5
+    assert stop.looks == 4000
+
+
+def test_weights_are_hashed_no_further_once_nobody_waits(
+    places: tuple[ModelCatalog, DatasetPlaces], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("actstore_worker.files.places._CHUNK_BYTES", 1024)
+    whole = Watching(-1)
+    planned(places, "words.jsonl", whole)
+    assert whole.looks > 20
+    for number in (1, 10, 20):
+        stop = Watching(number)
+        with pytest.raises(ActstoreError) as ended:
+            planned(places, "words.jsonl", stop)
+        assert (ended.value.reason, stop.looks) == ("CANCELLED", number)
 
 
 class Planning:

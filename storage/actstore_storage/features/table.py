@@ -135,8 +135,10 @@ def token_r2_of_all(reader: FeatureReader, exclude: frozenset[str], part_rows: i
     counts = _kept_counts(reader, exclude)
     parts = []
     for first, end in feature_ranges(reader.class_counts.count.sum(axis=1), part_rows):
+        snapshot.bucket.check()
         feature, entries = sources.rows(first, end)
         kept = kept_rows(entries.flags, exclude)
+        snapshot.bucket.check()
         parts.append(
             _r2(
                 feature[kept].astype(np.int64) - first,

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 from actstore_api.records.capture import CaptureSpecification, DatasetReference
@@ -61,12 +62,17 @@ def plan_encoding(request: CaptureSpecification, bucket: Bucket, catalog: ModelC
             value=request.saes,
             allowed="at least one SAE that the run does not have",
         )
-    saes = tuple(load_sae(path, name) for name, path in paths.items())
-    for sae in saes:
-        _check_stored(sae, base)
+    saes = tuple(_stored_sae(bucket, path, name, base) for name, path in paths.items())
     record = _record(request, base, saes, device)
     sizes = feature_bytes(saes, base.tokens_total)
     return EncodePlan(record=record, sae_paths=paths, saes=saes, bytes_by_product=sizes)
+
+
+def _stored_sae(bucket: Bucket, path: Path, name: str, base: RunRecord) -> SparseAutoencoder:
+    bucket.check()
+    sae = load_sae(path, name)
+    _check_stored(sae, base)
+    return sae
 
 
 def _record(

@@ -82,9 +82,9 @@ def plan_capture(
     Errors: BadRequest or NotThere with field, value and what is allowed; ActstoreError CANCELLED soon after `stop` is
     set.
     """
-    asked = _look_up(request, catalog, settings)
-    noted = NotedSources()
     reading = Reading(settings.datasets.limits, stop)
+    asked = _look_up(request, catalog, settings, reading)
+    noted = NotedSources()
     with _naming_dataset(asked.dataset_reference.name):
         found = noted.passing(documents(asked.dataset, asked.query, reading))
         tokenised = tokenise(asked.model, found, asked.shape, settings.run_tokens_max)
@@ -138,7 +138,7 @@ class _Asked:
         return [*(NormColumn(L2, site) for site in self.norms), *columns_beside(sites, self.model.kinds)]
 
 
-def _look_up(request: CaptureSpecification, catalog: ModelCatalog, settings: PlanSettings) -> _Asked:
+def _look_up(request: CaptureSpecification, catalog: ModelCatalog, settings: PlanSettings, reading: Reading) -> _Asked:
     if request.run:
         check_name(request.run, "run")
     batch = _count(
@@ -148,11 +148,11 @@ def _look_up(request: CaptureSpecification, catalog: ModelCatalog, settings: Pla
     query = document_query(named_dataset)
     dataset = settings.datasets.find(named_dataset.name)
     source = catalog.find_model(named_model.name, named_model.revision)
-    model = describe_model(source)
+    model = describe_model(source, reading.check)
     shape = _shape(request, named_dataset.max_tokens, model)
     dense, norms = _sites(request, model)
     sae_paths = {name: catalog.find_sae(name) for name in dict.fromkeys(request.saes)}
-    saes = tuple(_fitting_sae(path, name, model) for name, path in sae_paths.items())
+    saes = tuple(_fitting_sae(path, name, model, reading) for name, path in sae_paths.items())
     options = checked_options(request, model, dense, saes)
     return _Asked(
         request=request,
@@ -277,7 +277,8 @@ def _sites(request: CaptureSpecification, model: ModelDescription) -> tuple[tupl
     return dense, norms
 
 
-def _fitting_sae(path: Path, name: str, model: ModelDescription) -> SparseAutoencoder:
+def _fitting_sae(path: Path, name: str, model: ModelDescription, reading: Reading) -> SparseAutoencoder:
+    reading.check()
     sae = load_sae(path, name)
     check_fit(sae, model)
     return sae

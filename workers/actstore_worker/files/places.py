@@ -1,7 +1,7 @@
 """Whether a file is inside a folder, and the hash of several files."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 _CHUNK_BYTES = 1 << 22
@@ -15,11 +15,19 @@ def is_inside(path: Path, folder: Path) -> bool:
         return False
 
 
-def sha256_of(files: Iterable[Path]) -> str:
-    """The hash of their bytes, one file after the other, in hexadecimal digits. Errors: OSError."""
+def goes_on() -> None:
+    """The check of work that nobody stops."""
+
+
+def sha256_of(files: Iterable[Path], check: Callable[[], None] = goes_on) -> str:
+    """The hash of their bytes, one file after the other, in hexadecimal digits. `check` raises once nobody waits.
+
+    Errors: OSError.
+    """
     digest = hashlib.sha256()
     for path in files:
         with path.open("rb") as file:
             while chunk := file.read(_CHUNK_BYTES):
+                check()
                 digest.update(chunk)
     return digest.hexdigest()

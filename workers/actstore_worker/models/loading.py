@@ -18,7 +18,7 @@ from transformers.utils import logging as transformers_logging
 
 from actstore_storage.errors import BadRequest
 from actstore_worker.files.damage import DamagedFile
-from actstore_worker.files.places import sha256_of
+from actstore_worker.files.places import goes_on, sha256_of
 from actstore_worker.files.stamps import held_still
 from actstore_worker.models.dtypes import TORCH_DTYPES
 from actstore_worker.models.families import find_family
@@ -77,8 +77,9 @@ def _of_still_files(
 
 
 @_of_still_files
-def describe_model(source: ModelSource) -> ModelDescription:
-    """Returns and checks what can be known without reading the weights' values: see docs/reference/models.md.
+def describe_model(source: ModelSource, check: Callable[[], None] = goes_on) -> ModelDescription:
+    """Returns and checks what can be known without reading the weights' values: see docs/reference/models.md. `check`
+    raises once nobody waits: hashing the weights takes a second a gigabyte.
 
     Errors: BadRequest MODEL_UNSUPPORTED for an unsupported family, and for files that are incomplete, unsafe, or do not
     fit each other.
@@ -92,7 +93,7 @@ def describe_model(source: ModelSource) -> ModelDescription:
         find_family(config.model_type),
         config,
         tokenizer,
-        sha256_of(weight_files(source)),
+        sha256_of(weight_files(source), check),
         tokenizer_sha256(tokenizer),
         identity_of(config, raw_configuration(source.folder)),
     )

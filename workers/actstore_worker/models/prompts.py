@@ -13,6 +13,8 @@ from actstore_worker.models.tokens.tokenizer_files import refusing_tokenizer
 
 # A tokenizer may shorten a text before it cuts it: several spaces become one, for example.
 _SHORTENED = 4
+# A shorter answer is tokenized, so that its error can show the tokens.
+_ANSWER_CHARACTERS = 256
 
 
 def prompt_ids(model: ModelDescription, prompt: Prompt, asked_bos: bool | None, field: str) -> tuple[int, ...]:
@@ -92,6 +94,7 @@ def token_of(model: ModelDescription, answer: TokenReference, field: str) -> int
     """
     if not isinstance(answer, str):
         return _checked(model, (answer,), field)[0]
+    _check_one_token(model, answer, field)
     made = text_ids(model, answer)
     named = model.texts.ids.get(answer, ())
     found: set[int] = set(named if len(made) != 1 else [*made, *(() if made[0] in named else named)])
@@ -110,6 +113,18 @@ def _checked(model: ModelDescription, ids: tuple[int, ...], field: str) -> tuple
                 allowed=f"0 to {model.vocabulary_size - 1}",
             )
     return ids
+
+
+def _check_one_token(model: ModelDescription, answer: str, field: str) -> None:
+    """Refuses what must be several tokens before it is tokenized."""
+    if len(answer) > max(_ANSWER_CHARACTERS, _SHORTENED * model.longest_token):
+        raise BadRequest(
+            f"{field} has {len(answer)} characters, and the longest token of {model.name!r} has {model.longest_token}",
+            reason="ANSWER_NOT_ONE_TOKEN",
+            field=field,
+            value=f"{len(answer)} characters",
+            allowed="text of one token",
+        )
 
 
 def _not_one_token(
