@@ -24,7 +24,8 @@ help:  ## list all targets
 
 setup: $(READY)  ## install everything into .venv, and buf if npm is available
 
-# PyTorch is installed first, in its exact version, so that later packages do not choose another build.
+# PyTorch is installed first, in its exact version, so that later packages do not choose another build. cyclonedx-bom asks
+# for rfc3987-syntax, which takes each process that imports Ray three CPU seconds, and only to check the lists it writes.
 $(READY): pyproject.toml constraints.txt package.json
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -32,6 +33,8 @@ $(READY): pyproject.toml constraints.txt package.json
 	$(BIN)/pip install --quiet $$(grep -E '^torch==' constraints.txt)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	$(BIN)/pip install --quiet --no-deps $(REFERENCES)
+	$(BIN)/pip install --quiet --no-deps --constraint constraints.txt cyclonedx-bom
+	$(BIN)/pip uninstall --quiet --yes rfc3987-syntax
 	if command -v npm >/dev/null; then npm install --no-fund --no-audit --silent; fi
 	touch $@
 

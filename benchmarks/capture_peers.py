@@ -32,7 +32,8 @@ from actstore_storage.bucket import Bucket
 from actstore_storage.bucket.opening import open_bucket
 from actstore_storage.format.sites import parse_site
 from actstore_storage.runs.opening import create_run
-from actstore_worker.capture.plan import Plan, PlanSettings, plan_capture
+from actstore_worker.capture.plan import Plan, plan_capture
+from actstore_worker.capture.run_plan import PlanSettings
 from actstore_worker.capture.shards.worker import CaptureWorker
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.datasets.places import DatasetPlaces

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import random
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,9 @@ from actstore_worker.capture.limits import CoordinatorLimits, MergeLimits
 from actstore_worker.capture.merging import Merging
 from actstore_worker.capture.plan import PlanSettings
 from actstore_worker.capture.preparing import Preparing
+from actstore_worker.capture.shards.report import ShardReport
 from actstore_worker.capture.shards.tasks import ShardTask
-from actstore_worker.capture.shards.worker import CaptureWorker, ShardReport
+from actstore_worker.capture.shards.worker import CaptureWorker
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.datasets.places import DatasetPlaces
 from tests.capture_requests import capture_request
@@ -66,8 +67,8 @@ class ThreadWorker:
         finally:
             self.running -= 1
 
-    async def ready(self) -> None:
-        pass
+    async def ready(self) -> str:
+        return "cpu"
 
     async def flops(self) -> float:
         return await asyncio.to_thread(self._inner.flops)
@@ -100,6 +101,28 @@ class ThreadWriter:
         return merge_part(self._bucket, merge, number)
 
 
+class StartedWorker:
+    """A worker from one start to its end. Beyond that, one of the same name may be started again."""
+
+    def __init__(self, worker: ThreadWorker) -> None:
+        self.worker, self.over = worker, asyncio.Event()
+        self.capture, self.interrupt = worker.capture, worker.interrupt
+        self.ready, self.flops = worker.ready, worker.flops
+        self.ended, self.end = self.over.wait, self.over.set
+
+
+def started(workers: Sequence[ThreadWorker]) -> Callable[[], Any]:
+    """Starts the first of these that does not run."""
+    running: dict[ThreadWorker, StartedWorker] = {}
+
+    def start() -> StartedWorker:
+        worker = next(one for one in workers if one not in running or running[one].over.is_set())
+        running[worker] = StartedWorker(worker)
+        return running[worker]
+
+    return start
+
+
 def coordinator(
     lab: Path,
     bucket: Bucket,
@@ -109,7 +132,7 @@ def coordinator(
 ) -> Coordinator:
     catalog, settings = ModelCatalog((lab / "models",)), PlanSettings(DatasetPlaces((lab / "data",)))
     merging = merging or Merging(bucket, ThreadWriter(bucket), MergeLimits())
-    return Coordinator(Preparing(bucket, catalog, settings), workers, limits, merging)
+    return Coordinator(Preparing(bucket, catalog, settings), started(workers), limits, merging, len(workers))
 
 
 async def watch(captures: Coordinator, run: str) -> list[CaptureProgress]:

@@ -42,6 +42,10 @@ class WorkerProcess:
         """The ids of Ray's processes below this one whose title begins so, as `ray::_CaptureActor`."""
         return [pid for pid in descendants(self.pid) if command_line(pid).startswith(title)]
 
+    def with_library(self, name: str) -> list[int]:
+        """The ids of this process and those below it that have loaded a shared library whose file is named so."""
+        return [pid for pid in (self.pid, *descendants(self.pid)) if f"/{name}" in _maps(pid)]
+
 
 @contextmanager
 def running_workers(
@@ -127,6 +131,13 @@ def command_line(pid: int) -> str:
     """Empty where it has ended."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+    except OSError:
+        return ""
+
+
+def _maps(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/maps").read_text()
     except OSError:
         return ""
 

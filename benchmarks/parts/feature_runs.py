@@ -55,10 +55,10 @@ class Rows:
     norm_sites: tuple[str, ...] = ()
 
 
-def write_run(address: str, nonzeros: int, rows: Rows = Rows()) -> None:
+def write_run(address: str, nonzeros: int, rows: Rows = Rows(), shard_nonzeros: int = SHARD_NONZEROS) -> None:
     """Writes a run with at least this many nonzeros, in shards, merged into one segment, with its commits folded."""
     bucket = open_bucket(address)
-    record = _record(nonzeros, rows)
+    record = _record(nonzeros, rows, shard_nonzeros)
     create_run(bucket, record)
     model = ModelRecord("model", "", "0" * 64, "0" * 64, "gpt_neox", 1, 1, 1, VOCABULARY_SIZE, SEQUENCE_TOKENS)
     register_model(bucket, model, [f"t{token}" for token in range(VOCABULARY_SIZE)])
@@ -163,8 +163,8 @@ def _features(rng: np.random.Generator, ends: np.ndarray, rows: int) -> SparseFe
     return SparseFeatures(row, feature.astype(np.int32), rng.lognormal(size=len(keys)).astype(np.float32))
 
 
-def _record(nonzeros: int, rows: Rows) -> RunRecord:
-    shards = -(-nonzeros // SHARD_NONZEROS)
+def _record(nonzeros: int, rows: Rows, shard_nonzeros: int) -> RunRecord:
+    shards = -(-nonzeros // shard_nonzeros)
     # A token has a little more than 32 nonzeros.
     sequences = -(-nonzeros // (shards * 32 * SEQUENCE_TOKENS)) * shards
     return synthetic_record(

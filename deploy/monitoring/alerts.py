@@ -465,8 +465,13 @@ ALERTS = (
         "sum(actstore_capture_workers) == 0 and sum(actstore_queue_depth) + sum(actstore_captures_running) > 0",
         "15m",
         "There are captures and no capture worker",
-        "Captures wait or run, and the coordinator has no worker to give their shards to.",
-        ("See whether the cluster has nodes with a GPU, and whether the autoscaler can start one.",),
+        "Captures wait or run, and the coordinator has no worker to give their shards to. At rest there is none; a node for "
+        "what waits should come within minutes.",
+        (
+            "See whether the autoscaler can start a node with a GPU: its log, the cloud's quota, pods that are pending.",
+            "Nodes there, and no worker: the coordinator's log says why a capture worker did not start.",
+            "`ACTSTORE_RAY_GPUS_MAX` has to be what the group of nodes may have.",
+        ),
         {
             'actstore_capture_workers{device="gpu"}': "0x60",
             'actstore_queue_depth{class="bulk"}': "1x60",
@@ -477,6 +482,46 @@ ALERTS = (
             'actstore_queue_depth{class="bulk"}': "0x60",
             "actstore_captures_running": "0x60",
         },
+        needs_workers=True,
+    ),
+    Alert(
+        "NothingCaptured",
+        "page",
+        "min_over_time(sum(actstore_capture_workers_wanted)[2h:5m]) > 0"
+        " and sum(increase(actstore_shard_attempts_total[2h])) == 0",
+        "15m",
+        "Shards have waited for two hours, and none was tried to its end",
+        "Captures want workers, and no attempt at a shard has ended, well or not: workers come and go without capturing, "
+        "or hang.",
+        (
+            "See whether nodes join and leave again at once, as preempted ones do.",
+            "Workers that are there: see what they wait for (`ray stack` on their node), and whether the store answers them.",
+            "Shards that take longer than two hours are too large: capture with fewer `sequences_per_shard`.",
+        ),
+        {
+            "actstore_capture_workers_wanted": "2x180",
+            'actstore_shard_attempts_total{outcome="committed"}': "5x180",
+        },
+        {
+            "actstore_capture_workers_wanted": "2x180",
+            'actstore_shard_attempts_total{outcome="committed"}': "5+1x180",
+        },
+        after="3h",
+        needs_workers=True,
+    ),
+    Alert(
+        "NoModelReplica",
+        "page",
+        "sum(actstore_model_replicas_wanted) > 0 and sum(actstore_model_replicas) == 0",
+        "15m",
+        "Questions wait for a model replica",
+        "Live questions and sweeps want a model replica, and none is there. Stored answers are not concerned.",
+        (
+            "See whether the autoscaler can start a node with a GPU, as for NoCaptureWorkers.",
+            "Nodes there, and no replica: see why it does not start, in Serve's log on its node.",
+        ),
+        {"actstore_model_replicas_wanted": "1x60", "actstore_model_replicas": "0x60"},
+        {"actstore_model_replicas_wanted": "0x60", "actstore_model_replicas": "0x60"},
         needs_workers=True,
     ),
     Alert(
@@ -527,7 +572,11 @@ ALERTS = (
         "2h",
         "{{ $value }} capture workers hold GPUs that captured nothing",
         "GPUs are held for captures and have captured nothing for two hours. Only their cost is wrong.",
-        ("Lower the smallest number of replicas of the GPU group, so that the autoscaler frees the nodes.",),
+        (
+            "Workers that are not needed are let go after `coordinator.worker_idle_seconds`: see that "
+            "`coordinator.workers_min` keeps none.",
+            "Shards wait, and nothing is captured: see NothingCaptured.",
+        ),
         {
             'actstore_capture_workers{device="gpu"}': "2x240",
             'actstore_capture_stage_seconds_total{stage="compute"}': "500x240",

@@ -146,7 +146,20 @@ CAPTURE = Dashboard(
                 ),
             ),
         ),
-        Panel("Capture workers", "short", (("sum by (device) (actstore_capture_workers)", "{{device}}"),)),
+        Panel(
+            "Capture workers",
+            "short",
+            (
+                ("sum by (device) (actstore_capture_workers)", "{{device}}"),
+                ("sum(actstore_capture_workers_wanted)", "wanted"),
+                ("sum(actstore_capture_workers_idle)", "idle"),
+            ),
+        ),
+        Panel(
+            "Model replicas",
+            "short",
+            (("sum(actstore_model_replicas)", "there"), ("sum(actstore_model_replicas_wanted)", "wanted")),
+        ),
         Panel("Attempts at shards", "ops", ((_rate("actstore_shard_attempts_total", "outcome"), "{{outcome}}"),)),
     ),
 )
@@ -206,7 +219,11 @@ STORE = Dashboard(
             ((_quantile(0.99, "actstore_store_operation_seconds", "operation"), "99 % of {{operation}}"),),
         ),
         Panel("Bytes", "Bps", ((_rate("actstore_store_bytes_total", "direction"), "{{direction}}"),)),
-        Panel("Rows in memory", "bytes", (("sum(actstore_held_rows_bytes)", "rows"),)),
+        Panel(
+            "Rows and runs in memory",
+            "bytes",
+            (("sum(actstore_held_rows_bytes)", "rows"), ("sum(actstore_held_runs_bytes)", "runs")),
+        ),
         Panel("Requests for rows", "ops", ((_rate("actstore_held_rows_requests_total", "result"), "{{result}}"),)),
     ),
 )

@@ -44,6 +44,7 @@ class Exported:
         self._made = {metric.name: _made(metric, self._registry) for metric in exported_by(exporter)}
         self._seen: dict[tuple[str, str], set[str]] = {}
         self._totals: dict[tuple[str, tuple[str, ...]], float] = {}
+        self._series: dict[tuple[str, tuple[str, ...]], Any] = {}
         self._lock = threading.Lock()
         if of_process:
             ProcessCollector(registry=self._registry)
@@ -79,8 +80,14 @@ class Exported:
         made = self._made[metric.name]
         if not metric.labels:
             return made
-        values = zip(metric.labels, labels, strict=True)
-        return made.labels(*(self._bounded(metric, label, value) for label, value in values))
+        found = self._series.get((metric.name, labels))
+        if found is None:
+            pairs = zip(metric.labels, labels, strict=True)
+            bounded = tuple(self._bounded(metric, label, value) for label, value in pairs)
+            found = made.labels(*bounded)
+            if bounded == labels:  # as many as there are series, whatever callers send
+                self._series[metric.name, labels] = found
+        return found
 
     def _bounded(self, metric: Metric, label: Label, value: str) -> str:
         if label.values:

@@ -247,6 +247,9 @@ LOG_LINES_DROPPED = Metric(
 HELD_ROWS_BYTES = Metric(
     "actstore_held_rows_bytes", G, "bytes", "Bytes of decoded activation rows that are cached in memory."
 )
+HELD_RUNS_BYTES = Metric(
+    "actstore_held_runs_bytes", G, "bytes", "Bytes of opened runs, and of answers about them, that are kept in memory."
+)
 HELD_ROWS_REQUESTS = Metric(
     "actstore_held_rows_requests_total",
     C,
@@ -437,9 +440,34 @@ CAPTURE_WORKERS = Metric(
     "actstore_capture_workers",
     G,
     "workers",
-    "Capture workers, by their device.",
+    "Capture workers that are there, by their device.",
     (Label("device", ("cpu", "gpu")),),
     WORKERS,
+)
+CAPTURE_WORKERS_WANTED = Metric(
+    "actstore_capture_workers_wanted",
+    G,
+    "workers",
+    "Capture workers that shards need now, up to the most that there may be. If it is more than are there, those wait "
+    "for their nodes.",
+    exporters=WORKERS,
+)
+CAPTURE_WORKERS_IDLE = Metric(
+    "actstore_capture_workers_idle",
+    G,
+    "workers",
+    "Capture workers that are there and capture nothing. They are let go after coordinator.worker_idle_seconds.",
+    exporters=WORKERS,
+)
+MODEL_REPLICAS = Metric(
+    "actstore_model_replicas", G, "replicas", "Model replicas that answer questions and run sweeps.", exporters=WORKERS
+)
+MODEL_REPLICAS_WANTED = Metric(
+    "actstore_model_replicas_wanted",
+    G,
+    "replicas",
+    "Model replicas that Ray Serve keeps or starts. If it is more than answer, those wait for their nodes, or load.",
+    exporters=WORKERS,
 )
 SHARD_ATTEMPTS = Metric(
     "actstore_shard_attempts_total",

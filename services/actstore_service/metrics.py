@@ -13,8 +13,8 @@ from actstore_api.v1 import patching_pb2, sae_pb2
 from actstore_service.calls.admission import Admission
 from actstore_service.calls.call import Call
 from actstore_service.calls.classes import CallClass
+from actstore_storage.answers import Store
 from actstore_storage.format.specification import FORMAT_VERSION
-from actstore_storage.parquet.row_cache import RowCache
 
 KERNELS = {number: name.removeprefix("SWEEP_KERNEL_").lower() for name, number in patching_pb2.SweepKernel.items()}
 _STREAMS = frozenset(catalogue.STREAMS)
@@ -42,9 +42,9 @@ class Metrics:
 
         return answer
 
-    def look_at(self, admission: Admission, cache: RowCache) -> None:
-        """Looks at the places of calls, at quotas and at the cached rows, at each scrape from now on."""
-        self._at_scrape += [lambda: self._look_at_admission(admission), lambda: self._look_at_rows(cache)]
+    def look_at(self, admission: Admission, store: Store) -> None:
+        """Looks at the places of calls, at quotas, at the cached rows and the kept runs, at each scrape from now on."""
+        self._at_scrape += [lambda: self._look_at_admission(admission), lambda: self._look_at_held(store)]
 
     def look_at_files(self, reloads: Callable[[], Mapping[str, bool]], expires: Callable[[], float | None]) -> None:
         """Looks at the files that are read again, and when the certificate expires, at each scrape from now on."""
@@ -105,7 +105,9 @@ class Metrics:
             self.exported.set(catalogue.CALL_PLACES_TAKEN, room.taken, kind)
             self.exported.set(catalogue.CALLS_WAITING, room.waiting, kind)
 
-    def _look_at_rows(self, cache: RowCache) -> None:
+    def _look_at_held(self, store: Store) -> None:
+        cache = store.row_cache
+        self.exported.set(catalogue.HELD_RUNS_BYTES, store.kept.cache.bytes_held)
         self.exported.set(catalogue.HELD_ROWS_BYTES, cache.bytes_held)
         self.exported.count_to(catalogue.HELD_ROWS_REQUESTS, cache.found, "held")
         self.exported.count_to(catalogue.HELD_ROWS_REQUESTS, cache.missed, "read")

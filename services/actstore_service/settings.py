@@ -32,6 +32,9 @@ class Limits:
     """Calls about what is there (runs, models, SAEs) that run at the same time. Further ones wait."""
     read_threads: int = 32
     """Questions about stored data with a single answer that run at the same time. Further ones wait."""
+    slow_threads: int = 2
+    """Of these, questions that read many rows or compute for long (exact norms, growth, searches of features) and run
+    at the same time. Further ones wait, and quick questions pass them."""
     stream_threads: int = 16
     """Threads that read stored rows for all open streams. A stream whose client does not read occupies none."""
     waiting_calls: int = 128
@@ -158,7 +161,10 @@ class Settings:
     log_form: LogForm = LogForm.JSON
     """How log lines are written on standard error: json, one object a line, or text, for people."""
     held_row_bytes: int = 256 * MEBIBYTE
-    """Bytes of decoded activation rows that are cached in memory."""
+    """Bytes of decoded rows that are cached in memory: activations, tokens, and the text around examples."""
+    held_run_bytes: int = 64 * MEBIBYTE
+    """Bytes of opened runs that are kept in memory for the next questions: their records, statistics and sketches, and
+    answers to questions about them. With 0 each question opens its run anew."""
     limits: Limits = Limits()
 
     def __post_init__(self) -> None:
@@ -171,7 +177,7 @@ class Settings:
             if token is not None and not (token.isascii() and token.isprintable()):
                 message = f"{variable} contains a character that cannot be sent in a header, such as a line break"
                 raise BadRequest(message, field=variable, allowed="printable ASCII characters")
-        check_least(self, 0, "held_row_bytes")
+        check_least(self, 0, "held_row_bytes", "held_run_bytes")
         self._check_gateway_token()
         self._check_callers()
 

@@ -5,6 +5,7 @@ before it takes memory.
 import bz2
 import gzip
 import lzma
+import struct
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from actstore_storage.errors import BadRequest
+from actstore_storage.errors import ActstoreError, BadRequest
 from actstore_worker.datasets.documents import DocumentQuery, documents
 from actstore_worker.datasets.limits import DatasetLimits, Reading
 from actstore_worker.datasets.places import DatasetPlaces
@@ -23,7 +24,9 @@ MEBIBYTE = 1 << 20
 # Of one text. All of them together would take far more memory than reading one after the other may.
 LARGE, COPIES = 4 * MEBIBYTE, 150
 MEMORY_BYTES = 250 * MEBIBYTE
-LIMITS = DatasetLimits(json_bytes=MEBIBYTE, document_characters=MEBIBYTE, expanded_bytes=16 * MEBIBYTE)
+LIMITS = DatasetLimits(
+    json_bytes=MEBIBYTE, json_values=100_000, document_characters=MEBIBYTE, expanded_bytes=16 * MEBIBYTE
+)
 
 
 def parquet_of_a_dictionary(path: Path) -> None:
@@ -59,6 +62,8 @@ BOMBS: dict[str, Callable[[Path], object]] = {
     "batch.arrow": arrow,
     "line.jsonl.gz": lambda path: path.write_bytes(gzip.compress(line(), 9)),
     "array.json.bz2": lambda path: path.write_bytes(bz2.compress(b"[" + line() + b"]")),
+    "values.jsonl": lambda path: path.write_bytes(b'{"text": "a", "more": [' + b"[]," * 200_000 + b"1]}"),
+    "values.json": lambda path: path.write_bytes(b'[{"text": "a", "more": [' + b"[]," * 200_000 + b"1]}]"),
     "text.txt.xz": lambda path: path.write_bytes(lzma.compress(b"x" * 20 * MEBIBYTE, preset=1)),
     "text.txt": lambda path: path.write_text("word " * (2 * MEBIBYTE)),
 }
@@ -70,6 +75,43 @@ def test_a_small_file_that_becomes_large_is_refused_before_it_does(tmp_path: Pat
     with pytest.raises(BadRequest) as refused:
         list(documents(DatasetPlaces((tmp_path,)).find(name), DocumentQuery(), Reading(LIMITS)))
     assert (refused.value.reason, refused.value.details["field"]) == ("LIMIT_EXCEEDED", "dataset")
+
+
+def texts_ending_at(first: int, second: int) -> Callable[[Path], None]:
+    """An Arrow file of two rows, which says that the second one ends somewhere else."""
+
+    def write(path: Path) -> None:
+        batch = pa.record_batch([pa.array(["abcdefgh", "ijklmnop"])], names=["text"])
+        with pa.ipc.new_stream(str(path), batch.schema) as writer:
+            writer.write(batch)
+        data = path.read_bytes()
+        assert data.count(struct.pack("<iii", 0, 8, 16)) == 1
+        path.write_bytes(data.replace(struct.pack("<iii", 0, 8, 16), struct.pack("<iii", 0, first, second)))
+
+    return write
+
+
+@pytest.mark.parametrize("offsets", [(8, 100_000), (-(2**30), 2**30), (8, -8), (17, 18)])
+def test_values_outside_of_an_arrow_file_are_not_read(tmp_path: Path, offsets: tuple[int, int]) -> None:
+    """They would be other memory of the process, or end it."""
+    texts_ending_at(*offsets)(tmp_path / "a.arrow")
+    with pytest.raises(BadRequest) as refused:
+        list(documents(DatasetPlaces((tmp_path,)).find("a.arrow"), DocumentQuery()))
+    assert refused.value.reason == "DATASET_UNREADABLE"
+    assert "out of bounds" in refused.value.message or "non-monotonic" in refused.value.message
+
+
+@pytest.mark.parametrize(
+    "change", [b"", b'{"text": "b"}\n' * 3000, b'{"text": "b"}\n'], ids=["cut", "longer", "as long"]
+)
+def test_a_dataset_that_changes_while_it_is_read_is_told(tmp_path: Path, change: bytes) -> None:
+    (tmp_path / "rows.jsonl").write_bytes(b'{"text": "a"}\n' * 2000)
+    found = documents(DatasetPlaces((tmp_path,)).find("rows.jsonl"), DocumentQuery())
+    next(found)
+    (tmp_path / "rows.jsonl").write_bytes(change)
+    with pytest.raises(ActstoreError) as told:
+        list(found)
+    assert told.value.reason == "FILES_CHANGED"
 
 
 READ = """

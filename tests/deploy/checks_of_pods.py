@@ -5,6 +5,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from actstore_service.settings import Limits
+from actstore_worker.capture.limits import CoordinatorLimits
+from actstore_worker.settings import RayLimits
 from tests.deploy.manifests import ROOT, Manifest, Pod, is_pinned, named, of_kind, path_of, pods, ray_clusters
 
 # Beyond drain and grace: the time in which Kubernetes and the process notice.
@@ -213,6 +215,28 @@ def ray_lifetimes(objects: list[Manifest]) -> Iterator[str]:
             yield f"{path_of(one)}: its GPUs do not start from none"
 
 
+def elastic(objects: list[Manifest]) -> Iterator[str]:
+    """Workers are told how many GPUs an autoscaler may bring, and keep none where their group may have none."""
+    (said,) = [
+        one["data"] for one in of_kind(objects, "ConfigMap") if one["metadata"]["name"].startswith("actstore-workers")
+    ]
+    for one in objects:
+        for cluster in ray_clusters(one):
+            group = cluster["workerGroupSpecs"][-1]
+            scaled = cluster.get("enableInTreeAutoscaling", False)
+            most = int(group["rayStartParams"]["num-gpus"]) * group["maxReplicas"]
+            if said.get("ACTSTORE_RAY_GPUS_MAX") != (str(most) if scaled else None):
+                yield f"{path_of(one)} may have {most} GPUs, and is told {said.get('ACTSTORE_RAY_GPUS_MAX')}"
+            if scaled and not group.get("idleTimeoutSeconds"):
+                yield f"{path_of(one)} does not say when a GPU that is idle goes"
+            kept = int(said.get("ACTSTORE_RAY_MODEL_REPLICAS_MIN", RayLimits().model_replicas_min))
+            kept += int(said.get("ACTSTORE_COORDINATOR_WORKERS_MIN", CoordinatorLimits().workers_min))
+            if kept and not group["minReplicas"]:
+                yield f"{path_of(one)} keeps {kept} workers on a group that may have no node"
+            if scaled and group["replicas"] != group["minReplicas"]:
+                yield f"{path_of(one)} begins with {group['replicas']} GPUs that nothing needs"
+
+
 CHECKS = (
     restricted,
     api_tokens,
@@ -225,4 +249,5 @@ CHECKS = (
     memory_of_service,
     rollout,
     ray_lifetimes,
+    elastic,
 )

@@ -58,7 +58,11 @@ def test_the_page_leads_from_nothing_to_a_deployment(
     prometheus = tool("prometheus")
     for block in _blocks():
         text = block.body.replace(START, f"{START} --free-ports").replace(PROMETHEUS, prometheus)
-        run_block(PAGE, replace(block, body=text), {}, environment)
+        try:
+            run_block(PAGE, replace(block, body=text), {}, environment)
+        except AssertionError as error:
+            error.add_note(_logs(folder))
+            raise
         if START in text:
             wait_until(lambda: _targets_up(folder) == TARGETS, "Prometheus scrapes both services and the workers")
     logs = _logs(folder)

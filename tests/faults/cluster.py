@@ -14,6 +14,7 @@ from ray.cluster_utils import Cluster
 
 import actstore
 from actstore._stack.seaweed import free_ports
+from actstore_worker.cluster.joining.agents import agent_ports_chosen
 from actstore_worker.cluster.joining.process import PROXY_READY_SECONDS
 from tests.servers import SeaweedServer
 from tests.service.process import COMMAND, environment
@@ -135,6 +136,7 @@ def killable_lab(folder: Path) -> Iterator[KillableLab]:
         (Path(scratch) / "ray").mkdir()
         ready = {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": str(PROXY_READY_SECONDS)}
         stack.enter_context(patch.dict(os.environ, RAY_TMPDIR=scratch, **ready))
+        stack.enter_context(agent_ports_chosen())
         cluster = Cluster(
             initialize_head=True,
             # The head runs what coordinates; it has too few processors for a capture worker.

@@ -19,7 +19,7 @@ from models import corpus
 from tests.made_models.random_models import WORDS, save_model
 from tests.made_models.small_models import BUNDLED_MODELS, save_sae
 from tests.topology.caller import Caller
-from tests.worker_process import WorkerProcess, running_workers
+from tests.worker_process import WorkerProcess, command_line, running_workers
 
 DOCUMENTS = 400
 
@@ -40,14 +40,25 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="package")
-def workers(folder: Path) -> Iterator[WorkerProcess]:
+def with_torch_at_rest() -> list[str]:
+    """The processes of `workers` that had loaded torch before anybody asked anything."""
+    return []
+
+
+@pytest.fixture(scope="package")
+def workers(folder: Path, with_torch_at_rest: list[str]) -> Iterator[WorkerProcess]:
     with running_workers(
         folder / "store",
         model_folder=f"{folder / 'models'}{os.pathsep}{BUNDLED_MODELS}",
         dataset_folder=folder / "data",
         log=folder / "workers.log",
-        environment={"ACTSTORE_CAPTURE_WORKERS": "2", "ACTSTORE_SAE_CACHE": str(folder / "saes")},
+        environment={
+            "ACTSTORE_CAPTURE_WORKERS": "2",
+            "ACTSTORE_COORDINATOR_WORKERS_MIN": "2",
+            "ACTSTORE_SAE_CACHE": str(folder / "saes"),
+        },
     ) as process:
+        with_torch_at_rest += map(command_line, process.with_library("libtorch"))
         yield process
 
 

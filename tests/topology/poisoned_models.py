@@ -1,6 +1,7 @@
 """Model folders that are poisoned, and every door of the workers that has to refuse them."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -26,8 +27,25 @@ def _explode(model: Path) -> str:
     return "its tokenizer fails"
 
 
+def _link(model: Path) -> str:
+    outside = model.parents[1] / "outside.json"
+    (model / "tokenizer.json").rename(outside)
+    (model / "tokenizer.json").symlink_to(outside)
+    return "tokenizer.json is a link to a place outside the model folders"
+
+
+def _pipe(model: Path) -> str:
+    os.mkfifo(model / "special_tokens_map.json")
+    return "special_tokens_map.json is not a regular file"
+
+
 # What is done to a whole model, which says what its refusal names.
-POISONS: Mapping[str, Callable[[Path], str]] = {"nested": _nest, "exploding": _explode}
+POISONS: Mapping[str, Callable[[Path], str]] = {
+    "nested": _nest,
+    "exploding": _explode,
+    "linked": _link,
+    "piped": _pipe,
+}
 
 
 def assert_refused_by_every_door(caller: Caller, folder: Path, poison: str) -> None:

@@ -5,7 +5,7 @@ A setting is a field with a text: `actstore_storage.settings` reads it, from the
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,15 +27,28 @@ SETTINGS_BESIDE = Beside(("actstore_service.settings:Settings",), ("actstore._va
 
 _ADDRESS = re.compile(r"([\w.-]+|\[[\da-fA-F:.]+\]):\d{1,5}", re.ASCII)
 
+# There may be no GPU, and no model replica while nobody asks.
+_MAY_BE_NONE = ("gpus_max", "model_replicas_min")
+
 
 @dataclass(frozen=True)
 class RayLimits:
     # Bytes of shared memory for data that actors exchange: sequences of shards, tables of sweeps. Beyond it Ray writes
     # to disk.
     object_store_bytes: int = 256 * 2**20
-    # The largest number of model replicas for sweeps and questions. There is at least one; more start under load, but
-    # never more than there are GPUs, if there are any. Further load waits.
+    # GPUs that the cluster may have with the nodes that an autoscaler brings. None: those that it has. A question that
+    # needs a GPU is refused while there is none and none may come.
+    gpus_max: int | None = None
+    # The largest number of model replicas for sweeps and questions. More than model_replicas_min start under load, but
+    # never more than there may be GPUs, if there may be any. Further load waits.
     model_replicas: int = 2
+    # Model replicas that are kept while nobody asks. With 0 no GPU is taken then, and the first question waits until
+    # one has started.
+    model_replicas_min: int = 1
+    # Seconds for which a model replica is kept that is not needed. Beyond it the replica is let go, with its models.
+    replica_idle_seconds: float = 300.0
+    # Seconds that a question waits for a model replica, and its node, to come. Beyond it the question is refused.
+    replica_start_seconds: float = 900.0
     # Models that one replica keeps loaded. Beyond it, the one that was not used for longest is dropped.
     models_per_replica: int = 2
     # Sweeps and questions that one replica interleaves. Further ones wait in the queue, then in the gateway.
@@ -60,7 +73,15 @@ class RayLimits:
     gone_seconds: float = 3.0
 
     def __post_init__(self) -> None:
-        check_positive(self)
+        check_positive(self, *(one.name for one in fields(self) if one.name not in _MAY_BE_NONE))
+        check_least(self, 0, *_MAY_BE_NONE)
+        if self.model_replicas_min > self.model_replicas:
+            raise SettingsError(
+                f"model_replicas_min is {self.model_replicas_min}, and model_replicas is {self.model_replicas}",
+                field="model_replicas_min",
+                value=self.model_replicas_min,
+                allowed=f"0..{self.model_replicas}",
+            )
         if self.sweeps_share >= 1:
             raise SettingsError(
                 f"sweeps_share is {self.sweeps_share}, and must be below 1",
@@ -97,7 +118,8 @@ class WorkerSettings:
     allow_hub: bool = False
     # On each machine, the folder for copies of SAEs that were trained from the store, one folder each.
     sae_cache: Path = SAE_CACHE
-    # None: one per GPU, or one on a machine without GPUs.
+    # The largest number of capture workers. They start when shards wait. None: one per GPU that the cluster may have,
+    # or one per node if it may have none.
     capture_workers: int | None = None
     # None: start a new Ray, and stop it at the end.
     ray_address: str | None = None
@@ -108,8 +130,8 @@ class WorkerSettings:
     # What keeps strangers from a Ray that runs without token authentication, in the operator's words. Empty: such a Ray
     # is refused.
     ray_isolated_by: str = ""
-    # What captures and models run on. auto: cuda if the cluster has GPUs when the workers start. A cluster whose GPU
-    # nodes come and go has none then.
+    # What captures and models run on. auto: GPUs if the cluster has any, or may have by ray.gpus_max; each process uses
+    # what it is given. cuda: as auto, and a process without a usable GPU does not start.
     device: Literal["auto", "cpu", "cuda"] = "auto"
     # Address of `/metrics` about captures, host:port, on the machine with the head of the Ray cluster. None: none.
     worker_metrics_listen: str | None = None

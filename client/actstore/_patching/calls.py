@@ -144,7 +144,8 @@ class PatchingCalls:
             for answer in self._backend.listen(question):
                 update = answer.update
                 if isinstance(update, SweepProgress):
-                    bar.draw(update.cells_done, update.cells_total, "sweep", "cells")
+                    doing = f"waits for {update.waits_for}" if update.waits_for else "sweep"
+                    bar.draw(update.cells_done, update.cells_total, doing, "cells")
                 elif isinstance(update, SweepCells):
                     parts.append(update.rows)
                     on_cells(SweptCells(table=update.rows))

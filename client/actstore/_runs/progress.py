@@ -48,7 +48,9 @@ def unless_failed(news: CaptureProgress) -> CaptureProgress:
 
 
 def shards_in_words(news: CaptureProgress) -> str:
-    """How many of all shards are committed, and what failed, paused or was left out; or the place in the queue."""
+    """How many of all shards are committed, what failed, paused or was left out, what they wait for, or the place in
+    the queue.
+    """
     if news.queue is not None:
         return queue_in_words(news.queue)
     if not news.shards_total:
@@ -57,7 +59,8 @@ def shards_in_words(news: CaptureProgress) -> str:
     cause = f": {news.failure.message}" if news.failure else ""
     paused = f", paused{cause}" if news.state == "paused" else ""
     left_out = f", {news.dataset_files.not_read:,} files not read" if news.dataset_files.not_read else ""
-    return f"{news.shards_committed}/{news.shards_total} shards{failed}{paused}{left_out}"
+    waits = f", waits for {news.waits_for}" if news.waits_for else ""
+    return f"{news.shards_committed}/{news.shards_total} shards{failed}{paused}{left_out}{waits}"
 
 
 def queue_in_words(place: QueuePlace) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,16 @@ from actstore_api.records.terms import Failure
 from actstore_api.shape import Unreadable
 from actstore_storage import errors
 from actstore_storage.answers import Store, answer, is_stored, rows
+from actstore_storage.answers.kept import KeptRuns
 from actstore_storage.bucket import Bucket, access, opening
+from actstore_storage.parquet.row_cache import RowCache
 from actstore_storage.rows.export import export_saelens, export_safetensors
 from actstore_storage.runs.opening import check_store, open_run
 from actstore_storage.upkeep import fsck, removal
+
+# What a client keeps in memory for its next questions: opened runs, and decoded rows.
+HELD_RUN_BYTES = 64 << 20
+HELD_ROW_BYTES = 64 << 20
 
 
 class BucketBackend(Backend):
@@ -31,6 +37,7 @@ class BucketBackend(Backend):
             self._opened = opening.open_bucket(address, reached)
         self.address = self._opened.address
         self._checked = False
+        self._store = Store(self._opened, RowCache(HELD_ROW_BYTES), KeptRuns(HELD_RUN_BYTES))
 
     @property
     def _bucket(self) -> Bucket:
@@ -39,6 +46,9 @@ class BucketBackend(Backend):
             check_store(self._opened)
             self._checked = True
         return self._opened
+
+    def _checked_store(self) -> Store:
+        return replace(self._store, bucket=self._bucket)
 
     def close(self) -> None:
         """Nothing is held open between calls."""
@@ -54,12 +64,12 @@ class BucketBackend(Backend):
             raise self._needs_service()
         with in_our_words():
             check_bounds(question)
-            return answer(Store(self._bucket), question)
+            return answer(self._checked_store(), question)
 
     def rows(self, question: object) -> Rows:
         with in_our_words():
             check_bounds(question)
-            provenance, batches = rows(Store(self._bucket), question)
+            provenance, batches = rows(self._checked_store(), question)
             return pa.Table.from_batches(list(batches)), provenance
 
     def listen(self, question: object) -> Iterator[Any]:  # noqa: ARG002

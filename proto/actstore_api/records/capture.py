@@ -245,7 +245,8 @@ class CaptureProgress:
 
     `elapsed_seconds` are since the capture was submitted. `failure` is the cause in the states failed and paused,
     otherwise None. `failed_shards` has at most 100 of the shards that failed in every attempt. `queue` is the place in
-    the queue while the capture, in state running, waits for its start; then None.
+    the queue while the capture, in state running, waits for its start; then None. `waits_for` is what a capture that
+    has started waits for, such as a node for a worker; empty if a worker is there.
     """
 
     run: str
@@ -259,6 +260,7 @@ class CaptureProgress:
     failed_shards: tuple[ShardFailure, ...] = ()
     dataset_files: DatasetFiles = field(default_factory=DatasetFiles)
     queue: QueuePlace | None = None
+    waits_for: str = ""
 
     @property
     def ended(self) -> bool:
@@ -271,8 +273,9 @@ class CaptureEstimate:
     """The size and duration of a planned capture, computed without running the model.
 
     `tokens` include BOS. `bytes_by_product` has the bytes for each kind of object: tokens, norms, each site,
-    features-SAE and so on. `seconds` is the duration of the forward passes on the current workers, at half of their
-    measured speed of matrix products. `documents_with_bos` already begin with a BOS token and do not get a second one.
+    features-SAE and so on. `seconds` is the duration of the forward passes on as many workers as there may be, at half
+    of the measured speed of matrix products of those that ran last; 0 if none has run yet. `documents_with_bos` already
+    begin with a BOS token and do not get a second one.
     """
 
     documents: int
@@ -298,7 +301,9 @@ class CaptureEstimate:
         return [f"  {product:<{width}} {size:>16,} bytes" for product, size in sorted(self.bytes_by_product.items())]
 
     def _notes(self) -> list[str]:
-        time = f"about {self.seconds:,.0f} s of forward passes"
+        time = (
+            f"about {self.seconds:,.0f} s of forward passes" if self.seconds else "unknown time: no worker has run yet"
+        )
         files = [f"  {self.dataset_files.note}"] if self.dataset_files.note else []
         return [f"  {self.bytes:,} bytes in all; {time}", *files]
 

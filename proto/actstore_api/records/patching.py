@@ -169,10 +169,13 @@ class RunSweep:
 
 @dataclass(frozen=True)
 class SweepProgress:
-    """The progress of a sweep, in cells."""
+    """The progress of a sweep, in cells. `waits_for` is what it waits for before its first cell, such as a node with a
+    GPU; the cells are not counted then. Empty: it runs.
+    """
 
     cells_done: int
     cells_total: int
+    waits_for: str = ""
 
 
 @dataclass(frozen=True)

@@ -162,7 +162,7 @@ class CaptureSpecification(_message.Message):
     def __init__(self, run: _Optional[str] = ..., model: _Optional[_Union[_common_pb2.ModelReference, _Mapping]] = ..., dataset: _Optional[_Union[DatasetReference, _Mapping]] = ..., rows_of: _Optional[str] = ..., context_length: _Optional[int] = ..., prepend_bos: bool = ..., packing: bool = ..., dense_sites: _Optional[_Iterable[str]] = ..., positions: _Optional[_Union[PositionSelection, _Mapping]] = ..., norm_sites: _Optional[_Iterable[str]] = ..., saes: _Optional[_Iterable[str]] = ..., sink_ratio: _Optional[float] = ..., dtype: _Optional[_Union[_common_pb2.Dtype, str]] = ..., storage_dtype: _Optional[_Union[_common_pb2.Dtype, str]] = ..., widen_on_overflow: bool = ..., sequences_per_shard: _Optional[int] = ..., sequences_per_batch: _Optional[int] = ...) -> None: ...
 
 class CaptureProgress(_message.Message):
-    __slots__ = ("run", "state", "shards_committed", "shards_total", "tokens_committed", "tokens_total", "elapsed_seconds", "failure", "failed_shards", "dataset_files", "queue")
+    __slots__ = ("run", "state", "shards_committed", "shards_total", "tokens_committed", "tokens_total", "elapsed_seconds", "failure", "failed_shards", "dataset_files", "queue", "waits_for")
     RUN_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     SHARDS_COMMITTED_FIELD_NUMBER: _ClassVar[int]
@@ -174,6 +174,7 @@ class CaptureProgress(_message.Message):
     FAILED_SHARDS_FIELD_NUMBER: _ClassVar[int]
     DATASET_FILES_FIELD_NUMBER: _ClassVar[int]
     QUEUE_FIELD_NUMBER: _ClassVar[int]
+    WAITS_FOR_FIELD_NUMBER: _ClassVar[int]
     run: str
     state: CaptureState
     shards_committed: int
@@ -185,7 +186,8 @@ class CaptureProgress(_message.Message):
     failed_shards: _containers.RepeatedCompositeFieldContainer[ShardFailure]
     dataset_files: DatasetFiles
     queue: QueuePlace
-    def __init__(self, run: _Optional[str] = ..., state: _Optional[_Union[CaptureState, str]] = ..., shards_committed: _Optional[int] = ..., shards_total: _Optional[int] = ..., tokens_committed: _Optional[int] = ..., tokens_total: _Optional[int] = ..., elapsed_seconds: _Optional[float] = ..., failure: _Optional[_Union[_common_pb2.Failure, _Mapping]] = ..., failed_shards: _Optional[_Iterable[_Union[ShardFailure, _Mapping]]] = ..., dataset_files: _Optional[_Union[DatasetFiles, _Mapping]] = ..., queue: _Optional[_Union[QueuePlace, _Mapping]] = ...) -> None: ...
+    waits_for: str
+    def __init__(self, run: _Optional[str] = ..., state: _Optional[_Union[CaptureState, str]] = ..., shards_committed: _Optional[int] = ..., shards_total: _Optional[int] = ..., tokens_committed: _Optional[int] = ..., tokens_total: _Optional[int] = ..., elapsed_seconds: _Optional[float] = ..., failure: _Optional[_Union[_common_pb2.Failure, _Mapping]] = ..., failed_shards: _Optional[_Iterable[_Union[ShardFailure, _Mapping]]] = ..., dataset_files: _Optional[_Union[DatasetFiles, _Mapping]] = ..., queue: _Optional[_Union[QueuePlace, _Mapping]] = ..., waits_for: _Optional[str] = ...) -> None: ...
 
 class QueuePlace(_message.Message):
     __slots__ = ("position", "captures_ahead", "expected_start_seconds")

@@ -183,12 +183,14 @@ class RunSweepRequest(_message.Message):
     def __init__(self, model: _Optional[_Union[_common_pb2.ModelReference, _Mapping]] = ..., pairs: _Optional[_Iterable[_Union[PromptPair, _Mapping]]] = ..., prepend_bos: bool = ..., sites: _Optional[_Iterable[str]] = ..., layers: _Optional[_Iterable[int]] = ..., heads: _Optional[_Iterable[int]] = ..., window_layers: _Optional[int] = ..., positions: _Optional[_Union[PatchPositions, str]] = ..., only_positions: _Optional[_Iterable[int]] = ..., spans: _Optional[_Iterable[_Union[PatchSpan, _Mapping]]] = ..., joint: _Optional[_Iterable[_Union[JointCells, _Mapping]]] = ..., sae: _Optional[str] = ..., features: _Optional[_Iterable[int]] = ..., sae_error: _Optional[_Union[SaeError, str]] = ..., directions: _Optional[_Iterable[_Union[PatchDirection, str]]] = ..., source: _Optional[_Union[PatchSource, str]] = ..., stored: _Optional[_Union[StoredSource, _Mapping]] = ..., receivers: _Optional[_Iterable[str]] = ..., path_mlps: _Optional[_Union[PathMlps, str]] = ..., screen: _Optional[_Union[Screen, _Mapping]] = ..., fresh: bool = ...) -> None: ...
 
 class SweepProgress(_message.Message):
-    __slots__ = ("cells_done", "cells_total")
+    __slots__ = ("cells_done", "cells_total", "waits_for")
     CELLS_DONE_FIELD_NUMBER: _ClassVar[int]
     CELLS_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    WAITS_FOR_FIELD_NUMBER: _ClassVar[int]
     cells_done: int
     cells_total: int
-    def __init__(self, cells_done: _Optional[int] = ..., cells_total: _Optional[int] = ...) -> None: ...
+    waits_for: str
+    def __init__(self, cells_done: _Optional[int] = ..., cells_total: _Optional[int] = ..., waits_for: _Optional[str] = ...) -> None: ...
 
 class SweepAudit(_message.Message):
     __slots__ = ("audited_cells", "largest_error", "noise_floor", "tolerance", "kernel", "token_layers", "token_layers_full", "rank_agreement", "cached")

@@ -22,6 +22,7 @@ from actstore_service.metrics import Metrics
 from actstore_service.settings import Settings
 from actstore_service.sweeps import counted
 from actstore_storage.answers import Store
+from actstore_storage.answers.kept import KeptRuns
 from actstore_storage.bucket import Bucket
 from actstore_storage.parquet.row_cache import RowCache
 
@@ -36,10 +37,10 @@ class Answers:
         opening = Opening(limits.message_seconds, limits.unread_calls)
         admission = Admission(limits)
         steps = Steps(admission, opening, Outbox(limits, admission.bytes))
-        cache = RowCache(settings.held_row_bytes)
-        metrics.look_at(admission, cache)
         questions = Questions(access)
-        self._stored = Stored(Store(bucket, cache), questions, steps, limits)
+        store = Store(bucket, RowCache(settings.held_row_bytes), KeptRuns(settings.held_run_bytes))
+        metrics.look_at(admission, store)
+        self._stored = Stored(store, questions, steps, limits)
         watches = {"RunSweep": lambda updates: counted(updates, metrics.sweeps)}
         self._forwarded = Forwarded(
             gateway, questions, steps, watches, {"CheckSae": metrics.sae_checked}, limits.parsing_threads

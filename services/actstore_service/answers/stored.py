@@ -1,18 +1,23 @@
 """Answers calls from the bucket: single answers on the threads of their class, rows as a stream."""
 
 from collections.abc import Awaitable, Callable, Generator, Mapping
+from typing import Any
 
 from actstore_api.codec import encode
 from actstore_api.verbs import Verb
 from actstore_service.answers.ahead import Ahead, Pace
 from actstore_service.answers.questions import Questions
 from actstore_service.answers.row_messages import row_messages
-from actstore_service.answers.work import Threads
+from actstore_service.answers.work import Later, Threads
 from actstore_service.calls.call import Call
 from actstore_service.calls.classes import CallClass, class_of
 from actstore_service.calls.steps import Steps
 from actstore_service.settings import Limits
-from actstore_storage.answers import Store, answer, rows
+from actstore_storage.answers import Store, answer, is_quick, only_run, rows
+from actstore_storage.bucket.cache import Memory
+
+# Larger answers are not kept: a few of them would leave no room for others.
+KEPT_ANSWER_BYTES = 256 * 1024
 
 
 class Stored:
@@ -25,13 +30,15 @@ class Stored:
             CallClass.READS: Threads("reads", limits.read_threads),
             CallClass.STREAMS: Threads("streams", limits.stream_threads),
         }
+        # Few, because they take the interpreter from everybody else.
+        self._slow = Threads("slow", limits.slow_threads)
 
     def answers(self, verb: Verb) -> Callable[[Call], Awaitable[bytes | None]]:
         way = self._stream if verb.streams else self._single
         return lambda call: way(call, verb)
 
     def close(self) -> None:
-        for threads in self._threads.values():
+        for threads in (*self._threads.values(), self._slow):
             threads.close()
 
     async def _single(self, call: Call, verb: Verb) -> bytes:
@@ -54,13 +61,37 @@ class Stored:
             finally:
                 made.close()
 
-    def _answered(self, call: Call, verb: Verb, message: bytes) -> bytes:
+    def _answered(self, call: Call, verb: Verb, message: bytes) -> bytes | Later[bytes]:
         question = self._questions.read(call, verb, message)
-        found = self._questions.seen(call, verb, answer(self._store.until(call.over), question))
-        written: bytes = encode(found).SerializeToString()
-        return written
+        store = self._store.until(call.over)
+        run = only_run(question)
+        if run is None:
+            return self._soon(question, lambda: _written(self._questions.seen(call, verb, answer(store, question))))
+        # Who may use the run sees all of its answers, so that they are the same for all who get here.
+        store = store.with_opened(run)
+        memory, asked = store.opened[run].memory, (verb.name, message)
+        found = memory.find(asked)
+        if isinstance(found, bytes):
+            return found
+        return self._soon(question, lambda: _kept(memory, asked, _written(answer(store, question))))
+
+    def _soon(self, question: object, work: Callable[[], bytes]) -> bytes | Later[bytes]:
+        """The answer to a quick question. Others wait for threads of their own."""
+        return work() if is_quick(question) else Later(work, self._slow)
 
     def _messages(self, call: Call, verb: Verb, message: bytes, pace: Pace) -> Generator[bytes, None, None]:
         question = self._questions.read(call, verb, message)
         provenance, batches = rows(self._store.until(call.over), question)
         yield from row_messages(provenance, batches, pace.message_bytes)
+
+
+def _kept(memory: Memory, question: tuple[str, bytes], written: bytes) -> bytes:
+    """Keeps an answer for the same question to the same snapshot."""
+    if len(written) <= KEPT_ANSWER_BYTES:
+        memory.keep(question, written, len(written) + len(question[1]))
+    return written
+
+
+def _written(answer: Any) -> bytes:
+    written: bytes = encode(answer).SerializeToString()
+    return written

@@ -25,13 +25,12 @@ from actstore_storage.format.records import fields_in_common
 from actstore_storage.format.specification import RowFilter, RunRecord, Specification
 from actstore_storage.registry.models import ModelRecord, list_models
 from actstore_storage.registry.saes import list_saes
-from actstore_storage.runs.opening import readable_runs
 from actstore_storage.runs.snapshot import Snapshot
 
 
 def list_runs(store: Store, _: ListRuns) -> ListRunsAnswer:
     """Every readable run, in order of name."""
-    return ListRunsAnswer(runs=tuple(run_of(snapshot) for snapshot in readable_runs(store.bucket)))
+    return ListRunsAnswer(runs=tuple(run_of(snapshot) for snapshot in store.readable_runs()))
 
 
 def get_run(store: Store, question: GetRun) -> GetRunAnswer:

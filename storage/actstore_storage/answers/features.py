@@ -52,6 +52,7 @@ def sample(store: Store, question: SampleExamples) -> SampleExamplesAnswer:
         window=Window(question.tokens_before, question.tokens_after),
         exclude=question.exclude,
         keep=chosen_tokens(question.where),
+        cache=store.row_cache,
     )
     return SampleExamplesAnswer(examples=examples, **_origin(snapshot, question))
 

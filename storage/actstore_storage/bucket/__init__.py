@@ -6,6 +6,7 @@ Every key passes `check_key`, so that no name from a caller can lead outside its
 import re
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 
@@ -14,7 +15,28 @@ from actstore_storage.errors import ActstoreError, BadRequest, CorruptObject, St
 # Concurrent requests, because reading small objects from S3 is limited by latency.
 FETCH_THREADS = 16
 
+# Two objects that are written one after the other may have the same time: S3 tells whole seconds.
+SETTLED_SECONDS = 2.0
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """What tells the object under a key from a later one under the same key.
+
+    Args:
+        version: Changes with the object, whatever it contains, unless both were written at the same time.
+        age_seconds: How long ago the object was written, by the store's clock.
+    """
+
+    version: tuple[object, ...]
+    age_seconds: float = field(compare=False)
+
+    @property
+    def settled(self) -> bool:
+        """Whether an object that is written from now on has another stamp."""
+        return self.age_seconds >= SETTLED_SECONDS
 
 
 class Bucket(ABC):
@@ -41,6 +63,10 @@ class Bucket(ABC):
     @abstractmethod
     def get(self, key: str) -> bytes:
         """Returns the whole object."""
+
+    @abstractmethod
+    def stamp(self, key: str) -> Stamp:
+        """Returns what tells the object from a later one, without reading it."""
 
     @abstractmethod
     def open(self, key: str) -> pa.NativeFile:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -10,7 +11,7 @@ from uuid import uuid4
 
 import pyarrow as pa
 
-from actstore_storage.bucket import Bucket, check_key, is_key
+from actstore_storage.bucket import Bucket, Stamp, check_key, is_key
 from actstore_storage.errors import BadRequest, StoreError, StoreUnreachable
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -66,6 +67,12 @@ class LocalBucket(Bucket):
     def get(self, key: str) -> bytes:
         with self._failures(reading=key):
             return self._path(key).read_bytes()
+
+    def stamp(self, key: str) -> Stamp:
+        with self._failures(reading=key):
+            state = self._path(key).stat()
+        version = state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns
+        return Stamp(version, time.time() - state.st_mtime)
 
     def open(self, key: str) -> pa.NativeFile:
         path = self._path(key)
@@ -134,15 +141,18 @@ class LocalBucket(Bucket):
                 yield key
 
     def _place(self, move: Callable[[Path, Path], object], scratch: Path, path: Path) -> object:
-        for _ in range(_PLACE_TRIES - 1):
-            path.parent.mkdir(parents=True, exist_ok=True)
+        """Moves into a folder that it makes, again if another writer removes that meanwhile: either step may notice."""
+        for left in reversed(range(_PLACE_TRIES)):
             try:
+                path.parent.mkdir(parents=True, exist_ok=True)
                 placed = move(scratch, path)
-            except FileNotFoundError:
+            except (FileNotFoundError, FileExistsError):
+                if not left:
+                    raise
                 continue
-            self._sync_folders(path)
-            return placed
-        return move(scratch, path)
+            break
+        self._sync_folders(path)
+        return placed
 
     def _sync_folders(self, path: Path) -> None:
         """Flushes folders up to the root: each may be new, created by us or by another writer who has not flushed it

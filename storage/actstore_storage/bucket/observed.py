@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeVar
 
 import pyarrow as pa
 
-from actstore_storage.bucket import Bucket
+from actstore_storage.bucket import Bucket, Stamp
 from actstore_storage.errors import ActstoreError, StoreError
 
 Found = TypeVar("Found")
@@ -72,6 +72,9 @@ class ObservedBucket(Bucket):
         data = self._tell("get", lambda: self._bucket.get(key))
         self._observer.moved("read", len(data))
         return data
+
+    def stamp(self, key: str) -> Stamp:
+        return self._tell("open", lambda: self._bucket.stamp(key))
 
     def open(self, key: str) -> pa.NativeFile:
         opened = self._tell("open", lambda: self._bucket.open(key))

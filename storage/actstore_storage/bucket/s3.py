@@ -8,8 +8,10 @@ import configparser
 import io
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, TypeVar
 from xml.etree.ElementTree import ParseError
@@ -23,7 +25,7 @@ from minio.helpers import check_bucket_name
 from pyarrow import fs
 from urllib3.exceptions import HTTPError
 
-from actstore_storage.bucket import Bucket, check_key, is_key
+from actstore_storage.bucket import Bucket, Stamp, check_key, is_key
 from actstore_storage.bucket.access import S3Access
 from actstore_storage.bucket.s3_connection import NO_OBJECT, NO_S3_ANSWER, Asked, Reached, proxy_for, store_failure
 from actstore_storage.errors import BadRequest, StoreError, StoreUnreachable
@@ -218,6 +220,12 @@ class S3Bucket(_S3Store, Bucket):
 
         return self._ask(read, key)
 
+    def stamp(self, key: str) -> Stamp:
+        path = self._path(key)
+        found = self._ask(lambda: self._minio.stat_object(self._name, path), key)
+        written = found.last_modified or datetime.now(UTC)
+        return Stamp((found.etag, written, found.version_id), _age_seconds(written, found.metadata or {}))
+
     def keys(self, prefix: str, *, after: str | None = None, until: str | None = None) -> list[str]:
         return [key for key in self._listed(prefix, after, until) if is_key(key)]
 
@@ -316,6 +324,14 @@ def _check_region(region: str) -> None:
         raise BadRequest(
             message, field="region", value=region, allowed="letters, digits and hyphens, such as us-east-1"
         )
+
+
+def _age_seconds(written: datetime, headers: Mapping[str, str]) -> float:
+    """By the store's clock. A store that does not tell the time has only new objects."""
+    try:
+        return (parsedate_to_datetime(headers["date"]) - written).total_seconds()
+    except (KeyError, ValueError):
+        return 0.0
 
 
 def _code(error: Exception) -> str:

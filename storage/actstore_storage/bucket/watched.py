@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager
 
 import pyarrow as pa
 
-from actstore_storage.bucket import Bucket
+from actstore_storage.bucket import Bucket, Stamp
 from actstore_storage.errors import ActstoreError, StoreError
 
 
@@ -40,6 +40,9 @@ class WatchedBucket(Bucket):
 
     def get(self, key: str) -> bytes:
         return self._watched.get(key)
+
+    def stamp(self, key: str) -> Stamp:
+        return self._watched.stamp(key)
 
     def open(self, key: str) -> pa.NativeFile:
         return self._watched.open(key)

@@ -2,22 +2,24 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from actstore_storage.bucket.side_by_side import read_side_by_side
 from actstore_storage.errors import check_limit
 from actstore_storage.features.entries import Entries
 from actstore_storage.features.reader import FeatureReader
 from actstore_storage.format.commit import Commit
 from actstore_storage.format.keys import features_product
-from actstore_storage.format.products import TOKENS
-from actstore_storage.parquet.reading import open_product, read_side_by_side
+from actstore_storage.parquet.reading import open_product
 from actstore_storage.parquet.row_groups import read_between
 from actstore_storage.registry.token_texts import token_texts
-from actstore_storage.runs.document_sources import SOURCE_FIELDS, answered, source_columns
+from actstore_storage.runs.document_sources import SOURCE_FIELDS, source_of
+from actstore_storage.runs.tokens import SequenceTokens, sequence_tokens
 
 WINDOW_TOKENS_MAX = 1024
 # For a feature with fewer activations than this all are read, to show it on every token of the windows. For denser
@@ -64,25 +66,37 @@ def examples_table(
     """
     snapshot = reader.snapshot
     texts = token_texts(snapshot.bucket, snapshot.record.specification.tokenizer_sha256)
-    rows = []
-    for i, example in enumerate(_shown(reader, feature, entries, window, few_entries)):
-        tokens = example.tokens.tolist()
-        rows.append(
-            {
-                "rank": i + 1,
-                "activation": entries.activation[i],
-                "sequence": entries.sequence[i],
-                "position": entries.position[i],
-                "document": entries.document[i],
-                "source": example.source,
-                "row": example.row,
-                "first_position": example.positions[0],
-                "tokens": tokens,
-                "texts": texts.in_order(tokens),
-                "activations": example.activations.tolist(),
-            }
-        )
-    return pa.Table.from_pylist(rows, EXAMPLES)
+    shown = list(_shown(reader, feature, entries, window, few_entries))
+    counts = [len(example.tokens) for example in shown]
+    tokens = _joined([example.tokens for example in shown], np.int32)
+    in_order = [text for example in shown for text in texts.in_order(example.tokens.tolist())]
+    columns = (
+        np.arange(1, len(shown) + 1, dtype=np.int32),
+        entries.activation,
+        entries.sequence,
+        entries.position,
+        entries.document,
+        [example.source for example in shown],
+        [example.row for example in shown],
+        [int(example.positions[0]) for example in shown],
+        _lists(pa.array(tokens), counts),
+        _lists(pa.array(in_order, pa.string()), counts),
+        _lists(pa.array(_joined([example.activations for example in shown], np.float32)), counts),
+    )
+    return pa.Table.from_arrays([_array(*each) for each in zip(columns, EXAMPLES.types, strict=True)], schema=EXAMPLES)
+
+
+def _array(values: Any, kind: pa.DataType) -> pa.Array:
+    return values if isinstance(values, pa.Array) else pa.array(values, kind)
+
+
+def _joined(parts: Sequence[npt.NDArray[Any]], kind: type[np.generic]) -> npt.NDArray[Any]:
+    return np.concatenate([np.empty(0, kind), *parts]).astype(kind, copy=False)
+
+
+def _lists(values: pa.Array, counts: Sequence[int]) -> pa.ListArray:
+    """Cuts values into lists of these lengths."""
+    return pa.ListArray.from_arrays(pa.array(np.cumsum([0, *counts]), pa.int32()), values)
 
 
 @dataclass(frozen=True)
@@ -134,35 +148,18 @@ class _Stretch:
 
 
 def _stretches(reader: FeatureReader, entries: Entries, window: Window) -> list[_Stretch]:
-    size = reader.snapshot.record.specification.sequences_per_shard
-
-    def look(shard: int) -> list[tuple[int, _Stretch]]:
-        [commit] = reader.snapshot.commits.of_each([shard])
-        here = np.flatnonzero(entries.sequence // size == shard)
-        places = [(int(entries.sequence[i]), int(entries.position[i])) for i in here]
-        return list(zip(here.tolist(), _in_shard(reader, commit, places, window), strict=True))
-
-    shards = np.unique(entries.sequence // size).tolist()
-    found = dict(one for part in read_side_by_side(look, shards) for one in part)
-    return [found[i] for i in range(len(entries))]
+    sequences = entries.sequence.tolist()
+    found = sequence_tokens(reader.snapshot, sequences, reader.cache)
+    places = zip(sequences, entries.position.tolist(), strict=True)
+    return [_stretch(found[sequence], position, window) for sequence, position in places]
 
 
-def _in_shard(
-    reader: FeatureReader, commit: Commit, places: Sequence[tuple[int, int]], window: Window
-) -> list[_Stretch]:
-    found = []
-    with open_product(reader.snapshot.bucket, commit, TOKENS) as file:
-        held: dict[int, pa.Table] = {}
-        names = ("sequence", "position", "token", *source_columns(file))
-        for sequence, position in places:
-            first_row, rows = read_between(file, "sequence", sequence, sequence, names, held)
-            in_sequence = np.flatnonzero(rows["sequence"].to_numpy() == sequence)
-            at = rows["position"].to_numpy()[in_sequence]
-            shown = in_sequence[(at >= position - window.tokens_before) & (at <= position + window.tokens_after)]
-            positions, tokens = (rows[name].to_numpy()[shown] for name in ("position", "token"))
-            source, row = (column[0].as_py() for column in answered(rows.slice(int(shown[0]), 1)))
-            found.append(_Stretch(commit, first_row + int(shown[0]), positions, tokens, source, row))
-    return found
+def _stretch(tokens: SequenceTokens, position: int, window: Window) -> _Stretch:
+    at = tokens.column("position")
+    first, end = at.searchsorted([position - window.tokens_before, position + window.tokens_after + 1]).tolist()
+    source, row = source_of(tokens.rows, tokens.first + first)
+    first_row = tokens.first_row + tokens.first + first
+    return _Stretch(tokens.commit, first_row, at[first:end], tokens.column("token")[first:end], source, row)
 
 
 def _among(every: Entries, entries: Entries, stretches: list[_Stretch]) -> list[npt.NDArray[np.float32]]:
@@ -170,14 +167,15 @@ def _among(every: Entries, entries: Entries, stretches: list[_Stretch]) -> list[
     keys = _keys(every.sequence, every.position)
     order = np.argsort(keys)
     keys, values = keys[order], every.activation[order]
-    begins = _keys(entries.sequence, np.array([stretch.positions[0] for stretch in stretches], np.int32))
-    found = []
-    for begin, stretch in zip(begins.tolist(), stretches, strict=True):
-        own = np.zeros(len(stretch.positions), np.float32)
-        first, end = np.searchsorted(keys, [begin, begin + len(own)])
-        own[keys[first:end] - begin] = values[first:end]
-        found.append(own)
-    return found
+    counts = [len(stretch.positions) for stretch in stretches]
+    positions = _joined([stretch.positions for stretch in stretches], np.int32)
+    shown = _keys(np.repeat(entries.sequence, counts), positions)
+    own = np.zeros(len(shown), np.float32)
+    if len(keys):
+        places = keys.searchsorted(shown).clip(max=len(keys) - 1)
+        there = keys[places] == shown
+        own[there] = values[places[there]]
+    return np.split(own, np.cumsum(counts)[:-1]) if counts else []
 
 
 def _from_shards(reader: FeatureReader, feature: int, stretches: list[_Stretch]) -> list[npt.NDArray[np.float32]]:

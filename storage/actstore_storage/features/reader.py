@@ -20,6 +20,7 @@ from actstore_storage.format.commit import Commit
 from actstore_storage.format.keys import index_product, statistics_product
 from actstore_storage.format.tokens import TOKEN_CLASSES, kept_numbers, numbers_of_names, token_classes
 from actstore_storage.parquet.reading import open_product
+from actstore_storage.parquet.row_cache import NO_CACHE, RowCache
 from actstore_storage.parquet.row_groups import groups_between
 from actstore_storage.runs.snapshot import Snapshot
 from actstore_storage.runs.token_filter import TokenFilter
@@ -34,8 +35,8 @@ class FeatureReader:
     one snapshot. Errors: SAE_NOT_FOUND.
     """
 
-    def __init__(self, snapshot: Snapshot, sae: str) -> None:
-        self.snapshot, self.sae = snapshot, sae
+    def __init__(self, snapshot: Snapshot, sae: str, cache: RowCache = NO_CACHE) -> None:
+        self.snapshot, self.sae, self.cache = snapshot, sae, cache
         self.d_sae = snapshot.sae(sae).d_sae
         self.segments = [
             SegmentReader(snapshot.bucket, segment, self.d_sae) for segment in chosen_segments(snapshot, sae)

@@ -21,6 +21,7 @@ from actstore_storage.format.commit import Commit
 from actstore_storage.format.keys import features_product
 from actstore_storage.format.tokens import DEFAULT_EXCLUSION, kept_rows
 from actstore_storage.parquet.reading import open_product
+from actstore_storage.parquet.row_cache import NO_CACHE, RowCache
 from actstore_storage.parquet.row_groups import read_between
 from actstore_storage.runs.snapshot import Snapshot
 from actstore_storage.runs.token_filter import TokenFilter
@@ -97,6 +98,7 @@ def sample_many(
     window: Window | None = None,
     exclude: frozenset[str] = DEFAULT_EXCLUSION,
     keep: TokenFilter | None = None,
+    cache: RowCache = NO_CACHE,
 ) -> pa.Table:
     """Chooses examples of several features, one after another; a first column `feature` says which."""
     check_limit(len(features), FEATURES_AT_ONCE_MAX, "features")
@@ -104,7 +106,7 @@ def sample_many(
     check_limit(len(features) * each, EXAMPLES_AT_ONCE_MAX, "features * examples")
     shown = (window or Window()).tokens_of(snapshot.record.specification.context_length)
     check_limit(len(features) * each * shown, WINDOWS_TOKENS_MAX, "features * examples * tokens of a window")
-    reader = FeatureReader(snapshot, sae)
+    reader = FeatureReader(snapshot, sae, cache)
     tables = []
     for feature in features:
         table = _examples(reader, feature, sample, window or Window(), exclude, keep)

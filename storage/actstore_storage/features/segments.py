@@ -10,7 +10,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,7 @@ from actstore_storage.runs.snapshot import Snapshot
 # Segments that a process keeps in memory. A run that is being captured may have 45 at once; statistics take 28 bytes
 # per feature and token class.
 _MANIFESTS_KEPT, _STATISTICS_KEPT = 64, 64
+_MEMORY_OF_PART = 1024
 
 
 @dataclass(frozen=True)
@@ -199,10 +200,13 @@ def chosen_segments(snapshot: Snapshot, sae: str) -> list[Segment]:
     """
     if snapshot.complete:
         with suppress(KeyError):
-            return [read_segment(snapshot, sae, range(snapshot.record.shards_total))]
+            whole = range(snapshot.record.shards_total)
+            read = partial(read_segment, snapshot, sae, whole)
+            # It stands as long as the run; smaller segments go when it comes.
+            return [snapshot.memory.read(("segment", sae), read, lambda segment: _MEMORY_OF_PART * len(segment.parts))]
     listed = listed_segments(snapshot.bucket, snapshot.record.run, sae)
-    whole = [shards for shards in listed if holds_all(snapshot.shards, shards)]
-    return [read_segment(snapshot, sae, shards) for shards in largest_apart(whole)]
+    complete = [shards for shards in listed if holds_all(snapshot.shards, shards)]
+    return [read_segment(snapshot, sae, shards) for shards in largest_apart(complete)]
 
 
 def listed_segments(bucket: Bucket, run: str, sae: str) -> list[range]:

@@ -61,6 +61,10 @@ _GROUPS: Mapping[str, pa.DataType | None] = {
     POSITION: pa.int32(),
     DOCUMENT: pa.int64(),
 }
+# Memory of the moments of one site, of each token class at most.
+_MOMENTS_BYTES = 4096
+# Memory of one quantile of one site, and of its question.
+_QUANTILE_BYTES = 200
 _MOMENTS = ("mean", "standard_deviation", "geometric_mean", "minimum", "maximum")
 
 
@@ -195,8 +199,25 @@ def _sketched(
     """The sketch values of these sites' tokens of one class, or of all that are not excluded."""
     kept = kept_classes(question.kept.exclude) if group is None else [str(group)]
     told = [statistics_of(question.quantity, site, snapshot.record.d_model) for site in sites]
-    found = [part[name][one] for name, _ in told for part in parts for one in kept if one in part[name]]
-    return WeightedValues.of(found, told[0][1])
+
+    def merged() -> WeightedValues:
+        found = [part[name][one] for name, _ in told for part in parts for one in kept if one in part[name]]
+        return WeightedValues.of(found, told[0][1])
+
+    return snapshot.memory.read(("sketched", *told, *kept), merged, lambda values: values.nbytes)
+
+
+def _sketched_quantiles(
+    snapshot: Snapshot, sites: Sequence[Site], question: ProfileQuestion, parts: Sequence[Sketches], group: object
+) -> list[float]:
+    """The question's distinct quantiles."""
+    quantiles = list(dict.fromkeys(question.quantiles))
+    what = "quantiles", question.quantity, group, frozenset(question.kept.exclude), *sites, *quantiles
+
+    def computed() -> list[float]:
+        return _sketched(snapshot, sites, question, parts, group).quantiles(quantiles)
+
+    return snapshot.memory.read(what, computed, lambda found: _QUANTILE_BYTES * len(found))
 
 
 def _rows(
@@ -209,10 +230,7 @@ def _rows(
     found = _moments(snapshot, sites, question) if question.from_statistics else {}
     if sketches is not None:
         found = {
-            group: (
-                moments,
-                _sketched(snapshot, sites, question, sketches, group).quantiles(list(names)),
-            )
+            group: (moments, _sketched_quantiles(snapshot, sites, question, sketches, group))
             for group, (moments, _) in found.items()
         }
     elif names or not question.from_statistics:
@@ -242,6 +260,11 @@ _Found = dict[object, tuple[Moments, list[float]]]
 
 def _moments(snapshot: Snapshot, sites: Sequence[Site], question: ProfileQuestion) -> _Found:
     """By group, without quantiles; from the commits."""
+    what = "moments", question.quantity, question.by, frozenset(question.kept.exclude), *sites
+    return snapshot.memory.read(what, lambda: _merged_moments(snapshot, sites, question), lambda _: _MOMENTS_BYTES)
+
+
+def _merged_moments(snapshot: Snapshot, sites: Sequence[Site], question: ProfileQuestion) -> _Found:
     kept = kept_classes(question.kept.exclude)
     by_class: dict[str, Moments] = {}
     for site in sites:

@@ -7,6 +7,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from actstore_storage.bucket.side_by_side import SHARDS_AT_ONCE, read_side_by_side
 from actstore_storage.errors import BadRequest, check_limit
 from actstore_storage.format.commit import Commit
 from actstore_storage.format.moments import Moments
@@ -14,7 +15,7 @@ from actstore_storage.format.norm_columns import read_columns, token_values
 from actstore_storage.format.products import NORMS, TOKENS
 from actstore_storage.format.sites import Site
 from actstore_storage.format.tokens import DEFAULT_EXCLUSION, class_numbers, kept_rows
-from actstore_storage.parquet.reading import SHARDS_AT_ONCE, open_product, read_side_by_side
+from actstore_storage.parquet.reading import open_product
 from actstore_storage.runs.snapshot import Snapshot
 
 HISTOGRAM_BINS_MAX = 1000

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from actstore_storage.bucket import Bucket, told_apart
+from actstore_storage.bucket.side_by_side import read_side_by_side
 from actstore_storage.errors import damaged
 from actstore_storage.format.commit import Commit
 from actstore_storage.format.keys import checkpoint_sketches_key
@@ -14,7 +15,7 @@ from actstore_storage.format.moments import NormMoments
 from actstore_storage.format.products import NORM_SKETCHES, OF_SPECIFICATION
 from actstore_storage.format.sketches import Sketches, told_of
 from actstore_storage.format.specification import RunRecord
-from actstore_storage.parquet.reading import open_product, read_side_by_side
+from actstore_storage.parquet.reading import open_product
 from actstore_storage.runs.snapshot import Snapshot
 
 
@@ -92,6 +93,12 @@ def read_sketches(snapshot: Snapshot, names: Sequence[str]) -> list[Sketches] | 
     """Reads the sketches of a whole snapshot, for all committed shards, in parts that are not merged. None if any of
     them lacks one of the names, or if merged sketches are missing (`missing_sketches`).
     """
+    found = snapshot.memory.read(("sketches", *names), lambda: _read_sketches(snapshot, names), _bytes_of)
+    return found or None
+
+
+def _read_sketches(snapshot: Snapshot, names: Sequence[str]) -> list[Sketches]:
+    """Empty if there are none."""
     bucket = snapshot.bucket
     folded = read_side_by_side(
         lambda part: checkpoint_sketches(bucket, snapshot.record, part.shards, part.summary.norm_moments, names),
@@ -99,10 +106,14 @@ def read_sketches(snapshot: Snapshot, names: Sequence[str]) -> list[Sketches] | 
     )
     parts = list(folded)
     if any(part is None for part in parts):  # and the others need not be read
-        return None
+        return []
     parts += read_side_by_side(lambda commit: shard_sketches(bucket, commit, names), snapshot.commits.loose)
     found = [part for part in parts if part is not None]
-    return found if len(found) == len(parts) else None
+    return found if len(found) == len(parts) else []
+
+
+def _bytes_of(parts: Sequence[Sketches]) -> int:
+    return sum(len(sketch) for part in parts for classes in part.values() for sketch in classes.values())
 
 
 def _decoded(file: pq.ParquetFile, names: Sequence[str]) -> dict[str, dict[str, bytes]]:

@@ -1,11 +1,8 @@
 """Opens objects that a commit or an index names, and distinguishes damaged objects from failures of the store."""
 
 import hashlib
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,21 +13,16 @@ from actstore_storage.format.commit import Commit
 from actstore_storage.format.products import ObjectRecord
 from actstore_storage.parquet.pages import footer_bytes, footer_of
 
-# Shards that are read concurrently: on S3 nearly all of the time is waiting, and on a local disk it costs nothing. With
-# 15 ms per request, growth took a sixth of the time of reading one shard after the other; with 8, a fifth.
-SHARDS_AT_ONCE = 16
-
 # Bytes at an object's end that are read first: more than most footers have, and as many as Arrow reads.
 _END_BYTES = 64 << 10
 
-Item = TypeVar("Item")
-Found = TypeVar("Found")
-
 
 @contextmanager
-def open_product(bucket: Bucket, commit: Commit, product: str, *, verify: bool = True) -> Iterator[pq.ParquetFile]:
+def open_product(
+    bucket: Bucket, commit: Commit, product: str, *, verify: bool = True, footer: pq.FileMetaData | None = None
+) -> Iterator[pq.ParquetFile]:
     """Opens one object of a shard, as `open_record`."""
-    with open_record(bucket, commit.objects[product], _owner(commit), verify=verify) as file:
+    with open_record(bucket, commit.objects[product], _owner(commit), verify=verify, footer=footer) as file:
         yield file
 
 
@@ -43,14 +35,18 @@ def open_product_source(bucket: Bucket, commit: Commit, product: str) -> Iterato
 
 
 @contextmanager
-def open_record(bucket: Bucket, record: ObjectRecord, owner: str, *, verify: bool = True) -> Iterator[pq.ParquetFile]:
+def open_record(
+    bucket: Bucket, record: ObjectRecord, owner: str, *, verify: bool = True, footer: pq.FileMetaData | None = None
+) -> Iterator[pq.ParquetFile]:
     """Opens an object that a record names. Raises CorruptObject, here or while the block reads, if the bytes do not
     match the record.
 
-    Without `verify` the pages' checksums are not computed, for code that has read the same pages before.
+    Without `verify` the pages' checksums are not computed, for code that has read the same pages before. `footer`: the
+    one that was read before and is kept.
     """
     with reading_errors(bucket, record, owner), open_source(bucket, record, owner) as source:
-        footer = _footer(source, record, owner) if record.footer_sha256 else None
+        if footer is None and record.footer_sha256:
+            footer = _footer(source, record, owner)
         yield pq.ParquetFile(source, metadata=footer, page_checksum_verification=verify)
 
 
@@ -89,22 +85,6 @@ def reading_errors(bucket: Bucket, record: ObjectRecord, owner: str) -> Iterator
         raise damaged(record.key, "it is missing", owner=owner) from None
     except (OSError, pa.ArrowException) as error:
         raise told_apart(bucket, error, damaged(record.key, error, owner=owner)) from error
-
-
-def read_side_by_side(
-    read: Callable[[Item], Found], items: Iterable[Item], at_once: int = SHARDS_AT_ONCE
-) -> Iterator[Found]:
-    """Reads several items concurrently. It yields the results of `read` in their order, and raises the first error in
-    that order. At most `at_once` items are in memory before the caller gets them; `items` is consumed as they are read.
-    """
-    coming: deque[Future[Found]] = deque()
-    with ThreadPoolExecutor(at_once, "shards") as pool:
-        for item in items:
-            coming.append(pool.submit(read, item))
-            if len(coming) == at_once:
-                yield coming.popleft().result()
-        while coming:
-            yield coming.popleft().result()
 
 
 def at_least_one(batches: Iterator[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.RecordBatch]:

@@ -1,10 +1,10 @@
 """Reads the records of models and SAEs, one or all."""
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, TypeVar
 
-from actstore_storage.bucket import FETCH_THREADS, Bucket
+from actstore_storage.bucket import Bucket
+from actstore_storage.bucket.side_by_side import read_side_by_side
 from actstore_storage.errors import corrupt_object
 from actstore_storage.format.records import as_record, unseal
 
@@ -28,8 +28,7 @@ def read_all_registered(bucket: Bucket, keys: Sequence[str], kind: type[Record])
         except KeyError:
             return None
 
-    with ThreadPoolExecutor(FETCH_THREADS) as pool:
-        return [record for record in pool.map(read, keys) if record is not None]
+    return [record for record in read_side_by_side(read, keys) if record is not None]
 
 
 def read_registered(bucket: Bucket, key: str, kind: type[Record]) -> Record:

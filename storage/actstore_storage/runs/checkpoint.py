@@ -6,9 +6,10 @@ commits only for shards that none of them covers.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from typing import Any, overload
 
 import numpy as np
@@ -17,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from actstore_storage.bucket import Bucket, told_apart
+from actstore_storage.bucket.cache import ByteCache, Memory
 from actstore_storage.errors import CorruptObject, damaged
 from actstore_storage.format.blocks import largest_apart, listed_blocks, overlap
 from actstore_storage.format.commit import Commit, commit_of
@@ -30,7 +32,8 @@ from actstore_storage.format.tokens import TOKEN_CLASSES
 _SUMMARY_KEY = b"actstore.summary"
 # Commits that are read together when one of them is needed.
 _GROUP_ROWS = 64
-_GROUPS_KEPT = 64
+# What an opened run keeps of its commits and of what was computed from them, if it has no part in a larger memory.
+OWN_BYTES = 32 << 20
 _HOW = ("attention_implementation", "device", "code_version")
 
 
@@ -77,6 +80,10 @@ class Summary:
         return unseal(data, key, of, sealed=record.sealed)
 
 
+def own_memory() -> Memory:
+    return Memory(ByteCache(OWN_BYTES))
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """The commits of `shards`, read only when one is needed."""
@@ -86,6 +93,7 @@ class Checkpoint:
     shards: range
     tokens: npt.NDArray[np.int64]
     summary: Summary
+    memory: Memory = field(default_factory=own_memory, compare=False)
 
     @property
     def key(self) -> str:
@@ -99,10 +107,10 @@ class Checkpoint:
                 if first <= shard < last:
                     yield commit_of(self.record, shard, record, self.key)
 
-    @cached_property
-    def _group(self) -> Callable[[int], tuple[bytes, ...]]:
-        """Cached only as long as the snapshot: a run that is removed may be created again with the same name."""
-        return lru_cache(maxsize=_GROUPS_KEPT)(lambda group: _records(self.bucket, self.key, group))
+    def _group(self, group: int) -> tuple[bytes, ...]:
+        """Cached only for the opened run: a run that is removed may be created again with the same name."""
+        read = partial(_records, self.bucket, self.key, group)
+        return self.memory.read((self.shards, group), read, lambda records: sum(map(len, records)))
 
 
 class Commits(Sequence[Commit]):
@@ -113,6 +121,15 @@ class Commits(Sequence[Commit]):
         held = [part.shards if isinstance(part, Checkpoint) else [part.shard] for part in self._parts]
         self.shards = np.concatenate([np.empty(0, np.int64), *(np.asarray(part, np.int64) for part in held)])
         self._starts = np.cumsum([0, *map(len, held)])
+
+    def through(self, bucket: Bucket, memory: Memory) -> "Commits":
+        """The same commits, which are read from this bucket and kept in this memory."""
+        found = copy(self)
+        found._parts = [
+            replace(part, bucket=bucket, memory=memory) if isinstance(part, Checkpoint) else part
+            for part in self._parts
+        ]
+        return found
 
     def __len__(self) -> int:
         return len(self.shards)

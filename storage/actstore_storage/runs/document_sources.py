@@ -55,6 +55,14 @@ def source_columns(file: pq.ParquetFile) -> tuple[str, ...]:
     return SOURCE_COLUMNS if SOURCE_COLUMNS[0] in file.schema_arrow.names else ()
 
 
+def source_of(tokens: pa.Table, place: int) -> tuple[str | None, int | None]:
+    """Source and row of one row of a shard's tokens, as in SOURCE_FIELDS."""
+    if SOURCE_COLUMNS[0] not in tokens.column_names:
+        return None, None
+    source, row = (tokens[name][place].as_py() for name in SOURCE_COLUMNS)
+    return source, None if row == WHOLE else row
+
+
 def answered(tokens: pa.Table) -> list[pa.Array]:
     """Source and row of each row of a shard's tokens, as in SOURCE_FIELDS."""
     if SOURCE_COLUMNS[0] not in tokens.column_names:

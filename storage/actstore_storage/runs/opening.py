@@ -1,13 +1,12 @@
 """Creates a run, opens it for reading, and lists runs and commits."""
 
-import logging
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 
-from actstore_storage.bucket import FETCH_THREADS, Bucket
+from actstore_storage.bucket import Bucket
 from actstore_storage.bucket.local import LocalBucket
+from actstore_storage.bucket.side_by_side import read_side_by_side
 from actstore_storage.errors import Conflict, CorruptObject, NotThere, StoreError, corrupt_object
 from actstore_storage.format.commit import Commit, commit_of
 from actstore_storage.format.keys import RUNS, TOP_FOLDERS, commit_key, commits_folder, run_key
@@ -17,8 +16,6 @@ from actstore_storage.runs.snapshot import Snapshot
 
 # Subfolders of a folder that is not a store in which a store is searched.
 NEIGHBOURS_MAX = 100
-
-_log = logging.getLogger(__name__)
 
 
 def check_run_name(bucket: Bucket, record: RunRecord) -> None:
@@ -94,20 +91,8 @@ def _stores_below(folder: Path) -> list[str]:
 def list_runs(bucket: Bucket) -> list[str]:
     """Names every run that was created."""
     names = bucket.folders(RUNS)
-    with ThreadPoolExecutor(FETCH_THREADS) as pool:
-        there = pool.map(lambda name: bucket.exists(run_key(name)), names)
+    there = read_side_by_side(lambda name: bucket.exists(run_key(name)), names)
     return [name for name, exists in zip(names, there, strict=True) if exists]
-
-
-def readable_runs(bucket: Bucket) -> list[Snapshot]:
-    """Opens every readable run. A damaged one must not hide the others: it is logged, and `open_run` refuses it."""
-    snapshots = []
-    for run in list_runs(bucket):
-        try:
-            snapshots.append(open_run(bucket, run))
-        except CorruptObject as error:
-            _log.warning("run %s is omitted from the listing: %s", run, error.message)
-    return snapshots
 
 
 def _shard_numbers(keys: Iterable[str]) -> set[int]:
@@ -124,7 +109,7 @@ def open_run(bucket: Bucket, run: str, unreadable: list[CorruptObject] | None = 
     record = read_record(bucket, run)
     # Before the listing: a commit that is folded in between is then found twice, instead of never.
     checkpoints = open_checkpoints(bucket, record, unreadable)
-    loose = _loose_shards(bucket, record, [checkpoint.shards for checkpoint in checkpoints])
+    loose = loose_shards(bucket, record, [checkpoint.shards for checkpoint in checkpoints])
 
     def read(shard: int) -> Commit | None:
         try:
@@ -135,8 +120,7 @@ def open_run(bucket: Bucket, run: str, unreadable: list[CorruptObject] | None = 
             unreadable.append(error)
             return None
 
-    with ThreadPoolExecutor(FETCH_THREADS) as pool:
-        commits = [commit for commit in pool.map(read, loose) if commit is not None]
+    commits = [commit for commit in read_side_by_side(read, loose) if commit is not None]
     return Snapshot(bucket, record, Commits(checkpoints, commits))
 
 
@@ -163,11 +147,10 @@ def runs_over(bucket: Bucket, run: str) -> list[str]:
             return False
 
     names = [name for name in bucket.folders(RUNS) if name != run]
-    with ThreadPoolExecutor(FETCH_THREADS) as pool:
-        return [name for name, found in zip(names, pool.map(stands_on, names), strict=True) if found]
+    return [name for name, found in zip(names, read_side_by_side(stands_on, names), strict=True) if found]
 
 
-def _loose_shards(bucket: Bucket, record: RunRecord, folded: list[range]) -> list[int]:
+def loose_shards(bucket: Bucket, record: RunRecord, folded: list[range]) -> list[int]:
     """Committed shards that no checkpoint covers; lists only the ranges between checkpoints."""
     folder, found = commits_folder(record.run), []
     starts = [0, *(block.stop for block in folded)]

@@ -2,7 +2,8 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import cast
 
@@ -11,23 +12,35 @@ import numpy.typing as npt
 
 from actstore_api.records.terms import Dtype, Provenance
 from actstore_storage.bucket import Bucket
+from actstore_storage.bucket.cache import Memory
 from actstore_storage.errors import NotThere
 from actstore_storage.format.commit import Commit
 from actstore_storage.format.keys import commit_key
 from actstore_storage.format.moments import Moments
 from actstore_storage.format.specification import RunRecord, SaeRecord
-from actstore_storage.runs.checkpoint import Commits
+from actstore_storage.runs.checkpoint import Commits, own_memory
 
 
 @dataclass(frozen=True)
 class Snapshot:
     """The commits of a run at one moment, in order of shard. Every answer depends only on this and on immutable
-    objects.
+    objects. `memory` keeps what was computed from it.
     """
 
     bucket: Bucket
     record: RunRecord
     commits: Commits
+    memory: Memory = field(default_factory=own_memory, compare=False)
+
+    def compute(self) -> None:
+        """Computes what most answers need, for all who get the snapshot by `through`."""
+        _ = self.name, self.commits.summary, self.commits.token_counts
+
+    def through(self, bucket: Bucket, memory: Memory) -> "Snapshot":
+        """The same snapshot, which is read from this bucket and kept in this memory."""
+        found = copy(self)  # with the name that it has computed
+        vars(found).update(bucket=bucket, commits=self.commits.through(bucket, memory), memory=memory)
+        return found
 
     @property
     def shards(self) -> npt.NDArray[np.int64]:

@@ -5,6 +5,7 @@ Checkpoints have whole blocks of 256, 4,096 and 65,536 shards, and in a complete
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from actstore_storage.bucket.side_by_side import read_side_by_side
 from actstore_storage.errors import CorruptObject
 from actstore_storage.format.blocks import aligned_blocks, holds_all, is_inside, largest_apart
 from actstore_storage.format.commit import Commit
@@ -16,7 +17,6 @@ from actstore_storage.format.keys import (
 )
 from actstore_storage.format.sketches import NormSketches, Sketches
 from actstore_storage.norms.sketches import are_sketched, checkpoint_sketches, missing_sketches, shard_sketches
-from actstore_storage.parquet.reading import read_side_by_side
 from actstore_storage.runs.checkpoint import (
     Checkpoint,
     Summary,

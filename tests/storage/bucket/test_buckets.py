@@ -3,6 +3,7 @@
 import errno
 import multiprocessing
 import os
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -246,6 +247,23 @@ class TestLocalBucket(BucketBehaviour):
         with pytest.raises(StoreUnreachable):
             write(bucket, "a/b/object", b"1")
         assert list((Path(bucket.address) / ".scratch").iterdir()) == []
+
+    @pytest.mark.parametrize("write", [LocalBucket.put, LocalBucket.put_if_absent])
+    def test_folders_that_writers_make_and_remove_for_each_other_hinder_none(
+        self, bucket: Bucket, write: Callable[[Bucket, str, bytes], object]
+    ) -> None:
+        def many(writer: int) -> None:
+            for _ in range(200):
+                assert write(bucket, f"a/b/c/{writer}/object", b"1") is not False
+                bucket.delete(f"a/b/c/{writer}/object")
+
+        interval = sys.getswitchinterval()
+        sys.setswitchinterval(1e-6)
+        try:
+            with ThreadPoolExecutor(4) as pool:
+                list(pool.map(many, range(4)))
+        finally:
+            sys.setswitchinterval(interval)
 
     @pytest.mark.parametrize(
         ("cause", "reading", "writing"),

@@ -20,6 +20,7 @@ from actstore_storage.features.statistics import feature_rows, feature_statistic
 from actstore_storage.format.commit import Commit
 from actstore_storage.format.keys import segment_key
 from actstore_storage.parquet.reading import open_product
+from actstore_storage.runs import tokens
 from actstore_storage.runs.opening import open_run
 from actstore_storage.runs.snapshot import Snapshot
 from actstore_storage.runs.token_filter import TokenFilter
@@ -239,11 +240,12 @@ def test_around_activations_that_are_few_all_of_them_are_shown_and_no_shards_own
 ) -> None:
     opened: set[str] = set()
 
-    def counted(bucket: Bucket, commit: Commit, product: str) -> Any:
+    def counted(bucket: Bucket, commit: Commit, product: str, **how: Any) -> Any:
         opened.add(product)
-        return open_product(bucket, commit, product)
+        return open_product(bucket, commit, product, **how)
 
-    monkeypatch.setattr(examples, "open_product", counted)
+    for module in (examples, tokens):
+        monkeypatch.setattr(module, "open_product", counted)
     reader = FeatureReader(snapshot, SAE)
     every = reader.ranking(5, frozenset()).all()
     for count in (1, 7):

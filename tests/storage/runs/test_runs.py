@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from actstore_storage.answers import Store
 from actstore_storage.bucket import Bucket
 from actstore_storage.errors import BadRequest, Conflict, CorruptObject, NotThere
 from actstore_storage.format.keys import training_key
@@ -22,7 +23,7 @@ from actstore_storage.registry.saes import (
     store_sae_files,
 )
 from actstore_storage.registry.token_texts import TokenTexts, token_texts
-from actstore_storage.runs.opening import create_run, list_runs, open_run, readable_runs
+from actstore_storage.runs.opening import create_run, list_runs, open_run
 from tests.run_state import committed_shards
 from tests.storage.random_run import make_run, write_run
 
@@ -118,10 +119,12 @@ def test_a_damaged_run_does_not_hide_the_others(bucket: Bucket, key: str, caplog
     run = make_run(1)
     for name in ("a", "b", "c"):
         write_run(bucket, replace(run, record=replace(run.record, run=name)))
-    assert [found.record.run for found in readable_runs(bucket)] == ["a", "b", "c"]
+    assert [found.record.run for found in Store(bucket).readable_runs()] == ["a", "b", "c"]
     assert not caplog.records
     bucket.put(key, b"{")
-    assert [found.name for found in readable_runs(bucket)] == [open_run(bucket, name).name for name in ("a", "c")]
+    assert [found.name for found in Store(bucket).readable_runs()] == [
+        open_run(bucket, name).name for name in ("a", "c")
+    ]
     [warning] = caplog.records
     assert warning.levelname == "WARNING"
     assert key in warning.getMessage()

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from actstore_storage.bucket import Bucket
+from actstore_storage.bucket.side_by_side import THREADS, read_side_by_side
 from actstore_storage.errors import CorruptObject
 from actstore_storage.format.products import NORMS
 from actstore_storage.norms import rows as norm_rows
 from actstore_storage.norms.growth import Bootstrap, fit_growth
 from actstore_storage.norms.profile import ProfileQuestion, norm_profile
 from actstore_storage.norms.rows import KeptTokens
-from actstore_storage.parquet.reading import read_side_by_side
 from actstore_storage.runs.opening import open_run
 from actstore_storage.runs.snapshot import Snapshot
 from tests.storage.random_run import RandomRun, make_run, write_run
@@ -118,6 +118,28 @@ def test_what_is_read_side_by_side_comes_in_order_and_no_more_is_held_than_allow
     assert next(found) == 0
     assert begun == [0, 1, 2]
     assert list(found) == list(range(1, 8))
+
+
+def test_reads_within_reads_share_the_threads_of_the_process() -> None:
+    """More of them than there are threads: none waits for a thread that waits for it."""
+    names: set[str] = set()
+
+    def inner(item: int) -> int:
+        names.add(threading.current_thread().name)
+        return item
+
+    def outer(item: int) -> int:
+        return sum(read_side_by_side(inner, range(item, item + 20)))
+
+    for _ in range(3):
+        found = list(read_side_by_side(outer, range(2 * THREADS), 2 * THREADS))
+        assert found == [sum(range(item, item + 20)) for item in range(2 * THREADS)]
+    assert len(names) <= THREADS + 1
+
+
+def test_one_item_is_read_on_the_thread_of_its_question() -> None:
+    [name] = read_side_by_side(lambda _: threading.current_thread().name, [0])
+    assert name == threading.current_thread().name
 
 
 def test_the_first_damaged_shard_is_the_one_that_is_told(local_bucket: Bucket, snapshot: Snapshot) -> None:

@@ -2,12 +2,13 @@
 
 import json
 import os
+import re
 import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -17,17 +18,33 @@ from tests.waiting import wait_until
 from tests.worker_process import command_line, descendants, inherited
 
 START_SECONDS = 180
+AGENT_PORTS = {"metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port", "runtime_env_agent_port"}
 WORKERS = [sys.executable, "-m", "actstore_worker"]
 
 
-def start(environment: dict[str, str], folder: Path, command: Sequence[str] = WORKERS) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+@contextmanager
+def started(
+    environment: dict[str, str], folder: Path, command: Sequence[str] = WORKERS
+) -> Iterator[subprocess.Popen[str]]:
+    """A process that a test which fails leaves nothing of: neither itself nor its pipes."""
+    with subprocess.Popen(
         command,
         env=inherited() | environment | {"HOME": str(folder)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-    )
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def wait_for_serve(process: subprocess.Popen[str]) -> Path:
+    """Waits until Serve is on its way, and returns the folder of Ray's session."""
+    wait_until(lambda: process.poll() is not None or serve_controllers(process.pid), "the start of Serve")
+    assert process.poll() is None, process.communicate(timeout=START_SECONDS)
+    return ray_folder(serve_controllers(process.pid)[0])
 
 
 def serve_controllers(pid: int) -> list[int]:
@@ -52,8 +69,8 @@ def ray_folder(pid: int) -> Path:
     ],
 )
 def test_a_start_that_cannot_be_says_why_in_one_line(environment: dict[str, str], said: str, tmp_path: Path) -> None:
-    process = start(environment, tmp_path)
-    output, errors = process.communicate(timeout=START_SECONDS)
+    with started(environment, tmp_path) as process:
+        output, errors = process.communicate(timeout=START_SECONDS)
     assert process.returncode == 2
     assert "ready" not in output
     assert said in errors
@@ -73,14 +90,12 @@ def test_workers_end_with_who_started_them_and_leave_nothing(tmp_path: Path) -> 
     """Who is killed once Ray runs and Serve is on its way: the workers' guard sends them SIGTERM, as others may."""
     (tmp_path / "store").mkdir()
     settings = {"ACTSTORE_STORE": str(tmp_path / "store"), "ACTSTORE_GATEWAY_TOKEN": "t"}
-    process = start(settings, tmp_path, [sys.executable, "-c", STARTER])
-    wait_until(lambda: process.poll() is not None or serve_controllers(process.pid), "the start of Serve")
-    assert process.poll() is None
-    folder = ray_folder(serve_controllers(process.pid)[0])
-    assert stat.S_IMODE(folder.parent.stat().st_mode) == 0o700  # Ray makes all below writable for everybody
-    children = descendants(process.pid)
-    process.kill()
-    output, errors = process.communicate(timeout=START_SECONDS)  # which all of them hold
+    with started(settings, tmp_path, [sys.executable, "-c", STARTER]) as process:
+        folder = wait_for_serve(process)
+        assert stat.S_IMODE(folder.parent.stat().st_mode) == 0o700  # Ray makes all below writable for everybody
+        children = descendants(process.pid)
+        process.kill()
+        output, errors = process.communicate(timeout=START_SECONDS)  # which all of them hold
     assert not folder.parent.exists(), errors
     assert [json.loads(line)["starting"] for line in output.splitlines()][:3] == ["the store", "Ray", "the coordinator"]
     wait_until(lambda: not any(map(command_line, children)), "the end of all that was started")
@@ -90,12 +105,15 @@ def test_workers_end_with_who_started_them_and_leave_nothing(tmp_path: Path) -> 
 def test_workers_whose_ray_is_gone_say_so_and_end(tmp_path: Path) -> None:
     """While they start; it is watched from then on. Whoever started them sees it by their status."""
     (tmp_path / "store").mkdir()
-    process = start({"ACTSTORE_STORE": str(tmp_path / "store"), "ACTSTORE_GATEWAY_TOKEN": "t"}, tmp_path)
-    wait_until(lambda: process.poll() is not None or serve_controllers(process.pid), "the start of Serve")
-    folder, children = ray_folder(serve_controllers(process.pid)[0]), descendants(process.pid)
-    (doomed,) = (pid for pid in children if command_line(pid).split(" ")[0].endswith("/raylet"))
-    os.kill(doomed, signal.SIGKILL)
-    _, errors = process.communicate(timeout=START_SECONDS)
+    settings = {"ACTSTORE_STORE": str(tmp_path / "store"), "ACTSTORE_GATEWAY_TOKEN": "t"}
+    with started(settings, tmp_path) as process:
+        folder, children = wait_for_serve(process), descendants(process.pid)
+        (doomed,) = (pid for pid in children if command_line(pid).split(" ")[0].endswith("/raylet"))
+        # It waits for the agents' ports that it is not told, and not for long: on a busy machine the start would fail.
+        told = re.findall(r" --([\w-]+)=[1-9]\d* ", command_line(doomed).replace(" ", "  "))
+        assert {name.replace("-", "_") for name in told} >= AGENT_PORTS
+        os.kill(doomed, signal.SIGKILL)
+        _, errors = process.communicate(timeout=START_SECONDS)
     assert process.returncode == RAY_GONE
     assert errors.splitlines()[-1].startswith("actstore_worker: the Ray cluster of the workers is gone: "), errors
     assert not folder.parent.exists()

@@ -8,7 +8,7 @@ from actstore_api.metrics import Exporter, exported_by
 from actstore_api.records.capture import GetCaptureTotalsAnswer, PrincipalTotals, QueueTotals
 from actstore_worker.capture.activity import Activity
 from actstore_worker.capture.queueing.usage import UsedBy
-from actstore_worker.capture.shards.worker import ShardReport
+from actstore_worker.capture.shards.report import ShardReport
 from actstore_worker.cluster.metrics import WorkerMetrics
 from actstore_worker.models.used import Used
 
@@ -41,13 +41,15 @@ def _values(metrics: WorkerMetrics) -> dict[tuple[str, str], float]:
 
 
 def test_every_metric_of_the_workers_is_told_and_none_twice() -> None:
-    metrics, activity = WorkerMetrics(on_gpus=True), Activity()
+    metrics, activity = WorkerMetrics(), Activity()
     activity.captured(REPORT, 400.0)
     activity.failed(lost=True)
+    pool = SimpleNamespace(devices={"cuda": 2}, wanted=3, idle_workers=1)
     coordinator = SimpleNamespace(
         activity=activity,
         paused=1,
-        workers=2,
+        pool=pool,
+        replicas=SimpleNamespace(wanted=2, running=1),
         used_by=UsedBy(10),
         quota_refusals={"tokens_a_minute": 3},
     )
@@ -71,7 +73,9 @@ def test_every_metric_of_the_workers_is_told_and_none_twice() -> None:
     assert found["actstore_nonfinite_values_total", "features"] == 1
     assert found["actstore_shard_attempts_total", "committed"] == 1
     assert found["actstore_shard_attempts_total", "lost"] == 1
-    assert found["actstore_capture_workers", "gpu"] == 2
+    assert (found["actstore_capture_workers", "gpu"], found["actstore_capture_workers", "cpu"]) == (2, 0)
+    assert (found["actstore_capture_workers_wanted", ""], found["actstore_capture_workers_idle", ""]) == (3, 1)
+    assert (found["actstore_model_replicas_wanted", ""], found["actstore_model_replicas", ""]) == (2, 1)
     assert found["actstore_principal_tokens_total", "ann"] == 50
     assert found["actstore_quota_refusals_total", "tokens_a_minute"] == 3
 

@@ -22,8 +22,9 @@ from actstore_storage.bucket.local import LocalBucket
 from actstore_storage.errors import ActstoreError, BadRequest, NotThere
 from actstore_storage.runs.opening import open_run
 from actstore_worker.capture.plan import Plan, PlanSettings, plan_capture
+from actstore_worker.capture.shards.report import ShardReport
 from actstore_worker.capture.shards.tasks import Task
-from actstore_worker.capture.shards.worker import CaptureWorker, ShardReport
+from actstore_worker.capture.shards.worker import CaptureWorker
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.datasets.places import DatasetPlaces
 from actstore_worker.live.passes.limits import LiveLimits

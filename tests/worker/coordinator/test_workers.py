@@ -17,11 +17,11 @@ from actstore_storage.bucket import Bucket
 from actstore_storage.errors import ActstoreError
 from actstore_storage.format.keys import checkpoint_key
 from actstore_storage.runs.opening import open_run
-from actstore_worker.capture.limits import MergeLimits
+from actstore_worker.capture.limits import TASKS, MergeLimits
 from actstore_worker.capture.merging import Merging
 from actstore_worker.capture.plan import PlanSettings, plan_capture
+from actstore_worker.capture.shards.report import ShardReport
 from actstore_worker.capture.shards.tasks import ShardTask
-from actstore_worker.capture.shards.worker import TASKS, ShardReport
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.datasets.places import DatasetPlaces
 from tests.coordinating import LIMITS, REQUEST, SHARDS, ThreadWorker, ThreadWriter, bucket, coordinator, lab, run, watch
@@ -49,10 +49,8 @@ class Rated(ThreadWorker):
 LOST = ActstoreError("a worker process died", reason="WORKERS_UNAVAILABLE")
 
 
-@pytest.mark.parametrize(
-    ("speeds", "together"), [([1e9], 1e9), ([1e9, 3e9], 4e9), ([None, 1e9, LOST], 1e9), ([None, LOST], None)]
-)
-def test_a_duration_is_estimated_from_half_the_speed_of_all_that_answer(
+@pytest.mark.parametrize(("speeds", "together"), [([1e9], 1e9), ([3e9, 1e9], 6e9), ([None], None), ([LOST], None)])
+def test_a_duration_is_estimated_from_half_the_speed_of_as_many_workers_as_there_may_be(
     speeds: Sequence[float | Exception | None], together: float | None, lab: Path, bucket: Bucket
 ) -> None:
     plan = plan_capture(REQUEST, ModelCatalog((lab / "models",)), PlanSettings(DatasetPlaces((lab / "data",))))
@@ -122,16 +120,17 @@ def test_a_worker_that_does_not_hear_is_no_obstacle_to_cancelling(
     assert len(open_run(bucket, "run").shards) == TASKS
 
 
-def test_a_shard_is_given_up_after_so_many_workers_and_their_places_wait_for_them(lab: Path, bucket: Bucket) -> None:
-    """A worker that is not back yet, and does not say so at once, gets no shard before it is."""
+def test_a_shard_is_given_up_after_so_many_workers_and_each_of_them_is_replaced(lab: Path, bucket: Bucket) -> None:
+    """One that takes its place gets no shard before it is ready."""
     tried: Counter[int] = Counter()
     asked: list[int] = []
 
     class Dying(ThreadWorker):
-        async def ready(self) -> None:
+        async def ready(self) -> str:
             asked.append(1)
             if len(asked) % 3:
                 raise LOST
+            return "cpu"
 
     def die(task: ShardTask) -> None:
         tried[task.shard] += 1
@@ -139,15 +138,15 @@ def test_a_shard_is_given_up_after_so_many_workers_and_their_places_wait_for_the
             raise LOST
 
     async def work() -> CaptureProgress:
-        limits = replace(LIMITS, losses_per_shard=5, attempts_per_shard=1)
+        limits = replace(LIMITS, losses_per_shard=5, attempts_per_shard=1, pause_seconds=0.01)
         captures = coordinator(lab, bucket, Dying(bucket, die), limits=limits)
         return (await watch(captures, await captures.submit(REQUEST)))[-1]
 
     last = run(work())
     assert (last.state, [told.shard for told in last.failed_shards]) == ("failed", [4])
     assert tried == Counter(range(SHARDS)) + Counter({4: 4})
-    # Of five places that die, all but the first two are those that came back; nobody asks of one that did not die.
-    assert 3 * (5 - TASKS) <= len(asked) <= 3 * 5
+    # The first worker and those that took the places of five; nobody asks one that did not die.
+    assert 3 * 5 <= len(asked) <= 3 * 6
 
 
 @pytest.mark.parametrize(
@@ -182,7 +181,8 @@ def test_a_capture_that_two_shards_end_at_once_has_ended_once(lab: Path, bucket:
         before = asyncio.all_tasks()
         captures = coordinator(lab, bucket, ThreadWorker(bucket, fail))
         await watch(captures, await captures.submit(REQUEST))
-        await asyncio.gather(*(asyncio.all_tasks() - before))
+        after = asyncio.all_tasks() - before
+        await asyncio.gather(*(task for task in after if task.get_name() != "capture-worker"))
         return await captures.totals()
 
     assert replace(run(work()), queues=()) == GetCaptureTotalsAnswer(captures_failed=1)

@@ -3,7 +3,7 @@
 from collections import Counter
 from dataclasses import dataclass, field
 
-from actstore_worker.capture.shards.worker import ShardReport
+from actstore_worker.capture.shards.report import ShardReport
 
 
 @dataclass

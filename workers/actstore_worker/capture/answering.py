@@ -10,13 +10,13 @@ from actstore_api.records.capture import (
     EstimateCaptureAnswer,
     GetCaptureTotals,
     ListSources,
+    ListSourcesAnswer,
     StartCapture,
     StartCaptureAnswer,
 )
 from actstore_worker.caller import Caller
 from actstore_worker.capture.coordinator import Coordinator
 from actstore_worker.catalog.folders import ModelCatalog
-from actstore_worker.catalog.listing import find_sources
 from actstore_worker.datasets.places import DatasetPlaces
 
 
@@ -39,9 +39,15 @@ class CaptureAnswers:
             case EstimateCapture():
                 return EstimateCaptureAnswer(await captures.estimate(question.specification, caller))
             case ListSources():
-                return await asyncio.to_thread(find_sources, self._catalog, self._places)
+                return await asyncio.to_thread(self._sources)
             case CancelCapture():
                 return CancelCaptureAnswer(await captures.cancel(question.run))
             case GetCaptureTotals():
                 return await captures.totals()
         raise TypeError(f"{type(question).__name__} is not a question about captures")
+
+    def _sources(self) -> ListSourcesAnswer:
+        # Imported only now: it looks into models as their libraries do, which take seconds to import.
+        from actstore_worker.catalog.listing import find_sources
+
+        return find_sources(self._catalog, self._places)

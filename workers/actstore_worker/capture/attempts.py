@@ -11,11 +11,11 @@ from actstore_api.reasons import REASONS, Kind
 from actstore_api.records.terms import Failure
 from actstore_storage.errors import ActstoreError
 from actstore_worker.capture.limits import CoordinatorLimits
+from actstore_worker.capture.pool.worker_pool import LOST_WORKER, Worker, WorkerPool
 from actstore_worker.capture.queueing.fair_queue import FairQueue, Flow
 from actstore_worker.capture.queueing.progress import CaptureState
 from actstore_worker.capture.run_plan import RunPlan
-from actstore_worker.capture.shards.worker import ShardReport
-from actstore_worker.capture.worker_pool import LOST_WORKER, Worker, WorkerPool
+from actstore_worker.capture.shards.report import ShardReport
 
 _log = logging.getLogger(__name__)
 
@@ -75,13 +75,19 @@ class Attempts:
         while running.goes_on:
             running.ended.clear()
             self._assign_soon()
-            # At intervals, too, for workers that have joined.
+            # At intervals, too, for shards that are tried again.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._limits.heartbeat_seconds):  # wait_for may swallow a cancellation.
                     await running.ended.wait()
         self._running.remove(running)
+        self._tell_demand()
+
+    def _tell_demand(self) -> None:
+        """Shards that wait to be tried again count: their workers would only be let go to come back."""
+        self._pool.want(sum(len(one.capture.pending) + one.attempts for one in self._running))
 
     def _assign_soon(self) -> None:
+        self._tell_demand()
         if self._assigning is None or self._assigning.done():
             self._assigning = self._start(self._assign())
 

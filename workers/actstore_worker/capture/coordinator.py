@@ -10,7 +10,7 @@ import contextlib
 import logging
 import threading
 from collections import Counter
-from collections.abc import Awaitable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Protocol
 from weakref import WeakValueDictionary
@@ -33,14 +33,14 @@ from actstore_worker.capture.activity import Activity
 from actstore_worker.capture.attempts import PAUSING, Attempts
 from actstore_worker.capture.limits import CoordinatorLimits
 from actstore_worker.capture.merging import Merging
+from actstore_worker.capture.pool.worker_pool import LOST_WORKER, Worker, WorkerPool
 from actstore_worker.capture.queued_captures import QueuedCaptures
 from actstore_worker.capture.queueing.planning import Planning
 from actstore_worker.capture.queueing.progress import CaptureState
 from actstore_worker.capture.queueing.quotas import UseQuotas
 from actstore_worker.capture.queueing.usage import UsedBy
 from actstore_worker.capture.run_plan import RunPlan
-from actstore_worker.capture.shards.worker import ShardReport
-from actstore_worker.capture.worker_pool import LOST_WORKER, Worker, WorkerPool
+from actstore_worker.capture.shards.report import ShardReport
 from actstore_worker.models.used import Used
 
 _log = logging.getLogger(__name__)
@@ -77,12 +77,18 @@ class Coordinator:
     """Runs captures. All methods run in one event loop, so that its state needs no locks."""
 
     def __init__(
-        self, preparer: Preparer, workers: Iterable[Worker], limits: CoordinatorLimits, merging: Merging
+        self,
+        preparer: Preparer,
+        new_worker: Callable[[], Worker],
+        limits: CoordinatorLimits,
+        merging: Merging,
+        workers_max: int = 1,
     ) -> None:
+        """`new_worker` starts a worker. There are at most `workers_max`, until the pool is resized."""
         self._preparer = preparer
         self._limits = limits
         self._merging = merging
-        self.pool = WorkerPool(list(workers), limits)
+        self.pool = WorkerPool(new_worker, limits, workers_max)
         self._attempts = Attempts(self.pool, limits, self, self._start)
         self._captures = QueuedCaptures(limits)
         self._by_run: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -113,7 +119,8 @@ class Coordinator:
 
     async def _submit(self, request: CaptureSpecification, caller: Caller, queued: Queued | None = None) -> str:
         """`queued`: the place that an earlier coordinator gave it."""
-        plan = await self._plan(request, caller)
+        with self.pool.expecting():
+            plan = await self._plan(request, caller)
         # From here on a caller who leaves changes nothing: a run that is created is captured.
         return await asyncio.shield(self._begin(plan, request, caller.principal, queued))
 
@@ -167,8 +174,9 @@ class Coordinator:
         await self._submit(request, Caller(queued.principal), queued)
 
     async def estimate(self, request: CaptureSpecification, caller: Caller = ANYONE) -> CaptureEstimate:
-        plan = await self._plan(request, caller)
-        flops = await self.pool.flops() * _FLOPS_SHARE
+        with self.pool.expecting():
+            plan = await self._plan(request, caller)
+            flops = await self.pool.flops() * _FLOPS_SHARE
         work = plan.flops_per_token * plan.record.tokens_total
         return CaptureEstimate(
             documents=plan.documents,
@@ -232,11 +240,6 @@ class Coordinator:
         return self._captures.paused
 
     @property
-    def workers(self) -> int:
-        """Capture workers, those that are being replaced included."""
-        return len(self.pool)
-
-    @property
     def quota_refusals(self) -> Mapping[str, int]:
         """Refusals since the start, by the quota that was used up."""
         return {**self._quotas.refusals, "tokens_a_day": self._captures.refusals_of_tokens}
@@ -259,7 +262,9 @@ class Coordinator:
             self._start(self._run(capture, plan))
 
     def _progress(self, capture: CaptureState) -> CaptureProgress:
-        return replace(capture.progress(), queue=self._captures.place(capture, len(self.pool)))
+        place = self._captures.place(capture, self.pool.most)
+        waits = capture.state == "running" and place is None
+        return replace(capture.progress(), queue=place, waits_for=self.pool.waits_for if waits else "")
 
     async def _run(self, capture: CaptureState, plan: RunPlan | None) -> None:
         """Captures a run. All captures share the workers: see `Attempts`."""

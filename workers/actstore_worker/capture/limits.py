@@ -5,8 +5,11 @@ from dataclasses import dataclass, fields
 from actstore_storage.errors import SettingsError
 from actstore_storage.settings.checks import check_least, check_positive
 
-# A queue may have no places, no capture may be interactive, and bulk captures may have no share of their own.
-_MAY_BE_ZERO = ("interactive_token_layers", "queued_captures", "queued_per_principal", "bulk_share")
+# Shards that a worker has in progress: one that runs, one that is being committed.
+TASKS = 2
+# A queue may have no places, no capture may be interactive, bulk captures may have no share of their own, and at rest
+# there may be no worker.
+_MAY_BE_ZERO = ("interactive_token_layers", "queued_captures", "queued_per_principal", "bulk_share", "workers_min")
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,13 @@ class CoordinatorLimits:
     patience_seconds: float = 6 * 3600.0
     # Commits of one run that are folded into a checkpoint together. Until then each is an object that readers fetch.
     fold_shards: int = 256
-    # Seconds between two looks for new nodes of the cluster. A new node waits that long for work.
+    # Capture workers that are kept while nothing is captured. Further ones are started for shards that wait, up to
+    # capture_workers.
+    workers_min: int = 0
+    # Seconds for which a capture worker is kept that is not needed. Beyond it the worker is let go: its GPU is free.
+    worker_idle_seconds: float = 300.0
+    # Seconds between two looks at the cluster. A GPU that joins waits that long for a capture worker, beyond those that
+    # are wanted already.
     pool_seconds: float = 5.0
     # Seconds that a worker may take to measure its speed, or to answer that it is alive. Beyond it the worker counts as
     # lost.

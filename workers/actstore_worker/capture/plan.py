@@ -15,19 +15,17 @@ from actstore_storage.format.norm_columns import L2, NormColumn, columns_beside,
 from actstore_storage.format.products import NORM_SKETCHES
 from actstore_storage.format.records import fields_in_common
 from actstore_storage.format.sites import HEAD_KINDS, Site, expand_sites, parse_site
-from actstore_storage.format.specification import FORMAT_VERSION, RunRecord, SaeRecord, Specification
+from actstore_storage.format.specification import RunRecord, SaeRecord, Specification
 from actstore_storage.runs.document_sources import DocumentSources
-from actstore_worker.capture.limits import PlanLimits
 from actstore_worker.capture.planning.estimates import bytes_by_product, forward_flops_per_token, sketch_bytes
 from actstore_worker.capture.planning.options import StoreOptions, checked_options, document_query
-from actstore_worker.capture.run_plan import RunPlan
+from actstore_worker.capture.run_plan import PlanSettings, RunPlan
 from actstore_worker.capture.shards.tasks import ShardTask
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.datasets.documents import DocumentQuery, documents
 from actstore_worker.datasets.files import Dataset
 from actstore_worker.datasets.limits import NEVER, Reading
 from actstore_worker.datasets.noted_sources import NotedSources
-from actstore_worker.datasets.places import DatasetPlaces
 from actstore_worker.datasets.sequences import SequenceShape, TokenisedDataset, TokenSequences, tokenise
 from actstore_worker.models.files.source import ModelSource
 from actstore_worker.models.loading import describe_model
@@ -43,15 +41,6 @@ SEQUENCES_PER_SHARD_MAX = 1 << 20
 _HASH_DIGITS_IN_NAME = 8
 # The number of unread files of a dataset that are listed.
 FILES_TOLD = 20
-
-
-@dataclass(frozen=True)
-class PlanSettings(PlanLimits):
-    datasets: DatasetPlaces
-    # Where the capture workers run models: cpu or cuda.
-    device: str = "cpu"
-    # The newest format version of runs that is written.
-    write_format: int = FORMAT_VERSION
 
 
 @dataclass(frozen=True, kw_only=True)

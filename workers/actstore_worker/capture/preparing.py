@@ -4,6 +4,7 @@ import logging
 import threading
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from actstore_api.codec_json import from_json, to_json
 from actstore_api.records.capture import CaptureProgress, CaptureSpecification
@@ -18,14 +19,14 @@ from actstore_storage.runs.opening import check_run_name, create_run, open_run
 from actstore_storage.runs.snapshot import Snapshot
 from actstore_storage.runs.wanted import NO_PLACE, Queued, queued_place, read_wanted, seal_queued, seal_wanted
 from actstore_storage.upkeep.folding import fold_commits
-from actstore_worker.capture.encode_plan import plan_encoding
-from actstore_worker.capture.plan import PlanSettings, plan_capture
 from actstore_worker.capture.queueing.progress import CaptureState
-from actstore_worker.capture.run_plan import RunPlan
+from actstore_worker.capture.run_plan import PlanSettings, RunPlan
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.datasets.limits import NEVER
-from actstore_worker.models.model import ModelDescription
 from actstore_worker.sae.stored import sae_record
+
+if TYPE_CHECKING:
+    from actstore_worker.models.model import ModelDescription
 
 _log = logging.getLogger(__name__)
 
@@ -45,6 +46,10 @@ class Preparing:
         return replace(plan, record=replace(plan.record, format_version=version))
 
     def _planned(self, request: CaptureSpecification, stop: threading.Event) -> RunPlan:
+        # Imported only now: a coordinator without captures does without libraries that run models.
+        from actstore_worker.capture.encode_plan import plan_encoding
+        from actstore_worker.capture.plan import plan_capture
+
         if request.rows_of:
             return plan_encoding(request, WatchedBucket(self.bucket, stop), self.catalog, self.settings.device)
         return plan_capture(request, self.catalog, self.settings, stop)
@@ -152,7 +157,7 @@ def _read_request(data: bytes, key: str) -> tuple[CaptureSpecification, Queued]:
         raise corrupt_object(key, message) from error
 
 
-def _model_record(model: ModelDescription) -> ModelRecord:
+def _model_record(model: "ModelDescription") -> ModelRecord:
     return ModelRecord(
         name=model.name,
         revision=model.revision,

@@ -11,7 +11,7 @@ from actstore_storage.format.specification import RunRecord
 from actstore_storage.runs.snapshot import Snapshot
 from actstore_storage.runs.wanted import Queued
 from actstore_worker.capture.limits import CoordinatorLimits
-from actstore_worker.capture.planning.estimates import token_layers_per_shard
+from actstore_worker.capture.planning.work import token_layers_per_shard
 from actstore_worker.capture.queueing.fair_queue import Flow
 from actstore_worker.capture.queueing.progress import CaptureState
 from actstore_worker.capture.queueing.quotas import TokenQuota, check_queue

@@ -6,7 +6,7 @@ in no folder are downloaded from it: for models only safetensors, for SAEs also 
 running code.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,10 +14,12 @@ from actstore_storage.bucket import check_name
 from actstore_storage.errors import BadRequest, NotThere
 from actstore_storage.format.keys import statistics_product
 from actstore_worker.catalog.hub import download_model, download_sae
+from actstore_worker.files.damage import DamagedFile
 from actstore_worker.files.places import is_inside
 from actstore_worker.models.files.source import MODEL_CONFIGURATION, ModelSource
-from actstore_worker.models.tokens.tokenizer_files import TOKENIZER
-from actstore_worker.sae.files import find_saes, missing_files
+from actstore_worker.models.tokens import TOKENIZER
+from actstore_worker.sae.files import SaeFiles, find_saes, missing_files
+from actstore_worker.sae.refusals import unsupported
 from actstore_worker.sae.stored import StoredSaes
 
 _REVISIONS = "revisions"
@@ -59,13 +61,15 @@ class ModelCatalog:
         """Returns the folder or the file of an SAE. `name` is one below a model folder, one that was trained from the
         store, or on the hub, if that is allowed, `owner/repository/path/within`.
 
-        Errors: NotThere SAE_NOT_FOUND with the available SAEs; BadRequest NAME_INVALID.
+        Errors: NotThere SAE_NOT_FOUND with the available SAEs; BadRequest NAME_INVALID; SAE_UNSUPPORTED for files that
+        are links to places outside the model folders, or no files.
         """
         check_name(statistics_product(name), "sae")  # The longest name that contains it.
         parts = name.split("/")
         for root in self.model_folders:
             found = root.joinpath(*parts)
-            if is_inside(found, root) and (find_saes(found) or missing_files(found)):
+            if is_inside(found, root) and ((saes := find_saes(found)) or missing_files(found)):
+                _check_saes(name, saes, root)
                 return found
         if self.stored is not None and (fetched := self.stored.find(name)) is not None:
             return fetched
@@ -100,6 +104,14 @@ class ModelCatalog:
                     name = folder.relative_to(root).as_posix()
                     if folder.is_dir() and folder.name != _REVISIONS and is_inside(folder, root):
                         yield root, name, folder
+
+
+def _check_saes(name: str, found: Iterable[SaeFiles], root: Path) -> None:
+    for files in found:
+        try:
+            files.check(root)
+        except DamagedFile as error:
+            raise unsupported(name, "files", files.weights.name, str(error), "files in the model folders") from error
 
 
 def _name_parts(name: str, field: str) -> list[str]:

@@ -13,9 +13,11 @@ from ray.serve.config import AutoscalingConfig
 from actstore_storage.bucket.opening import open_bucket
 from actstore_storage.bucket.probe import probe
 from actstore_worker.cluster.gateway import GatewayIngress
-from actstore_worker.cluster.joining.session import gpu_count, on_head, uses_gpus
+from actstore_worker.cluster.joining.session import on_head
 from actstore_worker.cluster.joining.strangers import check_strangers_are_refused
 from actstore_worker.cluster.models import model_replica
+from actstore_worker.cluster.placement.replicas import MODELS, most_replicas
+from actstore_worker.cluster.placement.resources import uses_gpus
 from actstore_worker.settings import WorkerSettings, read_environment
 
 
@@ -34,12 +36,13 @@ def application(settings: WorkerSettings) -> serve.Application:
     limits, on_gpus = settings.ray, uses_gpus(settings)
     models = serve.deployment(
         model_replica(limits.models_per_replica),
-        name="models",
+        name=MODELS,
         max_ongoing_requests=limits.sweeps_per_replica,
         autoscaling_config=AutoscalingConfig(
-            min_replicas=1,
-            max_replicas=min(limits.model_replicas, gpu_count() or limits.model_replicas),
+            min_replicas=limits.model_replicas_min,
+            max_replicas=most_replicas(settings),
             target_ongoing_requests=1,
+            downscale_delay_s=limits.replica_idle_seconds,
         ),
         ray_actor_options={"num_cpus": 0, "num_gpus": limits.replica_gpus if on_gpus else 0},
     )

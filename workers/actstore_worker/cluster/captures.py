@@ -1,13 +1,10 @@
-"""The coordinator of captures inside its actor, its workers as Ray actors, and parts of indexes as tasks."""
+"""The coordinator of captures inside its actor, and parts of indexes as tasks."""
 
 import asyncio
-import os
-from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
 import ray
-import torch
 
 from actstore_storage.bucket.observed import ObservedBucket, StoreObserver
 from actstore_storage.bucket.opening import open_bucket, open_files
@@ -17,13 +14,13 @@ from actstore_worker.caller import Caller
 from actstore_worker.capture.answering import CaptureAnswers
 from actstore_worker.capture.coordinator import Coordinator
 from actstore_worker.capture.merging import Merging, write_part
-from actstore_worker.capture.plan import PlanSettings
 from actstore_worker.capture.preparing import Preparing
-from actstore_worker.capture.shards.tasks import Task
-from actstore_worker.capture.shards.worker import TASKS, CaptureWorker, ShardReport
-from actstore_worker.cluster.answers import answer, unavailable
-from actstore_worker.cluster.joining.session import worker_count
-from actstore_worker.cluster.stores import catalog_of, device_here
+from actstore_worker.capture.run_plan import PlanSettings
+from actstore_worker.cluster.answers import answer
+from actstore_worker.cluster.placement.capture_workers import RemoteWorker
+from actstore_worker.cluster.placement.replicas import NO_REPLICAS, replica_counts
+from actstore_worker.cluster.placement.resources import uses_gpus, without_gpu, worker_count, worker_room
+from actstore_worker.cluster.stores import catalog_of
 from actstore_worker.datasets.places import DatasetPlaces
 from actstore_worker.settings import WorkerSettings
 
@@ -31,28 +28,27 @@ from actstore_worker.settings import WorkerSettings
 class RayCoordinator(Coordinator):
     """Owns the capture workers: they end with it, and if Ray restarts it, it starts new ones."""
 
-    def __init__(self, settings: WorkerSettings, workers: int, on_gpus: bool, observer: StoreObserver) -> None:
-        """`observer` hears of this process's requests to the store."""
+    def __init__(self, settings: WorkerSettings, on_gpus: bool, observer: StoreObserver) -> None:
+        """`on_gpus`: workers ask for GPUs. Else they do so from when there are any. `observer` hears of this process's
+        requests to the store.
+        """
         bucket = ObservedBucket(open_bucket(settings.store, settings.s3), observer)
         catalog = catalog_of(settings, bucket)
         stores = tuple(open_files(address, settings.s3) for address in settings.dataset_stores)
         places = DatasetPlaces(settings.dataset_folders, stores, settings.allow_hub, settings.datasets)
         device = "cuda" if on_gpus else "cpu"
         plan_settings = PlanSettings(places, device, settings.write_format, **asdict(settings.planning))
-        resources = {"num_cpus": 1, "num_gpus": settings.ray.worker_gpus if on_gpus else 0}
-        threads = max(1, int(ray.cluster_resources().get("CPU", 1)) // max(1, workers))
-        worker = ray.remote(_CaptureActor).options(max_restarts=-1, max_concurrency=TASKS + 1, **resources)
-        self._new_worker: Callable[[], _RemoteWorker] = lambda: _RemoteWorker(
-            worker.remote(settings, threads), settings.coordinator.answer_seconds
-        )
+        self._settings, self._on_gpus = settings, on_gpus
+        self.replicas = NO_REPLICAS
         super().__init__(
             Preparing(bucket, catalog, plan_settings),
-            [self._new_worker() for _ in range(workers)],
+            self._new_worker,
             settings.coordinator,
             Merging(bucket, _RemoteWriter(settings), settings.merge),
         )
         self._answers = CaptureAnswers(self, catalog, places)
-        self._start(self._look_after_workers(settings))
+        self._look_at_cluster()
+        self._start(self._look_after_captures())
 
     async def ask(self, question: Any, caller: Caller) -> Any:
         """Answers any question about captures that has a single answer.
@@ -61,64 +57,34 @@ class RayCoordinator(Coordinator):
         """
         return await self._answers.answer(question, caller)
 
-    async def _look_after_workers(self, settings: WorkerSettings) -> None:
-        """Continues what an earlier coordinator left, and uses every node that joins the cluster. Ray itself restarts a
-        worker that died where there is room for it.
-        """
+    def _new_worker(self) -> RemoteWorker:
+        return RemoteWorker(self._settings, self.pool.most, on_gpu=self._on_gpus)
+
+    def _look_at_cluster(self) -> None:
+        """GPUs that have gone are expected back: captures do not go on without them."""
+        self._on_gpus = self._on_gpus or uses_gpus(self._settings)
+        self.pool.resize(worker_count(self._settings, on_gpus=self._on_gpus), worker_room(on_gpus=self._on_gpus))
+
+    async def _look_after_captures(self) -> None:
+        """Continues what an earlier coordinator left, and follows the cluster as it grows and shrinks."""
         resumed = False
         self._start(self._merging.resume())
         while True:
             resumed = resumed or await self.resume()
-            await asyncio.sleep(settings.coordinator.pool_seconds)
-            missing = worker_count(settings) - len(self.pool)
-            self.pool.add([self._new_worker() for _ in range(missing)])
-
-
-class _CaptureActor(CaptureWorker):
-    """An actor with a thread for each task, and one for interrupts."""
-
-    def __init__(self, settings: WorkerSettings, threads: int) -> None:
-        torch.set_num_threads(threads)
-        super().__init__(open_bucket(settings.store, settings.s3), device_here(settings), settings.sae_cache)
-
-    def ready(self) -> int:
-        """Returns its process. Answers once the actor is up (again)."""
-        return os.getpid()
-
-
-class _RemoteWorker:
-    """A capture actor as the coordinator sees it."""
-
-    def __init__(self, actor: Any, answer_seconds: float) -> None:
-        self._actor, self._answer_seconds = actor, answer_seconds
-
-    async def capture(self, task: Task[Any]) -> ShardReport:
-        # Ray restarts an actor that died. A retried call waits for that, but a capture must not run twice.
-        try:
-            # A slot may be left from before its actor died; without this the shard would wait for another node.
-            await asyncio.wait_for(self.ready(), self._answer_seconds)
-        except TimeoutError:
-            raise unavailable("a worker process cannot be reached; another one may work") from None
-        return await answer(self._actor.capture.remote(task))
-
-    async def ready(self) -> None:
-        await answer(self._actor.ready.options(max_task_retries=-1).remote())
-
-    async def flops(self) -> float:
-        return await answer(self._actor.flops.remote())
-
-    async def interrupt(self, attempt: str) -> None:
-        await answer(self._actor.interrupt.remote(attempt))
+            await asyncio.sleep(self._settings.coordinator.pool_seconds)
+            self._look_at_cluster()
+            self.replicas = await asyncio.to_thread(replica_counts)
 
 
 class _RemoteWriter:
-    """Writes parts of merged indexes as tasks anywhere in the cluster. They request no CPU, because capture workers may
-    use all of them: the coordinator limits how many run at once.
+    """Writes parts of merged indexes as tasks on nodes without GPUs, which may then go. They request no CPU, because
+    capture workers may use all of them: the coordinator limits how many run at once.
     """
 
     def __init__(self, settings: WorkerSettings) -> None:
         self._store, self._s3 = settings.store, settings.s3
-        self._task = ray.remote(write_part).options(num_cpus=0, scheduling_strategy="SPREAD")
+        self._task = ray.remote(write_part).options(num_cpus=0)
 
     async def write(self, merge: Merge, number: int) -> Part:
-        return await answer(self._task.remote(self._store, self._s3, merge, number))
+        placed = self._task.options(scheduling_strategy=without_gpu())
+        return await answer(placed.remote(self._store, self._s3, merge, number))

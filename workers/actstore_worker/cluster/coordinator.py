@@ -13,11 +13,9 @@ from actstore_worker.cluster.joining.session import (
     COORDINATOR,
     NAMESPACE,
     POLL_SECONDS,
-    check_room,
     on_head,
-    uses_gpus,
-    worker_count,
 )
+from actstore_worker.cluster.placement.resources import check_room, uses_gpus
 from actstore_worker.models.used import Used
 from actstore_worker.settings import WorkerSettings
 
@@ -28,7 +26,7 @@ def coordinator_running(settings: WorkerSettings) -> Iterator[None]:
 
     It replaces one that a killed process left, because that has other settings.
     """
-    check_room(worker_count(settings))
+    check_room(settings)
     _stop_coordinator()
     _coordinator(settings)
     try:
@@ -54,7 +52,7 @@ def _coordinator(settings: WorkerSettings) -> Any:
         resources=on_head(),
         max_restarts=-1,
     )
-    return placed.remote(settings, worker_count(settings), uses_gpus(settings))
+    return placed.remote(settings, uses_gpus(settings))
 
 
 def _stop_coordinator() -> None:
@@ -67,17 +65,16 @@ def _stop_coordinator() -> None:
 
 class _CoordinatorActor:
     """The coordinator's process, which alone imports what captures need: that takes seconds, and the starting process
-    does not need it. `workers` and `on_gpus` are those at the start: when Ray restarts the actor, nodes may still be on
-    their way back.
+    does not need it. `on_gpus` is of the start: when Ray restarts the actor, nodes may still be on their way back.
     """
 
-    def __init__(self, settings: WorkerSettings, workers: int, on_gpus: bool) -> None:
+    def __init__(self, settings: WorkerSettings, on_gpus: bool) -> None:
         from actstore_worker.cluster.captures import RayCoordinator
         from actstore_worker.cluster.metrics import MetricsServer, WorkerMetrics
 
         self._settings = settings
-        metrics = WorkerMetrics(on_gpus=on_gpus)
-        self._coordinator = RayCoordinator(settings, workers, on_gpus, metrics.store)
+        metrics = WorkerMetrics()
+        self._coordinator = RayCoordinator(settings, on_gpus, metrics.store)
         if settings.worker_metrics_listen:
             MetricsServer(settings.worker_metrics_listen, self._coordinator, metrics)
 

@@ -14,12 +14,14 @@ from ray import serve
 from ray.exceptions import RayActorError, RayTaskError
 
 from actstore_api.records.capture import CaptureProgress
-from actstore_api.records.patching import RunSweep, SweepEstimate
+from actstore_api.records.patching import RunSweep, SweepEstimate, SweepProgress
 from actstore_api.records.terms import ModelReference
 from actstore_worker.caller import Caller
 from actstore_worker.cluster.answers import answer, unavailable
 from actstore_worker.cluster.coordinator import ensure_coordinator
 from actstore_worker.cluster.joining.session import COORDINATOR, NAMESPACE
+from actstore_worker.cluster.placement.arrivals import Arrivals
+from actstore_worker.cluster.placement.replicas import running_replicas
 from actstore_worker.files.secrets import TokenFile
 from actstore_worker.live.questions import NamesModel, Question
 from actstore_worker.patching.serving.failover import ProcessDied, going_on
@@ -43,9 +45,8 @@ class GatewayIngress(Gateway):
         coordinator, replicas = _RemoteCoordinator(), _Replicas()
         places = LivePlaces(lambda: replicas.count * settings.ray.sweeps_per_replica, settings.ray.sweeps_share)
         limited = settings.coordinator.limits_use
-        fair = FairModels(
-            _RemoteModels(models, settings.ray.sweep_tries), places, coordinator.admit if limited else _admit
-        )
+        remote = _RemoteModels(models, Arrivals(settings, running_replicas), settings.ray.sweep_tries)
+        fair = FairModels(remote, places, coordinator.admit if limited else _admit)
         super().__init__(TokenFile(settings.token_file), coordinator, fair)
         self.format_written = settings.write_format
 
@@ -98,34 +99,35 @@ class _Replicas:
 
     async def _look(self) -> None:
         with suppress(Exception):  # Serve is busy or ends; the last number holds
-            self._count = max(1, await asyncio.to_thread(_running_replicas))
-
-
-def _running_replicas() -> int:
-    models = (one.deployments.get("models") for one in serve.status().applications.values())
-    return sum(found.replica_states.get("RUNNING", 0) for found in models if found is not None)
+            self._count = max(1, await asyncio.to_thread(running_replicas))
 
 
 class _RemoteModels:
-    def __init__(self, handle: serve.handle.DeploymentHandle, tries: int) -> None:
-        self._handle, self._tries = handle, tries
+    """While no replica is there, Serve starts one for a question that waits."""
+
+    def __init__(self, handle: serve.handle.DeploymentHandle, arrivals: Arrivals, tries: int) -> None:
+        self._handle, self._arrivals, self._tries = handle, arrivals, tries
 
     async def ask(self, question: Question, caller: Caller) -> Any:
         """Goes to a replica that has the model, if one has; a question that names none goes to any."""
         model_id = model_id_of(question.model) if isinstance(question, NamesModel) else ""
-        response = self._handle.options(multiplexed_model_id=model_id).ask.remote(question, caller)
-        try:
-            return await answer(response)
-        finally:
-            response.cancel()
+        return await self._answered(self._handle.options(multiplexed_model_id=model_id).ask.remote(question, caller))
 
     async def estimate(self, request: RunSweep, caller: Caller) -> SweepEstimate:
         """Sends it to a replica that has the model, if one has."""
         model_id = model_id_of(request.model)
-        response = self._handle.options(multiplexed_model_id=model_id).estimate.remote(request, caller)
+        handle = self._handle.options(multiplexed_model_id=model_id)
+        estimate: SweepEstimate = await self._answered(handle.estimate.remote(request, caller))
+        return estimate
+
+    async def _answered(self, response: Any) -> Any:
+        answering = asyncio.ensure_future(answer(response))
         try:
-            return await answer(response)
+            async for _ in self._arrivals.awaited(answering):
+                pass  # The contract has no place for it before an answer.
+            return await answering
         finally:
+            answering.cancel()
             response.cancel()
 
     def run(self, request: RunSweep, caller: Caller) -> Updates:
@@ -135,7 +137,11 @@ class _RemoteModels:
     async def _run(self, request: RunSweep, finished: Finished, caller: Caller) -> AsyncGenerator[SweepUpdate, None]:
         handle = self._handle.options(stream=True, multiplexed_model_id=model_id_of(request.model))
         updates = handle.sweep.remote(request, finished, caller)
+        first = asyncio.ensure_future(anext(updates))
         try:
+            async for what in self._arrivals.awaited(first):
+                yield SweepProgress(0, 0, what)
+            yield await first
             async for update in updates:
                 yield update
         except RayTaskError as error:
@@ -143,4 +149,5 @@ class _RemoteModels:
         except RayActorError:
             raise ProcessDied from None
         finally:
+            first.cancel()
             updates.cancel()

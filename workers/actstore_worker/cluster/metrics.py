@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from actstore_api import metrics as catalogue
 from actstore_api.exporting import Exported, ExportedStore, page_server
@@ -19,10 +19,16 @@ from actstore_storage.format.specification import FORMAT_VERSION
 from actstore_worker.capture.activity import Activity
 from actstore_worker.capture.queueing.usage import UsedBy
 
+if TYPE_CHECKING:
+    from actstore_worker.capture.pool.worker_pool import WorkerPool
+    from actstore_worker.cluster.placement.replicas import ReplicaCounts
+
 _log = logging.getLogger(__name__)
 # How long a scrape waits for the coordinator, whose event loop may be busy.
 _ANSWER_SECONDS = 5.0
 _RETRY_SECONDS = 1.0
+# A device's name in the metrics, by its name in torch.
+_DEVICES = {"cpu": "cpu", "cuda": "gpu"}
 # By field of the totals: the counter, and its labels.
 _COUNTERS: Mapping[str, tuple[Metric, tuple[str, ...]]] = {
     "captures_complete": (catalogue.CAPTURES_ENDED, ("complete",)),
@@ -47,8 +53,12 @@ class Counted(Protocol):
         """Captures that are paused."""
 
     @property
-    def workers(self) -> int:
-        """Capture workers."""
+    def pool(self) -> "WorkerPool":
+        """The capture workers."""
+
+    @property
+    def replicas(self) -> "ReplicaCounts":
+        """The model replicas."""
 
     @property
     def quota_refusals(self) -> Mapping[str, int]:
@@ -58,11 +68,10 @@ class Counted(Protocol):
 class WorkerMetrics:
     """The metrics of the workers, as the coordinator counts them. `store` observes its bucket."""
 
-    def __init__(self, *, on_gpus: bool = False) -> None:
+    def __init__(self) -> None:
         self.exported = Exported(Exporter.WORKERS)
         self.exported.set(catalogue.BUILD_INFO, 1, own_version(), str(FORMAT_VERSION))
         self.store = ExportedStore(self.exported)
-        self._device = "gpu" if on_gpus else "cpu"
 
     def update(self, totals: GetCaptureTotalsAnswer) -> None:
         """Brings the metrics to the totals."""
@@ -81,11 +90,17 @@ class WorkerMetrics:
     def look_at(self, coordinator: Counted) -> None:
         """Brings the metrics to what the captures did."""
         self.exported.set(catalogue.CAPTURES_PAUSED, coordinator.paused)
+        pool, replicas = coordinator.pool, coordinator.replicas
+        for device, name in _DEVICES.items():
+            self.exported.set(catalogue.CAPTURE_WORKERS, pool.devices.get(device, 0), name)
+        self.exported.set(catalogue.CAPTURE_WORKERS_WANTED, pool.wanted)
+        self.exported.set(catalogue.CAPTURE_WORKERS_IDLE, pool.idle_workers)
+        self.exported.set(catalogue.MODEL_REPLICAS, replicas.running)
+        self.exported.set(catalogue.MODEL_REPLICAS_WANTED, replicas.wanted)
         for principal, used in dict(coordinator.used_by.principals).items():
             self.exported.count_to(catalogue.PRINCIPAL_TOKENS, used.tokens, principal)
         for quota, refusals in dict(coordinator.quota_refusals).items():
             self.exported.count_to(catalogue.QUOTA_REFUSALS, refusals, quota)
-        self.exported.set(catalogue.CAPTURE_WORKERS, coordinator.workers, self._device)
         activity = coordinator.activity
         self.exported.count_to(catalogue.CAPTURE_TOKEN_LAYERS, activity.token_layers)
         for metric, counts in (

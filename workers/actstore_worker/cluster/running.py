@@ -11,7 +11,8 @@ from actstore_worker.cluster.joining.session import ray_session
 from actstore_worker.cluster.joining.sockets import check_port_is_free, wait_until_answering
 from actstore_worker.cluster.joining.strangers import check_strangers_are_refused
 from actstore_worker.cluster.joining.watch import RayGone, watched
-from actstore_worker.cluster.serving import APPLICATION, LOOPBACK, deploy, port_of_running, serve_running
+from actstore_worker.cluster.placement.replicas import APPLICATION
+from actstore_worker.cluster.serving import LOOPBACK, deploy, port_of_running, serve_running
 from actstore_worker.settings import WorkerSettings
 
 

@@ -9,10 +9,10 @@ from ray.serve.config import HTTPOptions, gRPCOptions
 
 from actstore_worker.cluster.application import application
 from actstore_worker.cluster.joining.sockets import check_port_is_free, free_port, port_of_running_serve
+from actstore_worker.cluster.placement.replicas import APPLICATION
 from actstore_worker.settings import WorkerSettings
 from actstore_worker.wire.proxy_streams import add_services
 
-APPLICATION = "actstore"
 LOOPBACK = "127.0.0.1"
 _SERVICES = f"{add_services.__module__}.{add_services.__name__}"
 
@@ -58,7 +58,7 @@ def _start_serve(wanted_port: int) -> int:
     port = wanted_port or free_port()
     serve.start(
         proxy_location="HeadOnly",
-        http_options=HTTPOptions(host=LOOPBACK, port=free_port(but=port)),
+        http_options=HTTPOptions(host=LOOPBACK, port=free_port(port)),
         grpc_options=gRPCOptions(port=port, grpc_servicer_functions=[_SERVICES], enable_reflection=False),
     )
     return port

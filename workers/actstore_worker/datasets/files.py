@@ -12,6 +12,7 @@ import pyarrow as pa
 from actstore_storage.errors import ActstoreError, BadRequest, NotThere, StoreError
 from actstore_worker.datasets.formats import FileKind
 from actstore_worker.files.damage import GIT_LFS
+from actstore_worker.files.stamps import Stamp
 
 _READ_BYTES = 1 << 20
 
@@ -68,12 +69,14 @@ class DatasetFile:
     """A file. `name` is its path in the dataset, for messages and as a document's source; `open` gives its raw bytes.
 
     `store_error` separates the store's own errors from errors of its bytes; None: on a disk all errors are the file's.
+    `stamp` shows whether the file has changed; a store does not tell.
     """
 
     name: str
     kind: FileKind
     open: Callable[[], pa.NativeFile]
     store_error: Callable[[OSError], StoreError | None] | None = None
+    stamp: Callable[[], Stamp] = tuple
 
     def open_content(self) -> io.BufferedReader:
         """Opens it uncompressed, from the start. Errors: OSError, EOFError and lzma.LZMAError for damage; see

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from actstore_storage.bucket.side_by_side import read_side_by_side
 from actstore_storage.errors import BadRequest
-from actstore_storage.parquet.reading import read_side_by_side
 
 LINES, JSON, PARQUET, ARROW, CSV, TSV = "lines", "json", "parquet", "arrow", "csv", "tsv"
 # Formats with one document per row.

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from actstore_storage.errors import ActstoreError, BadRequest
 from actstore_storage.settings.checks import check_positive
 
+# Before each value of JSON but the first there is one of these.
+_JSON_MARKS = (b",", b"[", b"{")
 # Of reading that nobody stops.
 NEVER = threading.Event()
 
@@ -14,6 +16,8 @@ NEVER = threading.Event()
 class DatasetLimits:
     # Bytes of a line or of an array of JSON, which are read as a whole. A file with more is refused.
     json_bytes: int = 256 * 2**20
+    # Values of a line or of an array of JSON: each takes up to 64 bytes of memory, for 3 bytes of the file.
+    json_values: int = 20 * 2**20
     # Characters of one document. A tokenizer takes some 200 bytes for each. A longer document is refused.
     document_characters: int = 8 * 2**20
     # Token ids of one document. A document with more is refused.
@@ -44,6 +48,10 @@ class Reading:
     def check_json(self, file: str, size: int) -> None:
         """Refuses more bytes than may be read as a whole: BadRequest LIMIT_EXCEEDED."""
         _check(f"{file} has a JSON value of", size, self.limits.json_bytes, "bytes")
+
+    def check_json_values(self, file: str, data: bytes) -> None:
+        """Refuses JSON of too many values, before it is parsed. Marks in its texts count, too."""
+        _check(f"{file} has a JSON value of", sum(map(data.count, _JSON_MARKS)), self.limits.json_values, "values")
 
     def check_document(self, place: str, characters: int) -> None:
         """Refuses a document that is too long to be tokenized as a whole."""

@@ -7,7 +7,8 @@ import json
 import lzma
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -26,6 +27,7 @@ from actstore_worker.datasets.formats import (
 from actstore_worker.datasets.hub import HUB_SCHEME, find_on_hub
 from actstore_worker.datasets.limits import DatasetLimits
 from actstore_worker.files.places import is_inside
+from actstore_worker.files.stamps import stamp_of
 
 # The beginning of a `.json` that is read to see whether it has rows, and the most that is read of a saved dataset's own
 # metadata.
@@ -66,9 +68,13 @@ class DatasetPlaces:
 
 
 def _of_path(name: str, path: Path, root: Path) -> Dataset:
+    folder = path if path.is_dir() else path.parent
     if path.is_dir():
-        return _of_folder(name, list(_below(path)), lambda inner: _local_opener(path / inner, inner, root))
-    return _of_file(name, _local_opener(path, path.name, root))
+        found = _of_folder(name, list(_below(path)), lambda inner: _local_opener(path / inner, inner, root))
+    else:
+        found = _of_file(name, _local_opener(path, path.name, root))
+    stamped = (replace(file, stamp=partial(stamp_of, [folder / file.name])) for file in found.files)
+    return replace(found, files=tuple(stamped))
 
 
 def _in_store(name: str, store: FileStore) -> Dataset | None:

@@ -9,7 +9,7 @@ import codecs
 import json
 import lzma
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, Any
@@ -24,6 +24,7 @@ from actstore_worker.datasets.files import DatasetFile, unreadable
 from actstore_worker.datasets.formats import ARROW, CSV, JSON, LINES, PARQUET, ROWS_OF_JSON, TSV
 from actstore_worker.datasets.limits import Reading
 from actstore_worker.files.arrow_sizes import compressed_parts
+from actstore_worker.files.stamps import held_still
 
 # Rows that become Python objects together: at most this many, and of at most about this many bytes.
 _BATCH_ROWS, _BATCH_BYTES = 256, 1 << 24
@@ -79,7 +80,7 @@ class Row:
 
 def table_rows(file: DatasetFile, wanted: WantedColumns, reading: Reading) -> Iterator[Row]:
     """Yields the rows of a table file. Errors: BadRequest DATASET_UNREADABLE with file and place, LIMIT_EXCEEDED;
-    StoreError if the store fails; ActstoreError CANCELLED once nobody waits.
+    StoreError if the store fails; ActstoreError CANCELLED once nobody waits, FILES_CHANGED.
     """
     what = {PARQUET: "Parquet", ARROW: "Arrow", CSV: "CSV", TSV: "TSV"}.get(file.kind.rows, "JSON")
     with _reading(file, f"it is not a complete {what} file", what):
@@ -114,6 +115,7 @@ def _json(file: DatasetFile, wanted: WantedColumns, reading: Reading) -> Iterato
             return
         data = source.read(reading.limits.json_bytes + 1)
     reading.check_json(file.name, len(data))
+    reading.check_json_values(file.name, data)
     found = _Json(file, wanted).parse(_decode(data, file, 0), "it")
     for number, row in enumerate(found):
         if not isinstance(row, dict):
@@ -127,6 +129,7 @@ def _line_rows(source: IO[bytes], file: DatasetFile, wanted: WantedColumns, read
     for number, line in enumerate(iter(lambda: source.readline(reading.limits.json_bytes + 1), b""), start=1):
         reading.check()
         reading.check_json(file.name, len(line))
+        reading.check_json_values(file.name, line)
         text = _decode(line, file, offset)
         if text and not text.isspace():
             row = decoder.parse(text, f"line {number}")
@@ -203,8 +206,15 @@ def _arrow(file: DatasetFile, wanted: WantedColumns, reading: Reading) -> Iterat
         source.seek(first)
         reader = pa.ipc.open_stream(source)
         names = wanted.choose(file.name, reader.schema.names)
-        yield from _batch_rows(file, reader, names, reading)
+        yield from _batch_rows(file, _valid(reader), names, reading)
         _check_ended(file, source, is_file)
+
+
+def _valid(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Checks that offsets and indices of a file lead into its own values. Errors: ArrowInvalid."""
+    for batch in batches:
+        batch.validate(full=True)
+        yield batch
 
 
 def _check_ended(file: DatasetFile, source: pa.NativeFile, is_file: bool) -> None:
@@ -285,7 +295,8 @@ def _longest(column: pa.Array, place: str, reading: Reading) -> int:
 @contextmanager
 def _reading(file: DatasetFile, what: str, allowed: str) -> Iterator[None]:
     try:
-        yield
+        with held_still(file.stamp, "dataset", file.name):
+            yield
     except UnicodeDecodeError as error:
         raise unreadable(file.name, f"a text is not UTF-8: {error}", "UTF-8") from error
     except (pa.ArrowException, OSError, EOFError, lzma.LZMAError) as error:

@@ -20,8 +20,13 @@ from actstore_worker.models.prompts import check_ids, tokenised
 
 # The coordinator holds the tokens of a run in memory during its capture, four bytes each.
 TOKENS_MAX = 500_000_000
-# Documents are passed to the tokenizer, which has its own threads, in groups of about this many characters.
-_GROUP_CHARACTERS = 1 << 20
+# Documents of a run: the coordinator also holds some 50 bytes of each.
+DOCUMENTS_MAX = 50_000_000
+# Documents are passed to the tokenizer, which has its own threads, in groups of about this many characters, and of at
+# most so many documents: a group that has begun is not interrupted.
+_GROUP_CHARACTERS, _GROUP_DOCUMENTS = 1 << 18, 1024
+# Documents whose tokens are kept one by one, before they become one array: an array takes a hundred bytes.
+_SINGLE_DOCUMENTS = 4096
 
 
 @dataclass(frozen=True)
@@ -118,6 +123,8 @@ class _Gathered:
     ids: list[NDArray[np.int32]] = field(default_factory=list)
     lengths: list[NDArray[np.int64]] = field(default_factory=list)
     documents: list[NDArray[np.int64]] = field(default_factory=list)
+    # Ids, lengths and documents of those before, joined.
+    joined: list[tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]]] = field(default_factory=list)
     tokens: int = 0
     documents_seen: int = 0
     digest: Any = field(default_factory=hashlib.sha256)
@@ -136,7 +143,13 @@ class _Gathered:
         self.lengths.append(lengths[:kept])
         self.documents.append(np.full(kept, document))
         self.tokens += int(lengths[:kept].sum())
+        if len(self.ids) == _SINGLE_DOCUMENTS:
+            self._join()
         return kept == len(lengths)
+
+    def _join(self) -> None:
+        self.joined.append((np.concatenate(self.ids), np.concatenate(self.lengths), np.concatenate(self.documents)))
+        self.ids, self.lengths, self.documents = [], [], []
 
     def _fitting(self, lengths: NDArray[np.int64]) -> int:
         if self.shape.max_tokens is None:
@@ -150,8 +163,10 @@ class _Gathered:
     def sequences(self) -> TokenSequences:
         if not self.tokens:
             raise BadRequest("the dataset has no token", reason="DATASET_EMPTY", field="dataset", allowed="some text")
-        offsets = np.concatenate([[0], np.cumsum(np.concatenate(self.lengths))])
-        text, documents = np.concatenate(self.ids), np.concatenate(self.documents)
+        if self.ids:
+            self._join()
+        text, lengths, documents = map(np.concatenate, zip(*self.joined, strict=True))
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
         is_text = np.ones(self.tokens, dtype=np.bool_)
         tokens = np.empty(self.tokens, dtype=np.int32)
         for place, token in [(offsets[:-1], token) for token in self.before] + [
@@ -164,12 +179,16 @@ class _Gathered:
 
 
 def tokenise(
-    described: ModelDescription, documents: Iterable[Document], shape: SequenceShape, tokens_max: int = TOKENS_MAX
+    described: ModelDescription,
+    documents: Iterable[Document],
+    shape: SequenceShape,
+    tokens_max: int = TOKENS_MAX,
+    documents_max: int = DOCUMENTS_MAX,
 ) -> TokenisedDataset:
     """Turns documents into sequences. Documents that are token ids already are cut in the same way as texts.
 
     Errors: BadRequest DATASET_EMPTY; ARGUMENT_INVALID if max_tokens cannot hold a sequence; MODEL_UNSUPPORTED if the
-    model has no embedding for an id; LIMIT_EXCEEDED above `tokens_max`.
+    model has no embedding for an id; LIMIT_EXCEEDED above `tokens_max` and `documents_max`.
     """
     before, after = described.around if shape.prepend_bos else ((), ())
     gathered = _Gathered(shape, before, after)
@@ -181,7 +200,9 @@ def tokenise(
         if not room:
             break
         if gathered.tokens > tokens_max:
-            raise _too_many_tokens(gathered.tokens, tokens_max)
+            raise _too_many("tokens", gathered.tokens, tokens_max)
+        if gathered.documents_seen > documents_max:
+            raise _too_many("documents", gathered.documents_seen, documents_max)
     return TokenisedDataset(gathered.sequences(), gathered.digest.hexdigest(), gathered.documents_seen, begun)
 
 
@@ -226,21 +247,21 @@ def _groups(documents: Iterable[Document]) -> Iterator[list[Document]]:
     for document in documents:
         group.append(document)
         characters += len(document.content)
-        if characters >= _GROUP_CHARACTERS:
+        if characters >= _GROUP_CHARACTERS or len(group) == _GROUP_DOCUMENTS:
             yield group
             group, characters = [], 0
     if group:
         yield group
 
 
-def _too_many_tokens(tokens: int, tokens_max: int) -> BadRequest:
+def _too_many(what: str, count: int, most: int) -> BadRequest:
     return BadRequest(
-        f"the dataset has more than {tokens} tokens; one run can have at most {tokens_max}: pass max_tokens, or "
-        "split the dataset",
+        f"the dataset has at least {count} {what}; one run can have at most {most}: pass max_{what}, or split the "
+        "dataset",
         reason="LIMIT_EXCEEDED",
-        field="dataset.max_tokens",
-        value=f"more than {tokens}",
-        allowed=f"at most {tokens_max}",
+        field=f"dataset.max_{what}",
+        value=f"at least {count}",
+        allowed=f"at most {most}",
     )
 
 

@@ -8,8 +8,11 @@ _CHUNK_BYTES = 1 << 22
 
 
 def is_inside(path: Path, folder: Path) -> bool:
-    """Whether the path is inside, also after following every symbolic link."""
-    return path.resolve().is_relative_to(folder.resolve())
+    """Whether the path is inside, also after following every symbolic link. A link to itself is not."""
+    try:
+        return path.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError):  # of a loop of links, in some versions of Python
+        return False
 
 
 def sha256_of(files: Iterable[Path]) -> str:

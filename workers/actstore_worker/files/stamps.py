@@ -13,7 +13,7 @@ Stamp = tuple[tuple[str, int, int, int], ...]
 
 
 def stamp_of(files: Iterable[Path]) -> Stamp:
-    """The stamp of those files that exist."""
+    """The stamp of those files that exist. A loop of links does not."""
     return tuple(_stamps(sorted(set(files))))
 
 
@@ -40,6 +40,6 @@ def held_still(stamp: Callable[[], Stamp], kind: str, name: str) -> Iterator[Non
 
 def _stamps(files: Iterable[Path]) -> Iterator[tuple[str, int, int, int]]:
     for path in files:
-        with suppress(FileNotFoundError):
+        with suppress(OSError):
             found = path.stat()
             yield str(path), found.st_size, found.st_mtime_ns, found.st_ctime_ns

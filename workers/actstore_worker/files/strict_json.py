@@ -9,6 +9,8 @@ from actstore_worker.files.damage import DamagedFile, check_file
 
 # Nesting depth. Python's parser fails at some thousands, and libraries that walk the result fail earlier.
 JSON_DEPTH_MAX = 32
+# Values take up to 20 times as much memory as in the file. The largest published tokenizers have some 3 million.
+_VALUES_MAX = 10_000_000
 
 
 def read_json(path: Path, bytes_max: int) -> dict[str, Any]:
@@ -17,17 +19,18 @@ def read_json(path: Path, bytes_max: int) -> dict[str, Any]:
     Errors: OSError, DamagedFile.
     """
     check_file(path, bytes_max)
+    data = path.read_bytes()
+    if (values := data.count(b",") + data.count(b"[") + data.count(b"{")) > _VALUES_MAX:
+        raise DamagedFile(f"{path.name} has about {values} values; the limit is {_VALUES_MAX}")
     try:
-        found = json.loads(
-            path.read_bytes(), object_pairs_hook=said_once, parse_constant=_no_number, parse_float=_finite
-        )
+        found = json.loads(data, object_pairs_hook=said_once, parse_constant=_no_number, parse_float=_finite)
     except RecursionError as error:
         raise DamagedFile(f"{path.name} is nested more than {JSON_DEPTH_MAX} levels deep") from error
     except ValueError as error:
         raise DamagedFile(f"{path.name} cannot be read: {error}") from error
     if not isinstance(found, dict):
         raise DamagedFile(f"{path.name} holds {type(found).__name__}, not a JSON object")
-    if not _is_shallow(found, JSON_DEPTH_MAX):
+    if not is_shallow(found, JSON_DEPTH_MAX):
         raise DamagedFile(f"{path.name} is nested more than {JSON_DEPTH_MAX} levels deep")
     return found
 
@@ -52,8 +55,9 @@ def _finite(text: str) -> float:
     return found
 
 
-def _is_shallow(value: object, depth: int) -> bool:
+def is_shallow(value: object, depth: int) -> bool:
+    """Whether tables and lists are nested at most this deep."""
     if not isinstance(value, dict | list):
         return True
     parts = value.values() if isinstance(value, dict) else value
-    return depth > 0 and all(_is_shallow(part, depth - 1) for part in parts)
+    return depth > 0 and all(is_shallow(part, depth - 1) for part in parts)

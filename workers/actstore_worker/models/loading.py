@@ -38,9 +38,10 @@ from actstore_worker.models.files.tensor_names import check_tensors, may_be_left
 from actstore_worker.models.files.transformer_lens import is_transformer_lens, read_weights
 from actstore_worker.models.model import LanguageModel, ModelDescription
 from actstore_worker.models.prompts import check_ids
+from actstore_worker.models.tokens import TOKENIZER
 from actstore_worker.models.tokens.tokenizer_files import (
-    TOKENIZER,
     check_added,
+    check_speed,
     check_tokenizer,
     load_tokenizer,
     refusing_tokenizer,
@@ -59,10 +60,16 @@ _Found = TypeVar("_Found")
 def _of_still_files(
     read: Callable[Concatenate[ModelSource, _Options], _Found],
 ) -> Callable[Concatenate[ModelSource, _Options], _Found]:
-    """Runs `read`, and fails with FILES_CHANGED if the model's files change meanwhile."""
+    """Runs `read`, and fails with FILES_CHANGED if the model's files change meanwhile. Nothing is read of a folder with
+    links that lead outside, or with anything that is not a file in place of one.
+    """
 
     @wraps(read)
     def reading(source: ModelSource, /, *options: _Options.args, **named: _Options.kwargs) -> _Found:
+        try:
+            source.check()
+        except DamagedFile as error:
+            raise _unsupported(source, str(error)) from error
         with held_still(source.stamp, "model", source.name):
             return read(source, *options, **named)
 
@@ -169,6 +176,8 @@ def _read_tokenizer(source: ModelSource, config: Any) -> Any:
         check_tokenizer(folder)
         with refusing_tokenizer(source.name):
             tokenizer = load_tokenizer(folder, config)
+            if tokenizer.is_fast:
+                check_speed(folder, tokenizer)
         check_added(folder, tokenizer)
     except DamagedFile as error:
         raise _unsupported(source, str(error)) from error

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from actstore_worker.files.damage import check_own_files
 from actstore_worker.files.places import sha256_of
 from actstore_worker.files.stamps import Stamp, stamp_of
 
@@ -62,6 +63,11 @@ class SaeFiles:
         above = self.folder.parent / "config.json"  # sparsify names the model there
         beside = (self.folder / QUALITY, self.folder / SPARSITY, above)
         return tuple(path for path in (self.configuration, self.weights, self.sidecar, *beside) if path is not None)
+
+    def check(self, root: Path) -> None:
+        """Refuses links that lead outside `root`, and what is not a regular file in place of one: DamagedFile."""
+        sidecars = self.weights.with_name(f"{self.weights.name}.{SIDECAR}"), self.folder / SIDECAR
+        check_own_files((*self.read, *sidecars), root)
 
     @property
     def sha256(self) -> str:

@@ -2,27 +2,30 @@
 
 import json
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
-from actstore_worker.files.damage import check_file
-from actstore_worker.files.strict_json import said_once
+from actstore_worker.files.damage import DamagedFile, check_file
+from actstore_worker.files.safe_tensors import load_arrays, load_pickled, load_safetensors
+from actstore_worker.files.strict_json import JSON_DEPTH_MAX, is_shallow, said_once
 from actstore_worker.sae.refusals import unsupported
+
+_READERS: Mapping[str, Callable[[Path], Any]] = {".npz": load_arrays, ".pt": load_pickled}
+# The largest published ones have some kilobytes.
+_JSON_BYTES_MAX = 1 << 20
 
 
 def read_json(path: Path, name: str) -> dict[str, Any]:
     """Reads a JSON object without repeated keys. Errors: BadRequest SAE_UNSUPPORTED if it is not one."""
     try:
-        check_file(path)
+        check_file(path, _JSON_BYTES_MAX)
         found = json.loads(path.read_text(), object_pairs_hook=said_once)
         if not isinstance(found, dict):
             raise ValueError("it is not an object")
+        if not is_shallow(found, JSON_DEPTH_MAX):
+            raise DamagedFile(f"it is nested more than {JSON_DEPTH_MAX} levels deep")
     except (OSError, ValueError, RecursionError) as error:
         raise unsupported(name, path.name, None, f"it cannot be read: {error!r}", "a JSON object") from error
     return found
@@ -33,7 +36,7 @@ def read_tensors(path: Path, name: str) -> dict[str, Any]:
 
     Errors: BadRequest SAE_UNSUPPORTED for a truncated file, or one that would run code.
     """
-    reader: Callable[[Path], Any] = {".npz": _npz, ".pt": _pt}.get(path.suffix, _safetensors)
+    reader = _READERS.get(path.suffix, load_safetensors)
     try:
         check_file(path)
         found = reader(path)
@@ -65,16 +68,3 @@ def put_once(found: dict[str, Any], key: str, value: Any, name: str) -> None:
 def turned(found: Any) -> Any:
     """A transposed matrix; anything else is returned unchanged and refused later."""
     return found.T if isinstance(found, Tensor) and found.ndim == 2 else found
-
-
-# Read, not memory-mapped: overwriting a file must not change a loaded SAE.
-_safetensors = partial(load_file, backend="pread")
-
-
-def _npz(path: Path) -> dict[str, Tensor]:
-    with np.load(path, allow_pickle=False) as arrays:
-        return {key: torch.from_numpy(arrays[key]) for key in arrays.files}
-
-
-def _pt(path: Path) -> Any:
-    return torch.load(path, map_location="cpu", weights_only=True)

@@ -8,10 +8,10 @@ import numpy as np
 from actstore_storage.format.keys import features_product, index_product
 from actstore_storage.format.positions import selected
 from actstore_storage.format.products import NORMS, POSITIONS, TOKENS
-from actstore_storage.format.sites import parse_site
 from actstore_storage.format.sketches import SKETCH_K
 from actstore_storage.format.specification import DTYPES, Positions, RunRecord
 from actstore_worker.capture.planning.options import StoreOptions
+from actstore_worker.capture.planning.work import last_layer
 from actstore_worker.datasets.sequences import TokenSequences
 from actstore_worker.models.files.source import ModelSource
 from actstore_worker.models.loading import weight_shapes
@@ -93,28 +93,12 @@ def forward_flops_per_token(record: RunRecord, source: ModelSource, model: Model
     Kaplan et al. (2020), "Scaling laws for neural language models", section 2.1. A capture stops after its last site,
     and on average a token attends to half of its sequence.
     """
-    last_layer = _last_layer(record)
+    last = last_layer(record)
     weights = 0
     for name, shape in weight_shapes(source, model.config):
         found = _LAYER.search(name)
-        if found and int(found[1]) <= last_layer and len(shape) == 2:
+        if found and int(found[1]) <= last and len(shape) == 2:
             weights += shape[0] * shape[1]
     length = record.tokens_total / record.sequences_total
     encoders = sum(model.d_model * sae.d_sae for sae in record.specification.saes)
-    return 2.0 * (weights + encoders) + 2.0 * length * model.d_model * (last_layer + 1)
-
-
-def token_layers_per_shard(record: RunRecord) -> float:
-    """Estimates the work of a shard in tokens times the layers that run. For encoding stored rows, an SAE counts as a
-    layer.
-    """
-    asked = record.specification
-    layers = len(asked.saes) if asked.rows_of else _last_layer(record) + 1
-    return max(1, layers) * record.tokens_total / record.shards_total
-
-
-def _last_layer(record: RunRecord) -> int:
-    """The last layer that runs; -1 if none does."""
-    asked = record.specification
-    named = [*asked.dense_sites, *asked.norm_sites, *(sae.site for sae in asked.saes)]
-    return max((parse_site(site).layer for site in named), default=-1)
+    return 2.0 * (weights + encoders) + 2.0 * length * model.d_model * (last + 1)

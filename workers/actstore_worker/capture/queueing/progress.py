@@ -13,7 +13,7 @@ from actstore_api.records.terms import Failure
 from actstore_storage.format.specification import RunRecord
 from actstore_storage.runs.snapshot import Snapshot
 from actstore_storage.runs.wanted import Queued
-from actstore_worker.capture.planning.estimates import token_layers_per_shard
+from actstore_worker.capture.planning.work import token_layers_per_shard
 from actstore_worker.capture.queueing.fair_queue import Flow
 from actstore_worker.capture.queueing.waiting import Entry
 

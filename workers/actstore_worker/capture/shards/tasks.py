@@ -6,9 +6,9 @@ tasks does not depend on which it is.
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol, Self, TypeVar
 
 import torch
 
@@ -55,6 +55,9 @@ class Task(Protocol[Held]):
     @property
     def attempt(self) -> str: ...
 
+    def on(self, device: str) -> Self:
+        """The same task with the device that will make it, cpu or cuda, in its record: the commit says so."""
+
     def load(self, bucket: Bucket, saes: tuple[SparseAutoencoder, ...], device: torch.device) -> Held:
         """Loads what all shards of the run are made with. Errors: BadRequest RUN_MISMATCH."""
 
@@ -75,6 +78,9 @@ class ShardTask:
     sequences: TokenSequences
     attempt: str
     sources: DocumentSources
+
+    def on(self, device: str) -> "ShardTask":
+        return replace(self, record=replace(self.record, device=device))
 
     def load(self, bucket: Bucket, saes: tuple[SparseAutoencoder, ...], device: torch.device) -> ShardCapture:  # noqa: ARG002
         model = load_model(
@@ -116,6 +122,9 @@ class EncodeTask:
     sae_paths: Mapping[str, Path]
     shard: int
     attempt: str
+
+    def on(self, device: str) -> "EncodeTask":
+        return replace(self, record=replace(self.record, device=device))
 
     def load(self, bucket: Bucket, saes: tuple[SparseAutoencoder, ...], device: torch.device) -> RowsEncoder:
         return RowsEncoder(bucket, self.record, saes, device)

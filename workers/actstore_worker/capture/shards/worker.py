@@ -5,7 +5,7 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,33 +16,14 @@ from actstore_storage.errors import ActstoreError
 from actstore_storage.format.keys import commit_key, data_folder
 from actstore_storage.format.specification import RunRecord
 from actstore_storage.runs.opening import read_commit
+from actstore_worker.capture.limits import TASKS
+from actstore_worker.capture.shards.report import ShardReport
 from actstore_worker.capture.shards.speed import measured_flops
 from actstore_worker.capture.shards.tasks import Task
 from actstore_worker.models.dtypes import TORCH_DTYPES
 from actstore_worker.sae.autoencoder import SparseAutoencoder
 from actstore_worker.sae.formats.loading import load_sae
 from actstore_worker.sae.stored import SAE_CACHE, StoredSaes
-
-# Shards that a worker has in progress: one that runs, one that is being committed.
-TASKS = 2
-
-
-@dataclass(frozen=True)
-class ShardReport:
-    """What the bucket now has of the shard, without borrowed rows; `won` if this attempt's commit succeeded.
-
-    `device_seconds` is how long the attempt used the device, or the model where there is no device. `seconds` has the
-    attempt's stages: wait (for the device, which another shard uses), load (model and SAEs), compute (forward passes,
-    SAEs, sorting and writing) and commit. `non_finite` counts rows of sites and features that are infinite or NaN.
-    """
-
-    won: bool
-    tokens: int
-    bytes: int
-    device_seconds: float = 0.0
-    sinks: int = 0
-    non_finite: Mapping[str, int] = field(default_factory=dict)
-    seconds: Mapping[str, float] = field(default_factory=dict)
 
 
 class CaptureWorker:
@@ -63,6 +44,7 @@ class CaptureWorker:
         """Captures one shard. Errors: ActstoreError CANCELLED if it was interrupted; any error of the model, the disk
         or the bucket.
         """
+        task = task.on(self._device.type)
         if self._bucket.exists(commit_key(task.record.run, task.shard)):
             return self._report(task, won=False)  # Another coordinator's worker has captured it.
         stages = _Stages()

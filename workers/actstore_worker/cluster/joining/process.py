@@ -2,13 +2,16 @@
 
 import os
 import secrets
+import sys
 from collections.abc import MutableMapping
+from pathlib import Path
 
 # How long Serve waits for an answer of a starting proxy. After three timeouts it kills the proxy, and the start fails:
 # with Serve's own 5 seconds this happens on a machine that is busy with other things.
 PROXY_READY_SECONDS = 60.0
 # The largest message that Serve's proxy reads or sends: an answer to a service may be so large. Serve's own is 2 GiB.
 PROXY_MESSAGE_BYTES = 64 * 2**20
+_ABSENT = str(Path(__file__).parent / "absent")
 
 
 def reserve_standard_output() -> int:
@@ -21,10 +24,13 @@ def reserve_standard_output() -> int:
 
 
 def prepare_ray(environment: MutableMapping[str, str], ray_address: str | None) -> None:
-    """Ray listens on every interface and runs what it is sent, so our own Ray gets a secret token.
+    """Prepares this process, and the environment of those that Ray starts from here. Ray is not yet imported.
 
-    The token is only in the environment of its processes. On an existing cluster, the operator's choice applies.
+    Ray listens on every interface and runs what it is sent, so our own Ray gets a secret token, which is only in the
+    environment of its processes. On an existing cluster, the operator's choice applies.
     """
+    sys.path.insert(0, _ABSENT)
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, (_ABSENT, environment.get("PYTHONPATH"))))
     environment.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     environment.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", str(PROXY_READY_SECONDS))
     environment.setdefault("RAY_SERVE_GRPC_MAX_MESSAGE_SIZE", str(PROXY_MESSAGE_BYTES))

@@ -10,9 +10,8 @@ from pathlib import Path
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from actstore_worker.cluster.joining.agents import agent_ports_chosen
 from actstore_worker.cluster.joining.sockets import check_cluster, no_cluster
-from actstore_worker.errors import SettingsError
-from actstore_worker.settings import WorkerSettings
 
 NAMESPACE = "actstore"
 COORDINATOR = "coordinator"
@@ -40,7 +39,7 @@ def ray_session(address: str | None, object_store_bytes: int) -> Iterator[None]:
     try:
         # Ray's workers import from the folder that it is started in. That would be a user's folder, which may contain a
         # random.py.
-        with chdir(folder):
+        with chdir(folder), agent_ports_chosen():
             ray.init(
                 address="local",
                 namespace=NAMESPACE,
@@ -83,29 +82,3 @@ def on_this_node() -> NodeAffinitySchedulingStrategy:
 def on_head() -> dict[str, float]:
     """Resources that only the head of the cluster has: other nodes come and go."""
     return {"node:__internal_head__": 0.001}
-
-
-def gpu_count() -> int:
-    """GPUs of the whole cluster."""
-    return int(ray.cluster_resources().get("GPU", 0))
-
-
-def uses_gpus(settings: WorkerSettings) -> bool:
-    """Whether captures and models run on GPUs, which may still have to join the cluster."""
-    return settings.device == "cuda" or (settings.device == "auto" and gpu_count() > 0)
-
-
-def worker_count(settings: WorkerSettings) -> int:
-    """The number of capture workers: as requested; else one per GPU, or one per node if GPUs are not used."""
-    if settings.capture_workers:
-        return settings.capture_workers
-    if uses_gpus(settings):
-        return gpu_count()
-    return sum(bool(node["Alive"] and node["Resources"].get("CPU")) for node in ray.nodes())
-
-
-def check_room(count: int) -> None:
-    """Errors: SettingsError if the cluster can never place this many capture workers."""
-    room = gpu_count() or int(ray.cluster_resources()["CPU"])
-    if count > room:
-        raise SettingsError(f"ACTSTORE_CAPTURE_WORKERS is {count}; this cluster has room for {room}")

@@ -117,11 +117,11 @@ def check_port_is_free(port: int, variable: str) -> None:
         raise SettingsError(f"{variable} is {port}, which another program uses")
 
 
-def free_port(but: int = 0) -> int:
-    """Returns a port, other than `but`, that no other program is likely to take before Serve listens there, seconds
+def free_port(*but: int) -> int:
+    """Returns a port, none of `but`, that no other program is likely to take before Ray or Serve listens there, seconds
     later: see `_QUIET_PORTS`.
     """
-    ports = [port for port in _QUIET_PORTS if port != but]
+    ports = [port for port in _QUIET_PORTS if port not in but]
     for port in random.SystemRandom().sample(ports, len(ports)):
         if _is_free(port):
             return port

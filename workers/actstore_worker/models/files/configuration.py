@@ -21,6 +21,8 @@ from actstore_worker.models.files.transformer_lens import is_transformer_lens, r
 # Sizes, under every name that a family has for them, and the largest allowed value of each: several times the largest
 # published one, and small enough that building such a model without weights takes seconds.
 LAYERS_MAX, HEADS_MAX, WIDTH_MAX, VOCABULARY_MAX, POSITIONS_MAX = 512, 1024, 1 << 20, 1 << 22, 1 << 27
+# transformers makes a name for each label of a classifier.
+LABELS_MAX = 1 << 16
 _SIZES: Mapping[str, int] = {
     **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers"), LAYERS_MAX),
     **dict.fromkeys(("num_attention_heads", "num_key_value_heads", "n_head", "n_heads"), HEADS_MAX),
@@ -28,6 +30,7 @@ _SIZES: Mapping[str, int] = {
     **dict.fromkeys(("intermediate_size", "ffn_dim", "n_inner"), WIDTH_MAX),
     **dict.fromkeys(("vocab_size", "type_vocab_size", "d_vocab"), VOCABULARY_MAX),
     **dict.fromkeys(("max_position_embeddings", "n_positions", "n_ctx"), POSITIONS_MAX),
+    **dict.fromkeys(("num_labels", "_num_labels"), LABELS_MAX),
 }
 _ROPE = "rope_parameters"
 # The keys that each kind of rotary embedding in transformers uses, in addition to those that are always allowed. It

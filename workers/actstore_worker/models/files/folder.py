@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 from actstore_worker.files.damage import DamagedFile, check_file
 from actstore_worker.files.places import is_inside
+from actstore_worker.files.safe_tensors import check_safetensors
 from actstore_worker.files.strict_json import read_json
 from actstore_worker.models.files.source import MODEL_CONFIGURATION, ModelSource
 from actstore_worker.models.files.transformer_lens import WEIGHTS as TRANSFORMER_LENS_WEIGHTS
@@ -26,7 +27,7 @@ _SHARDS = "model-*-of-*.safetensors"
 # it.
 _ADAPTER = "adapter_config.json"
 # The largest published ones are 0.1 and 4 MB; each is parsed in full.
-CONFIGURATION_BYTES_MAX, INDEX_BYTES_MAX = 4 << 20, 64 << 20
+CONFIGURATION_BYTES_MAX, INDEX_BYTES_MAX = 1 << 20, 16 << 20
 # Element types of weights. Integers are quantized weights, which cannot be read without their scales.
 _FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 # Rows of two matrices that are compared at a time.
@@ -74,6 +75,7 @@ def weight_files(source: ModelSource) -> list[Path]:
 def tensors_in(path: Path) -> Iterator[tuple[str, tuple[int, ...], str]]:
     """Yields name, shape and element type of each tensor, named as in safetensors. Errors: OSError, DamagedFile."""
     check_file(path)
+    check_safetensors(path)
     try:
         with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118  it is no dictionary

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
+from actstore_worker.files.safe_tensors import load_pickled, load_safetensors
 from actstore_worker.models.families.attention_only import SHORTFORMER, STANDARD, AttentionOnlyConfig
 
 # In order of preference. The second one is a pickle, from which only tensors are read.
@@ -98,8 +98,7 @@ def read_weights(path: Path, config: AttentionOnlyConfig) -> dict[str, Tensor]:
 
     Errors: ValueError for a tensor that does not belong to attention or norms.
     """
-    is_safe = path.suffix == ".safetensors"
-    theirs = load_file(path, backend="pread") if is_safe else torch.load(path, map_location="cpu", weights_only=True)
+    theirs = load_safetensors(path) if path.suffix == ".safetensors" else load_pickled(path)
     if strange := sorted(name for name in theirs if not _READ.fullmatch(name)):
         raise ValueError(f"{path.name} has {', '.join(strange[:5])}, which an attention-only model does not use")
     return dict(_converted(theirs, config))

@@ -17,10 +17,11 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from actstore_storage.errors import BadRequest
 from actstore_worker.files.damage import DamagedFile, check_file
 from actstore_worker.files.strict_json import read_json
+from actstore_worker.models.tokens import TOKENIZER
+from actstore_worker.models.tokens.tokenizer_rules import check_expressions, check_rules
 
-TOKENIZER = "tokenizer.json"
 # The largest published ones are 40 MB; each is parsed in full.
-TOKENIZER_BYTES_MAX = 256 << 20
+TOKENIZER_BYTES_MAX = 128 << 20
 _SETTINGS = "tokenizer_config.json"
 # Settings of BERT's tokenizer, and their names in tokenizer.json.
 _OF_BERT: Mapping[str, str] = {
@@ -31,8 +32,8 @@ _OF_BERT: Mapping[str, str] = {
 
 
 def check_tokenizer(folder: Path) -> None:
-    """Refuses files that are incomplete, refer to other files, contradict each other, or tokenize a text differently
-    each time: DamagedFile.
+    """Refuses files that are incomplete, refer to other files, contradict each other, tokenize a text differently each
+    time, or could take far more than a text needs: DamagedFile.
     """
     for path in sorted(folder.glob("*.json")):
         check_file(path, TOKENIZER_BYTES_MAX)
@@ -41,6 +42,7 @@ def check_tokenizer(folder: Path) -> None:
     if (folder / TOKENIZER).is_file():
         told = _told(folder)
         _check_no_dropout(told)
+        check_rules(told)
         _check_agreement(settings, told)
 
 
@@ -55,6 +57,11 @@ def load_tokenizer(folder: Path, config: Any) -> Any:
         return found
     plain = PreTrainedTokenizerFast.from_pretrained(folder, **options, **_roles(found, _told(folder)))
     return found if _cutting(found) == _cutting(plain) else plain
+
+
+def check_speed(folder: Path, tokenizer: Any) -> None:
+    """Refuses regular expressions that could take hours for a text: DamagedFile."""
+    check_expressions(_told(folder), tokenizer.backend_tokenizer)
 
 
 def check_added(folder: Path, tokenizer: Any) -> None:

@@ -1,0 +1,60 @@
+"""Questions that wait until a model replica has come."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from actstore_storage.errors import ActstoreError
+from actstore_worker.cluster.answers import unavailable
+from actstore_worker.cluster.placement.resources import gpu_count, gpus_most, uses_gpus
+from actstore_worker.settings import WorkerSettings
+
+# How often a question that waits looks for a replica, and when a caller may come back who was refused.
+LOOK_SECONDS, _RETRY_SECONDS = 1.0, 60.0
+
+
+class Arrivals:
+    """Tells the questions of one gateway that wait for a replica what they wait for. Serve itself tells nobody.
+
+    `running` returns how many replicas answer. It may block.
+    """
+
+    def __init__(self, settings: WorkerSettings, running: Callable[[], int]) -> None:
+        self._settings, self._count = settings, running
+        self._running, self._looked = 0, 0.0
+        self._lock = asyncio.Lock()
+
+    async def awaited(self, work: asyncio.Future[Any]) -> AsyncIterator[str]:
+        """Yields what the work of a replica waits for, again and again, until it is done or a replica is there.
+
+        Errors: ActstoreError WORKERS_UNAVAILABLE if none may come, or none has come in time.
+        """
+        began = time.monotonic()
+        while not (await asyncio.wait({work}, timeout=LOOK_SECONDS))[0]:
+            if await self._one_runs():
+                return
+            yield self._waits_for(time.monotonic() - began)
+
+    async def _one_runs(self) -> bool:
+        """One look serves all questions that wait."""
+        async with self._lock:
+            if time.monotonic() - self._looked >= LOOK_SECONDS:
+                self._running = await asyncio.to_thread(self._count)
+                self._looked = time.monotonic()
+        return self._running > 0
+
+    def _waits_for(self, seconds: float) -> str:
+        if not uses_gpus(self._settings) or gpu_count():
+            what = "a model replica"
+        elif gpus_most(self._settings):
+            what = "a node with a GPU"
+        else:
+            raise _refusal("the workers have no node with a GPU now, and none is expected")
+        if seconds > self._settings.ray.replica_start_seconds:
+            raise _refusal(f"{what} was asked for {seconds:.0f} s ago, and has not come")
+        return what
+
+
+def _refusal(why: str) -> ActstoreError:
+    return unavailable(f"{why}. Try again in {_RETRY_SECONDS:.0f} s; answers from the store need none")
