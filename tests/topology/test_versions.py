@@ -72,7 +72,7 @@ def test_a_client_of_the_release_captures_and_asks(address: tuple[str, str], con
 def test_a_client_of_this_version_captures_and_asks(address: tuple[str, str]) -> None:
     where, ages = address
     with actstore.connect(where, token=TOKEN) as lab:
-        asked = {"dataset": "words.jsonl", "max_documents": 20, "dense_sites": ["resid_post.1"], "run": f"new-{ages}"}
+        asked = {"dataset": "words.jsonl", "max_tokens": 300, "dense_sites": ["resid_post.1"], "run": f"new-{ages}"}
         run = lab.capture("tiny", **asked).wait(progress=False)
         assert run.complete
         assert lab.tokens("tiny", TEXT).ids[1:]

@@ -86,3 +86,25 @@ def test_a_stream_whose_caller_may_do_more_goes_on(service: Service, workers: st
     # Looked at together; the workers of the other one go on once this one is cancelled there.
     assert other.failure().reason == "UNAUTHENTICATED"
     assert [message.progress.run for message in watched.stream] == ["waiting"] * stand_in.PROGRESS
+
+
+def test_one_caller_does_not_take_every_place_for_calls_to_the_workers(
+    serve: Serve, workers: stand_in.StandIn, tmp_path: Path
+) -> None:
+    bob = entry("bob", "bob", roles=["reader"], run_prefixes=["*"])
+    service = serve(
+        token=None,
+        access_file=Path(written(tmp_path / "access", ada(), bob)),
+        gateway=workers.address,
+        gateway_token=stand_in.TOKEN,
+        limits=Limits(forwarded_calls=2, principal_forwarded_calls=1),
+    )
+    watched = Watched(service, workers)
+    watch = capture_pb2.WatchCaptureRequest(run="new")
+    code, failure = Caller(service.address, "ada").failure("CaptureService", "WatchCapture", watch)
+    assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert failure is not None
+    assert (failure.reason, failure.details["allowed"]) == ("BUSY", "1")
+    assert len(Caller(service.address, "bob")("CaptureService", "WatchCapture", watch)) == stand_in.PROGRESS
+    workers.cancelled.set()  # lets the workers go on
+    assert len(list(watched.stream)) == stand_in.PROGRESS
