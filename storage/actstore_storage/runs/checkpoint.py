@@ -7,6 +7,7 @@ commits only for shards that none of them covers.
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any, overload
@@ -31,6 +32,7 @@ _SUMMARY_KEY = b"actstore.summary"
 # Commits that are read together when one of them is needed.
 _GROUP_ROWS = 64
 _GROUPS_KEPT = 64
+_OPEN_THREADS = 16
 _HOW = ("attention_implementation", "device", "code_version")
 
 
@@ -193,10 +195,13 @@ def open_checkpoints(
     checkpoint is ignored, as is one with a commit that cannot be read.
     """
     opened: dict[range, Checkpoint] = {}
+    blocks = listed_checkpoints(bucket, record.run)
+    with ThreadPoolExecutor(_OPEN_THREADS) as pool:
+        ahead = {block: pool.submit(open_checkpoint, bucket, record, block) for block in largest_apart(blocks)}
 
     def can_be_opened(block: range) -> bool:
         try:
-            found = open_checkpoint(bucket, record, block)
+            found = ahead[block].result() if block in ahead else open_checkpoint(bucket, record, block)
             if unreadable is not None:
                 deque(found.commits(block.start, block.stop), maxlen=0)
         except CorruptObject as error:
@@ -207,7 +212,7 @@ def open_checkpoints(
         opened[block] = found
         return True
 
-    return [opened[block] for block in largest_apart(listed_checkpoints(bucket, record.run), can_be_opened)]
+    return [opened[block] for block in largest_apart(blocks, can_be_opened)]
 
 
 def smaller_checkpoints(
@@ -258,7 +263,7 @@ def open_checkpoint(bucket: Bucket, record: RunRecord, block: range) -> Checkpoi
         raise told_apart(bucket, error, damaged(key, error, kind="checkpoint")) from error
     if specification != record.specification_sha256.encode():
         raise damaged(key, "it belongs to another specification", kind="checkpoint")
-    if columns["shard"].to_pylist() != list(block):
+    if not np.array_equal(columns["shard"].to_numpy(), np.arange(block.start, block.stop)):
         raise damaged(key, "it does not hold the shards that its name says", kind="checkpoint")
     return Checkpoint(bucket, record, block, columns["tokens"].to_numpy(), summary)
 
