@@ -2,8 +2,8 @@
 how long it takes to take up a run of 10 million shards.
 
 The workers are simulated: each writes a real commit into the store, on a thread, and captures nothing. The coordinator
-is the real one, without Ray: queue, fair shares, attempts, progress, and folding of commits into checkpoints. Counted is
-the CPU time of its event loop, which limits how many shards it hands out; threads that write and fold are not.
+is the real one, without Ray: queue, fair shares, attempts, progress, and folding of commits into checkpoints. Counted
+is the CPU time of its event loop, which limits how many shards it hands out; threads that write and fold are not.
 
 The run of 10 million shards is one of checkpoints alone, as the real code writes them; commits repeat, because making
 each of them takes a day. Taking it up is opening it, and finding which shards are missing.
