@@ -151,7 +151,7 @@ class SyntheticWorker:
     def end(self) -> None:
         self._over.set()
 
-    async def capture(self, task: SyntheticTask) -> ShardReport:
+    async def capture(self, task: Any) -> ShardReport:
         await asyncio.sleep(self._seconds)
         await asyncio.to_thread(self._commit, task)
         return ShardReport(won=True, tokens=TOKENS, bytes=1 << 24, device_seconds=self._seconds)
@@ -248,7 +248,11 @@ def commit_of(record: RunRecord, shard: int) -> Commit:
 
 
 def record_of(shards: int) -> RunRecord:
-    stored = {"sequences_per_shard": SEQUENCES, "sequences_per_batch": 8, "dense_sites": ("resid_post.0",)}
+    stored: dict[str, Any] = {
+        "sequences_per_shard": SEQUENCES,
+        "sequences_per_batch": 8,
+        "dense_sites": ("resid_post.0",),
+    }
     return synthetic_record(
         "run", sequences=SEQUENCES * shards, sequence_tokens=TOKENS // SEQUENCES, d_model=768, **stored
     )
