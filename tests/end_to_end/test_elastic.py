@@ -23,6 +23,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from ray._raylet import GcsClient
 from ray.autoscaler.v2.sdk import get_cluster_resource_state
 from ray.cluster_utils import Cluster
+from ray.core.generated.autoscaler_pb2 import NodeStatus
 
 import actstore
 from actstore._stack.seaweed import free_ports
@@ -72,11 +73,12 @@ class ElasticCluster:
         """Whether Ray tells an autoscaler that the node may go."""
         state = get_cluster_resource_state(GcsClient(address=self.cluster.address))
         (found,) = (one for one in state.node_states if one.node_id.hex() == node.node_id)
-        return bool(found.status == found.IDLE)
+        return bool(found.status == NodeStatus.Value("IDLE"))
 
     def add(self) -> Any:
-        self.nodes.append(self.cluster.add_node(num_cpus=2, num_gpus=1))
-        return self.nodes[-1]
+        node = self.cluster.add_node(num_cpus=2, num_gpus=1)
+        self.nodes.append(node)
+        return node
 
     def take_idle(self) -> None:
         """Takes all nodes away, each once Ray says that it is idle."""

@@ -1,5 +1,6 @@
 """Blocks: ranges of shards that one object covers, named `<first>-<last>` by the numbers of both."""
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
@@ -28,6 +29,10 @@ def listed_blocks(bucket: Bucket, folder: str, suffix: str) -> list[range]:
     return [block for block in blocks if block is not None]
 
 
+def _start(block: range) -> int:
+    return block.start
+
+
 def overlap(one: range, other: range) -> bool:
     return one.start < other.stop and other.start < one.stop
 
@@ -40,9 +45,11 @@ def largest_apart(blocks: Iterable[range], admit: Callable[[range], bool] = lamb
     """Chooses the largest blocks that do not overlap, in order of shard. `admit` may refuse one."""
     chosen: list[range] = []
     for block in sorted(blocks, key=len, reverse=True):
-        if not any(overlap(block, other) for other in chosen) and admit(block):
-            chosen.append(block)
-    return sorted(chosen, key=lambda block: block.start)
+        place = bisect_left(chosen, block.start, key=_start)
+        beside = chosen[max(0, place - 1) : place + 1]  # Of blocks that do not overlap, only these two can.
+        if not any(overlap(block, other) for other in beside) and admit(block):
+            chosen.insert(place, block)
+    return chosen
 
 
 def aligned_blocks(total: int, sizes: Iterable[int]) -> Iterator[range]:

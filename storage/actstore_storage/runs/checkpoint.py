@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from actstore_storage.bucket import Bucket, told_apart
 from actstore_storage.bucket.cache import ByteCache, Memory
+from actstore_storage.bucket.side_by_side import read_side_by_side
 from actstore_storage.errors import CorruptObject, damaged
 from actstore_storage.format.blocks import largest_apart, listed_blocks, overlap
 from actstore_storage.format.commit import Commit, commit_of
@@ -210,10 +211,15 @@ def open_checkpoints(
     checkpoint is ignored, as is one with a commit that cannot be read.
     """
     opened: dict[range, Checkpoint] = {}
+    blocks = listed_checkpoints(bucket, record.run)
+    largest = largest_apart(blocks)
+    ahead = dict(zip(largest, read_side_by_side(partial(_opened, bucket, record), largest), strict=True))
 
     def can_be_opened(block: range) -> bool:
         try:
-            found = open_checkpoint(bucket, record, block)
+            found = ahead[block] if block in ahead else open_checkpoint(bucket, record, block)
+            if isinstance(found, CorruptObject):
+                raise found
             if unreadable is not None:
                 deque(found.commits(block.start, block.stop), maxlen=0)
         except CorruptObject as error:
@@ -224,7 +230,7 @@ def open_checkpoints(
         opened[block] = found
         return True
 
-    return [opened[block] for block in largest_apart(listed_checkpoints(bucket, record.run), can_be_opened)]
+    return [opened[block] for block in largest_apart(blocks, can_be_opened)]
 
 
 def smaller_checkpoints(
@@ -235,10 +241,14 @@ def smaller_checkpoints(
     """
     for block in listed_checkpoints(bucket, record.run):
         if block not in read and any(overlap(block, other) for other in read):
-            try:
-                yield open_checkpoint(bucket, record, block)
-            except CorruptObject as error:
-                yield error
+            yield _opened(bucket, record, block)
+
+
+def _opened(bucket: Bucket, record: RunRecord, block: range) -> Checkpoint | CorruptObject:
+    try:
+        return open_checkpoint(bucket, record, block)
+    except CorruptObject as error:
+        return error
 
 
 def encoded_checkpoint(commits: Sequence[Commit], summary: Summary) -> bytes:
@@ -275,7 +285,7 @@ def open_checkpoint(bucket: Bucket, record: RunRecord, block: range) -> Checkpoi
         raise told_apart(bucket, error, damaged(key, error, kind="checkpoint")) from error
     if specification != record.specification_sha256.encode():
         raise damaged(key, "it belongs to another specification", kind="checkpoint")
-    if columns["shard"].to_pylist() != list(block):
+    if not np.array_equal(columns["shard"].to_numpy(), np.arange(block.start, block.stop)):
         raise damaged(key, "it does not hold the shards that its name says", kind="checkpoint")
     return Checkpoint(bucket, record, block, columns["tokens"].to_numpy(), summary)
 

@@ -7,6 +7,8 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from functools import cached_property
 
+import numpy as np
+
 from actstore_api.records import capture
 from actstore_api.records.capture import CaptureProgress, CaptureSpecification, DatasetFiles, ShardFailure
 from actstore_api.records.terms import Failure
@@ -53,9 +55,10 @@ class CaptureState:
 
     @classmethod
     def of(cls, snapshot: Snapshot, files: DatasetFiles = NO_FILES) -> "CaptureState":
-        there = set(snapshot.shards)
-        pending = deque(shard for shard in range(snapshot.record.shards_total) if shard not in there)
-        return cls(snapshot.record, pending, len(there), snapshot.tokens_committed, files)
+        missing = np.ones(snapshot.record.shards_total, dtype=bool)
+        missing[snapshot.shards] = False
+        pending = deque(np.flatnonzero(missing).tolist())
+        return cls(snapshot.record, pending, len(missing) - len(pending), snapshot.tokens_committed, files)
 
     @property
     def active(self) -> bool:
