@@ -18,6 +18,7 @@ from actstore_storage.bucket.opening import open_bucket
 from models import corpus
 from tests.made_models.random_models import WORDS, save_model
 from tests.made_models.small_models import BUNDLED_MODELS, save_sae
+from tests.service.observed.otlp import Receiver, receiving
 from tests.topology.caller import Caller
 from tests.worker_process import WorkerProcess, running_workers
 
@@ -40,13 +41,24 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="package")
-def workers(folder: Path) -> Iterator[WorkerProcess]:
+def receiver() -> Iterator[Receiver]:
+    """To which the workers send their spans."""
+    with receiving() as found:
+        yield found
+
+
+@pytest.fixture(scope="package")
+def workers(folder: Path, receiver: Receiver) -> Iterator[WorkerProcess]:
     with running_workers(
         folder / "store",
         model_folder=f"{folder / 'models'}{os.pathsep}{BUNDLED_MODELS}",
         dataset_folder=folder / "data",
         log=folder / "workers.log",
-        environment={"ACTSTORE_CAPTURE_WORKERS": "2", "ACTSTORE_SAE_CACHE": str(folder / "saes")},
+        environment={
+            "ACTSTORE_CAPTURE_WORKERS": "2",
+            "ACTSTORE_SAE_CACHE": str(folder / "saes"),
+            **receiver.variables,
+        },
     ) as process:
         yield process
 

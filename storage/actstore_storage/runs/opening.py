@@ -106,7 +106,7 @@ def readable_runs(bucket: Bucket) -> list[Snapshot]:
         try:
             snapshots.append(open_run(bucket, run))
         except CorruptObject as error:
-            _log.warning("run %s is omitted from the listing: %s", run, error.message)
+            _log.warning("run %s is omitted from the listing: %s", run, error.for_log)
     return snapshots
 
 

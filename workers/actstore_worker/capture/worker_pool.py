@@ -6,10 +6,11 @@ import uuid
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from actstore_api.logs.lines import FIELDS
 from actstore_storage.errors import ActstoreError
 from actstore_worker.capture.limits import CoordinatorLimits
 from actstore_worker.capture.run_plan import RunPlan
-from actstore_worker.capture.shards.tasks import Task
+from actstore_worker.capture.shards.tasks import Task, fields_of
 from actstore_worker.capture.shards.worker import TASKS, ShardReport
 
 LOST_WORKER = "WORKERS_UNAVAILABLE"
@@ -74,7 +75,9 @@ class WorkerPool:
         self._in_flight[attempt] = plan.record.run, worker
         lost = False
         try:
-            return await worker.capture(plan.task(shard, attempt))
+            task = plan.task(shard, attempt)
+            FIELDS.set(fields_of(task))
+            return await worker.capture(task)
         except ActstoreError as error:
             lost = error.reason == LOST_WORKER
             raise

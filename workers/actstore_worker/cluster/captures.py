@@ -9,6 +9,9 @@ from typing import Any
 import ray
 import torch
 
+from actstore_api.logs.lines import LogForm
+from actstore_api.logs.traces import carried
+from actstore_storage.bucket.access import S3Access
 from actstore_storage.bucket.observed import ObservedBucket, StoreObserver
 from actstore_storage.bucket.opening import open_bucket, open_files
 from actstore_storage.features.segments import Part
@@ -20,9 +23,10 @@ from actstore_worker.capture.plan import PlanSettings
 from actstore_worker.capture.preparing import Preparing
 from actstore_worker.capture.shards.tasks import Task
 from actstore_worker.capture.shards.worker import TASKS, CaptureWorker, ShardReport
-from actstore_worker.cluster.answers import answer, unavailable
+from actstore_worker.cluster.answers import Failed, Headers, answer, done, start_process, unavailable
 from actstore_worker.cluster.joining.session import worker_count
-from actstore_worker.cluster.stores import catalog_of, device_here
+from actstore_worker.cluster.metrics import Reporting, to_coordinator
+from actstore_worker.cluster.stores import catalog_of, device_here, gpu_memory
 from actstore_worker.datasets.places import DatasetPlaces
 from actstore_worker.settings import WorkerSettings
 
@@ -77,8 +81,14 @@ class _CaptureActor(CaptureWorker):
     """An actor with a thread for each task, and one for interrupts."""
 
     def __init__(self, settings: WorkerSettings, threads: int) -> None:
+        start_process("capture", settings.log_form, os.environ)
         torch.set_num_threads(threads)
-        super().__init__(open_bucket(settings.store, settings.s3), device_here(settings), settings.sae_cache)
+        reporting = Reporting("captures", to_coordinator, gpu_memory).start()
+        bucket = ObservedBucket(open_bucket(settings.store, settings.s3), reporting.store)
+        super().__init__(bucket, device_here(settings), settings.sae_cache, reporting.loaded)
+
+    def capture_for(self, headers: Headers, task: Task[Any]) -> ShardReport | Failed:
+        return done("capture", headers, lambda: self.capture(task))
 
     def ready(self) -> int:
         """Returns its process. Answers once the actor is up (again)."""
@@ -98,7 +108,7 @@ class _RemoteWorker:
             await asyncio.wait_for(self.ready(), self._answer_seconds)
         except TimeoutError:
             raise unavailable("a worker process cannot be reached; another one may work") from None
-        return await answer(self._actor.capture.remote(task))
+        return await answer(self._actor.capture_for.remote(carried(), task))
 
     async def ready(self) -> None:
         await answer(self._actor.ready.options(max_task_retries=-1).remote())
@@ -116,8 +126,15 @@ class _RemoteWriter:
     """
 
     def __init__(self, settings: WorkerSettings) -> None:
-        self._store, self._s3 = settings.store, settings.s3
-        self._task = ray.remote(write_part).options(num_cpus=0, scheduling_strategy="SPREAD")
+        self._where = settings.log_form, settings.store, settings.s3
+        self._task = ray.remote(_write_part).options(num_cpus=0, scheduling_strategy="SPREAD")
 
     async def write(self, merge: Merge, number: int) -> Part:
-        return await answer(self._task.remote(self._store, self._s3, merge, number))
+        return await answer(self._task.remote(carried(), *self._where, merge, number))
+
+
+def _write_part(
+    headers: Headers, form: LogForm, store: str, s3: S3Access | None, merge: Merge, number: int
+) -> Part | Failed:
+    start_process("merge", form, os.environ)
+    return done("merge", headers, lambda: write_part(store, s3, merge, number))

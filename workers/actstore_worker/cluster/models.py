@@ -1,15 +1,19 @@
 """Replicas of models as one multiplexed deployment of Ray Serve."""
 
 import asyncio
-import json
-from collections.abc import AsyncIterator
+import os
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 from ray import serve
 
 from actstore_api.records.patching import RunSweep, SweepEstimate
+from actstore_api.records.terms import ModelReference
+from actstore_storage.bucket.observed import ObservedBucket
 from actstore_storage.bucket.opening import open_bucket
+from actstore_worker.cluster.answers import Failed, Headers, answered, answered_in_parts, start_process
 from actstore_worker.cluster.gateway import model_id_of
 from actstore_worker.live.questions import Question
 from actstore_worker.patching.serving.caller import Caller
@@ -18,7 +22,31 @@ from actstore_worker.settings import WorkerSettings
 
 if TYPE_CHECKING:
     from actstore_worker.patching.serving.sweeps import Served
-    from actstore_worker.replica import OpenModel
+    from actstore_worker.replica import OpenModel, Replica
+
+
+class NotOpened(Exception):
+    """Its text is empty; `error` is why the model could not be opened."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+
+def _replica(settings: WorkerSettings) -> "Replica":
+    """Imports only in the replica's own process: libraries that run models take seconds to import, and the deploying
+    process does not need them.
+    """
+    from actstore_worker.cluster.metrics import Reporting, to_coordinator
+    from actstore_worker.cluster.stores import catalog_of, device_here, gpu_memory
+    from actstore_worker.replica import Replica
+
+    reporting = Reporting("questions", to_coordinator, gpu_memory).start()
+    bucket = ObservedBucket(open_bucket(settings.store, settings.s3), reporting.store)
+    # As many threads as Serve sends questions, so that none waits for the end of another.
+    questions = settings.ray.sweeps_per_replica
+    catalog, device = catalog_of(settings, bucket), device_here(settings)
+    return Replica(catalog, bucket, device, settings.live, settings.patching, questions, reporting.loaded)
 
 
 def model_replica(models_per_replica: int) -> type:
@@ -26,38 +54,57 @@ def model_replica(models_per_replica: int) -> type:
 
     class ModelReplica:
         def __init__(self, settings: WorkerSettings) -> None:
-            # Imported only in its own process: libraries that run models take seconds to import, and the deploying
-            # process does not need them.
-            from actstore_worker.cluster.stores import catalog_of, device_here
-            from actstore_worker.replica import Replica
-
-            bucket = open_bucket(settings.store, settings.s3)
-            catalog = catalog_of(settings, bucket)
-            # As many threads as Serve sends questions, so that none waits for the end of another.
-            questions = settings.ray.sweeps_per_replica
-            self._replica = Replica(catalog, bucket, device_here(settings), settings.live, settings.patching, questions)
+            start_process("replica", settings.log_form, os.environ)
+            self._replica = _replica(settings)
+            # The models that are asked for now, by their id in Serve.
+            self._asked: WeakValueDictionary[str, ModelReference] = WeakValueDictionary()
 
         @serve.multiplexed(max_num_models_per_replica=models_per_replica)  # type: ignore[untyped-decorator]
         async def model(self, model_id: str) -> "OpenModel":
-            return await asyncio.to_thread(self._replica.open, *json.loads(model_id))
+            asked = self._asked[model_id]
+            try:
+                return await asyncio.to_thread(self._replica.open, asked.name, asked.revision)
+            except Exception as error:  # noqa: BLE001  Serve writes its text into a file
+                raise NotOpened(error) from None
 
-        async def sweep(self, request: RunSweep, finished: Finished, caller: Caller) -> AsyncIterator[SweepUpdate]:
-            served = await self._served(serve.get_multiplexed_model_id())
+        async def sweep(
+            self, headers: Headers, request: RunSweep, finished: Finished, caller: Caller
+        ) -> AsyncIterator[SweepUpdate | Failed]:
+            async with aclosing(self._swept(request, finished, caller)) as updates:
+                async for update in answered_in_parts("replica/RunSweep", headers, updates):
+                    yield update
+
+        async def estimate(self, headers: Headers, request: RunSweep) -> SweepEstimate | Failed:
+            return await answered("replica/EstimateSweep", headers, self._estimated(request))
+
+        async def ask(self, headers: Headers, question: Question) -> Any:
+            return await answered(f"replica/{type(question).__name__}", headers, self._answered(question))
+
+        async def _swept(
+            self, request: RunSweep, finished: Finished, caller: Caller
+        ) -> AsyncGenerator[SweepUpdate, None]:
+            served = await self._served(request.model)
             async with aclosing(self._replica.sweeps.run(served, request, finished, caller)) as updates:
                 async for update in updates:
                     yield update
 
-        async def estimate(self, request: RunSweep) -> SweepEstimate:
-            served = await self._served(serve.get_multiplexed_model_id())
-            return await self._replica.sweeps.estimate(served, request)
+        async def _estimated(self, request: RunSweep) -> SweepEstimate:
+            return await self._replica.sweeps.estimate(await self._served(request.model), request)
 
-        async def ask(self, question: Question) -> Any:
+        async def _answered(self, question: Question) -> Any:
             named = await asyncio.to_thread(self._replica.live.model_of, question)
-            served = None if named is None else await self._served(model_id_of(named))
+            served = None if named is None else await self._served(named)
             return await self._replica.ask(question, None if served is None else served.model)
 
-        async def _served(self, model_id: str) -> "Served":
-            """The id of a model in Serve, whatever the current contents of its files."""
-            return await asyncio.to_thread((await self.model(model_id)).get)
+        async def _served(self, asked: ModelReference) -> "Served":
+            """The model, which Serve knows by its id, whatever the current contents of its files."""
+            model_id = model_id_of(asked)
+            held = self._asked.setdefault(model_id, asked)  # for as long as somebody asks for it
+            try:
+                opened = await self.model(model_id)
+            except NotOpened as error:
+                raise error.error from None
+            del held
+            return await asyncio.to_thread(opened.get)
 
     return ModelReplica

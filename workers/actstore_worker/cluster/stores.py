@@ -16,3 +16,10 @@ def catalog_of(settings: WorkerSettings, bucket: Bucket) -> ModelCatalog:
 def device_here(settings: WorkerSettings) -> torch.device:
     on_gpu = settings.device == "cuda" or (settings.device == "auto" and torch.cuda.is_available())
     return torch.device("cuda" if on_gpu else "cpu")
+
+
+def gpu_memory() -> dict[str, int]:
+    """Bytes of GPUs by their state; none in a process that has not used one."""
+    if not torch.cuda.is_initialized():
+        return {}
+    return {"allocated": torch.cuda.memory_allocated(), "reserved": torch.cuda.memory_reserved()}

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 
@@ -60,6 +60,11 @@ class Task(Protocol[Held]):
 
     def write(self, loaded: Held, bucket: Bucket, stack: ExitStack) -> ShardWriter | FeatureWriter:
         """Returns a writer with the whole shard, to be committed; it is open until the stack is left."""
+
+
+def fields_of(task: Task[Any]) -> dict[str, str]:
+    """What lines say of the work that they are about."""
+    return {"run": task.record.run, "shard": str(task.shard), "attempt": task.attempt}
 
 
 @dataclass(frozen=True)
