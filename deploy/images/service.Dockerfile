@@ -13,7 +13,7 @@ RUN useradd --uid 10001 --user-group --create-home --home-dir /home/actstore --s
     && mkdir /srv/actstore
 WORKDIR /src
 COPY pyproject.toml constraints.txt deploy/images/requirements.py ./
-RUN python requirements.py service > requirements.txt \
+RUN python requirements.py service trace > requirements.txt \
     && pip install --no-cache-dir --root-user-action=ignore --constraint constraints.txt --requirement requirements.txt
 COPY --from=wheel /wheel /wheel
 RUN pip install --no-cache-dir --root-user-action=ignore --no-deps /wheel/*.whl && pip check && rm -rf /src /wheel

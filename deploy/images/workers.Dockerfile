@@ -21,7 +21,7 @@ COPY constraints.txt ./
 RUN grep --extended-regexp '^torch==' constraints.txt > torch.txt \
     && pip install --no-cache-dir --root-user-action=ignore --requirement torch.txt
 COPY pyproject.toml deploy/images/requirements.py ./
-RUN python requirements.py worker --without torch > requirements.txt \
+RUN python requirements.py worker trace --without torch > requirements.txt \
     && pip install --no-cache-dir --root-user-action=ignore --constraint constraints.txt --requirement requirements.txt
 COPY --from=wheel /wheel /wheel
 RUN pip install --no-cache-dir --root-user-action=ignore --no-deps /wheel/*.whl && pip check && rm -rf /src /wheel

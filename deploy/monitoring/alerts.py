@@ -288,6 +288,24 @@ ALERTS = (
         {'actstore_workers_up{pod="a"}': "0x60", 'actstore_workers_up{pod="b"}': "1x60"},
     ),
     Alert(
+        "CoordinatorAbsent",
+        "page",
+        "count(max_over_time(actstore_captures_running[1d])) > 0 and on () max(actstore_workers_up) == 1"
+        " unless on () count(actstore_captures_running)",
+        "10m",
+        "The workers answer, but their coordinator is not scraped any more",
+        "The coordinator's metrics have gone, and the gateway still answers. Captures make no progress without a "
+        "coordinator; questions and sweeps go on.",
+        (
+            "See whether the coordinator runs: `ray list actors` on the head, or the process `ray::_CoordinatorActor`.",
+            "See its last lines in the log. Ray starts it again by itself; what is committed and queued is kept.",
+            "If captures do make progress, Prometheus does not reach the port of `ACTSTORE_WORKER_METRICS_LISTEN`.",
+        ),
+        {"actstore_captures_running": "1x20 _x40", 'actstore_workers_up{pod="a"}': "1x60"},
+        {"actstore_captures_running": "1x60", 'actstore_workers_up{pod="a"}': "1x60"},
+        needs_workers=True,
+    ),
+    Alert(
         "StoreDown",
         "page",
         "max(actstore_store_up) == 0",
@@ -424,6 +442,54 @@ ALERTS = (
         },
         after="26h",
         every="10m",
+        needs_workers=True,
+    ),
+    Alert(
+        "CaptureSlowed",
+        "ticket",
+        "sum(rate(actstore_capture_token_layers_total[1h]))"
+        ' / sum(rate(actstore_capture_stage_seconds_total{stage="compute"}[1h]))'
+        " < 0.6 * sum(rate(actstore_capture_token_layers_total[1d] offset 1d))"
+        ' / sum(rate(actstore_capture_stage_seconds_total{stage="compute"}[1d] offset 1d))',
+        "1h",
+        "Captures compute {{ $value | humanize }} token-layers a second, less than 0.6 of yesterday's rate",
+        "A second of computing does less than 0.6 of what it did the day before. CaptureSlow compares the whole of a shard "
+        "with its computing; this compares computing with itself.",
+        (
+            "See which captures ran: a larger model, more sites or SAEs, or a longer context do less a second, rightly.",
+            "See whether the GPU is another one, is throttled by heat or power, or is used by something else "
+            "(`nvidia-smi`).",
+            "See whether torch, the driver or actstore was upgraded since yesterday (`actstore_build_info`).",
+        ),
+        {
+            "actstore_capture_token_layers_total": "0+1000x288 288000+400x24",
+            'actstore_capture_stage_seconds_total{stage="compute"}': "0+600x312",
+        },
+        {
+            "actstore_capture_token_layers_total": "0+1000x288 288000+800x24",
+            'actstore_capture_stage_seconds_total{stage="compute"}': "0+600x312",
+        },
+        after="52h",
+        every="10m",
+        needs_workers=True,
+    ),
+    Alert(
+        "ModelsReload",
+        "ticket",
+        "sum by (use) (rate(actstore_model_load_seconds_sum[1h])) > 0.5",
+        "1h",
+        "Models for {{ $labels.use }} are loaded for {{ $value | humanizePercentage }} of the time",
+        "Processes of the workers spend their time loading models, and captures or questions wait for it.",
+        (
+            "See the number and the seconds of loads on the dashboard Capture.",
+            "questions: more models are asked for than replicas keep. Raise `ACTSTORE_RAY_MODELS_PER_REPLICA`, if memory "
+            "allows, or `ACTSTORE_RAY_MODEL_REPLICAS`.",
+            "captures: workers change between captures of different models. Fewer principals at a time change less often.",
+            "Few loads that take long: the models' folder is on a slow disk or network.",
+        ),
+        {'actstore_model_load_seconds_sum{use="questions"}': "0+50x180"},
+        {'actstore_model_load_seconds_sum{use="questions"}': "0+10x180"},
+        after="3h",
         needs_workers=True,
     ),
     Alert(
@@ -644,6 +710,20 @@ ALERTS = (
         },
     ),
     Alert(
+        "SaeFvuHigh",
+        "ticket",
+        "max by (sae) (actstore_sae_fvu) > 1.25 * max by (sae) (actstore_sae_fvu_claimed)",
+        "0m",
+        "{{ $labels.sae }} leaves {{ $value | humanizePercentage }} of the variance unexplained, 1.25 times what it claims",
+        "In its last check, an SAE explained less of this model's activations than its files claim.",
+        (
+            "See SaeDeparted: the check's warnings say what else differs.",
+            "A dataset of another kind of text than the SAE was trained on does that, too.",
+        ),
+        {'actstore_sae_fvu{sae="a"}': "0.4x60", 'actstore_sae_fvu_claimed{sae="a"}': "0.3x60"},
+        {'actstore_sae_fvu{sae="a"}': "0.31x60", 'actstore_sae_fvu_claimed{sae="a"}': "0.3x60"},
+    ),
+    Alert(
         "AuditFailed",
         "page",
         "sum(increase(actstore_sweep_audits_failed_total[15m])) > 0",
@@ -735,6 +815,35 @@ ALERTS = (
         ),
         {'actstore_canary_ok{check="norms"}': "1x50 0x10"},
         {'actstore_canary_ok{check="norms"}': "1x60"},
+    ),
+    Alert(
+        "FsckFindings",
+        "page",
+        'sum by (kind) (actstore_fsck_findings{kind=~"damaged|unreadable|missing"}) > 0',
+        "0m",
+        "{{ $value | humanize }} objects of the bucket are {{ $labels.kind }}",
+        "`actstore check` read the bucket, and found objects that are not what was written. actstore refuses to answer from "
+        "them.",
+        (
+            "Run `actstore check` by hand, or see the log of the check: it names every object.",
+            "Restore the objects from versions or a copy of the bucket, or delete the run and capture it again.",
+            "If several runs are damaged, stop captures until the store has been looked at.",
+        ),
+        {'actstore_fsck_findings{kind="damaged"}': "0x50 2x10"},
+        {'actstore_fsck_findings{kind="damaged"}': "0x60", 'actstore_fsck_findings{kind="orphan"}': "9x60"},
+    ),
+    Alert(
+        "FsckNotRunning",
+        "ticket",
+        "time() - max(actstore_fsck_last_run_timestamp_seconds) > 9 * 86400",
+        "1h",
+        "The bucket was checked {{ $value | humanizeDuration }} ago",
+        "The weekly check of the bucket is configured, and has not reported for nine days.",
+        ("See the job of `actstore check`, and whether its file still reaches Prometheus.",),
+        {"actstore_fsck_last_run_timestamp_seconds": "0x240"},
+        {"actstore_fsck_last_run_timestamp_seconds": "0+3600x240"},
+        after="235h",
+        every="1h",
     ),
     Alert(
         "CanaryNotRunning",

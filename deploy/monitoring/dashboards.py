@@ -161,6 +161,21 @@ CAPTURE = Dashboard(
             (("sum(actstore_model_replicas)", "there"), ("sum(actstore_model_replicas_wanted)", "wanted")),
         ),
         Panel("Attempts at shards", "ops", ((_rate("actstore_shard_attempts_total", "outcome"), "{{outcome}}"),)),
+        Panel(
+            "Seconds of loading a model",
+            "s",
+            ((_quantile(0.9, "actstore_model_load_seconds", "use"), "90 % for {{use}}"),),
+        ),
+        Panel(
+            "Models loaded",
+            "short",
+            (("sum by (use) (increase(actstore_model_load_seconds_count[1h]))", "{{use}}"),),
+        ),
+        Panel(
+            "Memory of GPUs",
+            "bytes",
+            (("sum by (use, state) (actstore_gpu_memory_bytes)", "{{use}} {{state}}"),),
+        ),
     ),
 )
 
@@ -225,6 +240,8 @@ STORE = Dashboard(
             (("sum(actstore_held_rows_bytes)", "rows"), ("sum(actstore_held_runs_bytes)", "runs")),
         ),
         Panel("Requests for rows", "ops", ((_rate("actstore_held_rows_requests_total", "result"), "{{result}}"),)),
+        Panel("Findings of the last check", "short", (("sum by (kind) (actstore_fsck_findings)", "{{kind}}"),), "stat"),
+        Panel("Bucket was checked", "s", (("time() - max(actstore_fsck_last_run_timestamp_seconds)", "ago"),), "stat"),
     ),
 )
 
@@ -237,6 +254,14 @@ NUMBERS = Dashboard(
         Panel("Seconds of the canary", "s", (("max(actstore_canary_run_seconds)", "canary"),)),
         Panel(
             "Checks of SAEs", "short", (("sum by (result) (increase(actstore_sae_checks_total[1h]))", "{{result}}"),)
+        ),
+        Panel(
+            "Variance that SAEs do not explain",
+            "percentunit",
+            (
+                ("max by (sae) (actstore_sae_fvu)", "{{sae}}"),
+                ("max by (sae) (actstore_sae_fvu_claimed)", "{{sae}} claims"),
+            ),
         ),
         Panel(
             "Values that are not finite",

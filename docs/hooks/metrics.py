@@ -17,9 +17,10 @@ _SECTIONS = {
     Exporter.SERVICE: "## Service\n\nEach service process answers `/metrics` at `ACTSTORE_METRICS_LISTEN`, for what it "
     "did itself. Sums over processes are true totals.\n\n",
     Exporter.WORKERS: "## Workers\n\nOne process, on the head of the Ray cluster, exports the metrics of all workers "
-    "together.\n\n",
+    "together. What replicas and capture workers count arrives there every 15 seconds.\n\n",
     Exporter.CANARY: "## Canary\n\n`actstore canary --metrics FILE` writes a file for the textfile collector of "
     "Prometheus's node exporter.\n\n",
+    Exporter.CHECK: "## Check of the bucket\n\n`actstore check --metrics FILE` writes such a file, too.\n\n",
 }
 # Longer lists stand in another page of the reference.
 _ELSEWHERE = {

@@ -6,7 +6,10 @@ beforehand from its start, at 0.
 
 import socket
 import threading
-from collections.abc import Callable
+import time
+from collections import Counter as Counts
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from socketserver import ThreadingMixIn
 from typing import Any, TypeAlias
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
@@ -29,6 +32,18 @@ from actstore_api.metrics import OTHER, Exporter, Label, Metric, MetricType, exp
 _STORE_ANSWERED, _STORE_DOWN = frozenset({"ok", "absent", "taken"}), frozenset({"unreachable", "refused", "missing"})
 
 Made: TypeAlias = Counter | Gauge | Histogram
+# A value of a series: the metric's name, its labels' values, the sample's name, and a histogram's bound.
+Key: TypeAlias = tuple[str, tuple[str, ...], str, str]
+# How long the gauges of a process count that does not report any more.
+REPORTS_LAST_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a process counted since its last report, and what its gauges show now."""
+
+    counted: Mapping[Key, float]
+    gauges: Mapping[Key, float]
 
 
 class Exported:
@@ -40,7 +55,7 @@ class Exported:
     def __init__(self, exporter: Exporter, *, of_process: bool = True) -> None:
         """With `of_process`, memory, processor time and open files are exported too, as `process_`."""
         disable_created_metrics()  # type: ignore[no-untyped-call]  # they would be a second series for each counter
-        self._registry = CollectorRegistry()
+        self._registry = _Summed()
         self._made = {metric.name: _made(metric, self._registry) for metric in exported_by(exporter)}
         self._seen: dict[tuple[str, str], set[str]] = {}
         self._totals: dict[tuple[str, tuple[str, ...]], float] = {}
@@ -67,6 +82,22 @@ class Exported:
     def observe(self, metric: Metric, value: float, *labels: str) -> None:
         """Observes a value in a histogram."""
         self._of(metric, labels).observe(value)
+
+    def values(self, metrics: Iterable[Metric], *, gauges: bool) -> dict[Key, float]:
+        """What gauges show, or what the other metrics have counted, for a report."""
+        chosen = (metric for metric in metrics if (metric.type is MetricType.GAUGE) == gauges)
+        return {
+            _key(metric, sample): sample.value
+            for metric in chosen
+            for family in self._made[metric.name].collect()
+            for sample in family.samples
+        }
+
+    def add_report(self, process: str, report: Report) -> None:
+        """Adds what another process reports to what this one exports."""
+        for name, labels, _, _ in (*report.counted, *report.gauges):
+            self._of(catalogue.METRICS[name], labels)  # so that there is a series
+        self._registry.add(process, report)
 
     def text(self) -> bytes:
         """Everything, in Prometheus's text format."""
@@ -98,6 +129,45 @@ class Exported:
                 seen.add(value)
                 return value
         return OTHER
+
+
+class _Summed(CollectorRegistry):
+    """Adds what other processes reported to the values of this one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._counted: Counts[Key] = Counts()
+        self._gauges: dict[str, tuple[float, Mapping[Key, float]]] = {}
+        self._reports = threading.Lock()
+
+    def add(self, process: str, report: Report) -> None:
+        now = time.monotonic()
+        with self._reports:
+            self._counted.update(report.counted)
+            self._gauges[process] = now, report.gauges
+            self._gauges = {name: said for name, said in self._gauges.items() if now - said[0] < REPORTS_LAST_SECONDS}
+
+    def collect(self) -> Iterator[Any]:
+        more = self._reported()
+        for family in super().collect():
+            metric = catalogue.METRICS.get(family.name) or catalogue.METRICS.get(f"{family.name}_total")
+            if metric in catalogue.REPORTED:
+                family.samples = [one._replace(value=one.value + more[_key(metric, one)]) for one in family.samples]
+            yield family
+
+    def _reported(self) -> "Counts[Key]":
+        now = time.monotonic()
+        with self._reports:
+            found = self._counted.copy()
+            for seconds, gauges in self._gauges.values():
+                if now - seconds < REPORTS_LAST_SECONDS:
+                    found.update(gauges)
+        return found
+
+
+def _key(metric: Metric, sample: Any) -> Key:
+    labels = tuple(sample.labels[label.name] for label in metric.labels)
+    return metric.name, labels, sample.name, sample.labels.get("le", "")
 
 
 class ExportedStore:

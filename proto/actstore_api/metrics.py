@@ -14,12 +14,13 @@ from actstore_api.verbs import VERBS
 
 # The value of a label for all that is not in its list, or beyond its bound.
 OTHER = "other"
-# Configured principals that have counts of their own.
-PRINCIPALS_MAX = 50
+# Configured principals that have counts of their own, and SAEs whose last check is exported.
+PRINCIPALS_MAX, SAES_MAX = 50, 32
 # From a health check to a feature page over a large run.
 CALL_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 # From a page of an index to a shard's object, and to the end of all retries.
 STORE_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+LOAD_SECONDS = (0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 900)
 WORK_SECONDS = (0.1, 0.5, 1, 2, 5, 10, 30, 60, 300, 900, 3600)
 SHARES_OF_TOLERANCE = (1e-4, 1e-3, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 1.0)
 
@@ -44,6 +45,8 @@ class Exporter(Enum):
     """One process on the head of the Ray cluster, for all workers together."""
     CANARY = "canary"
     """`actstore canary`, in a file for Prometheus's node exporter."""
+    CHECK = "check"
+    """`actstore check`, in a file for Prometheus's node exporter."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,7 @@ class Metric:
 BOTH = (Exporter.SERVICE, Exporter.WORKERS)
 WORKERS = (Exporter.WORKERS,)
 CANARY = (Exporter.CANARY,)
+CHECK = (Exporter.CHECK,)
 CODES = (
     *("OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS"),
     *("PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE", "UNIMPLEMENTED"),
@@ -136,6 +140,8 @@ ANSWER = Label("answer", ("computed", "kept"))
 KERNEL = Label("kernel", ("resumed", "full"))
 QUEUE_CLASS = Label("class", ("interactive", "bulk"))
 STATE = Label("state", ("complete", "failed", "cancelled"))
+USE = Label("use", ("captures", "questions"))
+SAE = Label("sae", bound=SAES_MAX)
 
 C, G, H = MetricType.COUNTER, MetricType.GAUGE, MetricType.HISTOGRAM
 
@@ -526,7 +532,39 @@ PRINCIPAL_TOKENS = Metric(
     (PRINCIPAL,),
     WORKERS,
 )
+# Models.
+MODEL_LOAD_SECONDS = Metric(
+    "actstore_model_load_seconds",
+    H,
+    "seconds",
+    "Seconds for which a process of the workers loaded a model, with its SAEs if it is for captures.",
+    (USE,),
+    WORKERS,
+    LOAD_SECONDS,
+)
+GPU_MEMORY = Metric(
+    "actstore_gpu_memory_bytes",
+    G,
+    "bytes",
+    "Memory of GPUs, of all processes together. state: allocated (to tensors), or reserved (by torch, those included).",
+    (USE, Label("state", ("allocated", "reserved"))),
+    WORKERS,
+)
 # SAEs.
+SAE_FVU = Metric(
+    "actstore_sae_fvu",
+    G,
+    "1",
+    "The fraction of variance that an SAE does not explain, in its last check by this service.",
+    (SAE,),
+)
+SAE_FVU_CLAIMED = Metric(
+    "actstore_sae_fvu_claimed",
+    G,
+    "1",
+    "What the files of that SAE claim of it. Absent if they claim nothing.",
+    (SAE,),
+)
 SAE_CHECKS = Metric(
     "actstore_sae_checks_total",
     C,
@@ -555,6 +593,26 @@ CANARY_SECONDS = Metric(
     "actstore_canary_run_seconds", G, "seconds", "How long the last run of the canary took.", exporters=CANARY
 )
 
+# The bucket.
+FSCK_FINDINGS = Metric(
+    "actstore_fsck_findings",
+    G,
+    "objects",
+    "Objects of the bucket with which the last check found something, by what it is; orphan, unknown and removed do no "
+    "harm.",
+    (Label("kind", ("damaged", "unreadable", "missing", "orphan", "unknown", "removed")),),
+    CHECK,
+)
+FSCK_RUN = Metric(
+    "actstore_fsck_last_run_timestamp_seconds",
+    G,
+    "seconds",
+    "When the bucket was checked last, in seconds since 1970.",
+    exporters=CHECK,
+)
+
+# What each process of the workers counts for itself and reports to the one that exports it.
+REPORTED = (STORE_OPERATIONS, STORE_OPERATION_SECONDS, STORE_BYTES, MODEL_LOAD_SECONDS, GPU_MEMORY)
 METRICS: Mapping[str, Metric] = {found.name: found for found in list(globals().values()) if isinstance(found, Metric)}
 
 

@@ -12,6 +12,7 @@ import sys
 import threading
 
 from actstore_api.logs.lines import start_logging
+from actstore_api.logs.traces import end_traces, start_traces
 from actstore_service.memory import MemoryKeeper, tune_memory
 from actstore_service.server import Service
 from actstore_service.settings import SETTINGS_BESIDE, Settings
@@ -81,11 +82,13 @@ def _start(settings: FoundSettings) -> Service:
     list_runs(bucket)  # so that a store that cannot be read is reported now, not in the first call
     own = settings.made(Settings)
     lines = start_logging("service", own.log_form)
+    start_traces("service", os.environ)
     return Service(bucket, own, lambda: lines.dropped)
 
 
 if __name__ == "__main__":
     status = main()
+    end_traces()
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -12,9 +12,9 @@ from google.rpc import status_pb2
 
 from actstore_api.codec import decode, encode, message_of
 from actstore_api.levels import API_LEVEL, OLDEST_LEVEL, headers_of, level_needed, own_version
+from actstore_api.logs.traces import carried
 from actstore_api.records.information import GetWorkersInfo, GetWorkersInfoAnswer, WorkersInfo
 from actstore_api.request_ids import HEADER
-from actstore_api.v1 import capture_pb2
 from actstore_api.verbs import VERBS
 from actstore_service.calls.call import Call
 from actstore_service.calls.failures import StatusGiven
@@ -28,6 +28,8 @@ APPLICATION = "actstore"
 PRINCIPAL = "actstore-principal"
 # Read here and not by grpc_status, which refuses a status whose message differs from the details in any way.
 STATUS_KEY = "grpc-status-details-bin"
+# Workers that are older than the question answer, too.
+_ANSWERS = frozenset({grpc.StatusCode.OK, grpc.StatusCode.UNIMPLEMENTED})
 # Caused by the caller, so they say nothing about the workers.
 _CALLERS = frozenset({grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED})
 
@@ -110,7 +112,7 @@ class Gateway:
         if self._channel is None:
             return False
         code = self._code()
-        up = code is grpc.StatusCode.OK
+        up = code in _ANSWERS
         if up != self._were_up:
             LOG.log(logging.INFO if up else logging.WARNING, "the workers %s: %s", "answer" if up else "are away", code)
         self._were_up = up
@@ -118,14 +120,14 @@ class Gateway:
 
     def _code(self) -> grpc.StatusCode:
         try:
-            asyncio.run_coroutine_threadsafe(self._totals(), self._loop).result()
+            asyncio.run_coroutine_threadsafe(self._information(), self._loop).result()
         except grpc.aio.AioRpcError as error:
             return error.code()
         return grpc.StatusCode.OK
 
-    async def _totals(self) -> None:
-        method = self._open().unary_unary(VERBS["GetCaptureTotals"].path)
-        request = capture_pb2.GetCaptureTotalsRequest().SerializeToString()
+    async def _information(self) -> None:
+        method = self._open().unary_unary(VERBS["GetWorkersInfo"].path)
+        request = encode(GetWorkersInfo()).SerializeToString()
         await method(request, timeout=self._limits.totals_seconds, metadata=self._metadata())
 
     async def close(self) -> None:
@@ -137,7 +139,7 @@ class Gateway:
         return (("application", APPLICATION), ("authorization", f"Bearer {self._token()}"), *headers_of("service"))
 
     def _metadata_of(self, call: Call) -> tuple[tuple[str, str], ...]:
-        return (*self._metadata(), (HEADER, call.request_id), (PRINCIPAL, call.name))
+        return (*self._metadata(), *(carried() | {HEADER: call.request_id}).items(), (PRINCIPAL, call.name))
 
     def _open(self) -> Any:
         if self._channel is None:

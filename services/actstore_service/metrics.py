@@ -6,9 +6,11 @@ from contextlib import contextmanager
 from typing import Any
 
 from actstore_api import metrics as catalogue
+from actstore_api.codec import decode
 from actstore_api.exporting import Exported
 from actstore_api.levels import own_version
-from actstore_api.metrics import OTHER, Exporter
+from actstore_api.metrics import OTHER, Exporter, Metric
+from actstore_api.records.sae import CheckSae, CheckSaeAnswer
 from actstore_api.v1 import patching_pb2, sae_pb2
 from actstore_service.calls.admission import Admission
 from actstore_service.calls.call import Call
@@ -61,10 +63,18 @@ class Metrics:
         """Looks at how many log lines were left out, at each scrape from now on."""
         self._at_scrape.append(lambda: self.exported.count_to(catalogue.LOG_LINES_DROPPED, dropped()))
 
-    def sae_checked(self, answer: bytes) -> None:
-        """Counts a check of an SAE, by whether it found anything that looks wrong."""
-        doubtful = bool(sae_pb2.CheckSaeResponse.FromString(answer).warnings)
-        self.exported.add(catalogue.SAE_CHECKS, "doubtful" if doubtful else "as_claimed")
+    def sae_checked(self, question: CheckSae, answer: bytes) -> None:
+        """Counts a check of an SAE, by whether it found anything that looks wrong, and shows what it explains."""
+        found = decode(CheckSaeAnswer, sae_pb2.CheckSaeResponse.FromString(answer))
+        self.exported.add(catalogue.SAE_CHECKS, "doubtful" if found.warnings else "as_claimed")
+        for row in found.quantities.to_pylist():
+            if row["quantity"] == "fvu":
+                self._show(catalogue.SAE_FVU, row["value"], question.sae)
+                self._show(catalogue.SAE_FVU_CLAIMED, row["claimed"], question.sae)
+
+    def _show(self, metric: Metric, value: float | None, *labels: str) -> None:
+        if value is not None:
+            self.exported.set(metric, value, *labels)
 
     @contextmanager
     def counted(self, call: Call) -> Iterator[None]:

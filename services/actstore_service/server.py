@@ -54,6 +54,7 @@ class Service:
             self.address, *mutual = [port.bind(self._server) for port in self._ports]
         except Exception:
             self._probes.close()
+            self._store_watch.close()
             raise
         self.mutual_tls_address = next(iter(mutual), None)
         self.metrics_address = self._probes.address

@@ -40,6 +40,12 @@ class ActstoreError(Exception):
         known = {"field": field, "value": value, "allowed": allowed, RETRY_SECONDS: retry_seconds}
         self.details = {key: _in_words(detail) for key, detail in known.items() if detail is not None}
 
+    @property
+    def for_log(self) -> str:
+        """What a log may have of it. The message may quote what a caller sent, such as a prompt, so it is left out."""
+        field = self.details.get("field")
+        return " ".join(part for part in (self.reason, field and f"in {field}", f"({type(self).__name__})") if part)
+
     def __reduce__(self) -> tuple[object, ...]:
         """Errors cross Ray's process boundaries by pickle, which would lose the keyword arguments."""
         return _rebuild, (type(self), self.message, self.reason, self.details)
@@ -64,6 +70,11 @@ class Conflict(ActstoreError):
 class StoreError(ActstoreError):
     default_reason = "STORE_NOT_FOUND"
 
+    @property
+    def for_log(self) -> str:
+        """Its message is about the store alone."""
+        return self.message
+
 
 class StoreUnreachable(StoreError):
     default_reason = "STORE_UNREACHABLE"
@@ -71,6 +82,11 @@ class StoreUnreachable(StoreError):
 
 class CorruptObject(ActstoreError):
     default_reason = "OBJECT_CORRUPT"
+
+    @property
+    def for_log(self) -> str:
+        """Its message names the object, which is what an operator needs."""
+        return self.message
 
 
 def corrupt_object(key: str, message: str) -> CorruptObject:

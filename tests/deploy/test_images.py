@@ -15,7 +15,7 @@ from tests.packaging.test_dependencies import declared
 IMAGES = ROOT / "deploy" / "images"
 NAMES = ("service", "workers")
 HADOLINT = Path(sys.executable).with_name("hadolint")
-EXTRAS = {"service": "service", "workers": "worker"}
+EXTRAS = {"service": ["service", "trace"], "workers": ["worker", "trace"]}
 DIGEST = "sha256:" + "0" * 64
 BASE = f"docker.io/library/python:3.11-slim-bookworm@{DIGEST}"
 # What stands in for an engine writes down how it was called.
@@ -79,9 +79,10 @@ def requirements(*arguments: str) -> list[str]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_requirements_are_those_of_the_extra(name: str) -> None:
-    printed = requirements(EXTRAS[name])
+    assert f"requirements.py {' '.join(EXTRAS[name])} " in _dockerfile(name)
+    printed = requirements(*EXTRAS[name])
     names = {re.sub(r"[-_.]+", "-", re.split(r"[\[<>=~! ]", one)[0]).lower() for one in printed}
-    assert names == declared([EXTRAS[name]])
+    assert names == declared(EXTRAS[name])
     assert len(printed) == len(names)
 
 

@@ -1,5 +1,6 @@
 """A real Prometheus scrapes two services, the workers' exporter and a canary: panels have data, and sums are true."""
 
+import asyncio
 import json
 import subprocess
 import threading
@@ -13,19 +14,22 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import yaml
 
 import actstore
 from actstore._canary.check import CHECKS, Verdict, metrics_text
+from actstore._cli import upkeep
 from actstore._stack.seaweed import free_ports
 from actstore_api.records.patching import SweepAudit, SweepResult
+from actstore_api.records.sae import CheckSaeAnswer
 from actstore_service.loop import run
 from actstore_service.server import Service
 from actstore_service.settings import Settings
 from actstore_storage.bucket.opening import open_bucket
 from actstore_worker.capture.activity import Activity
-from actstore_worker.cluster.metrics import MetricsServer, WorkerMetrics
+from actstore_worker.cluster.metrics import MetricsServer, Reporting, WorkerMetrics
 from deploy.monitoring.alerts import ALERTS
 from tests.client.workers.stand_in import TOKEN, StandInWorkers
 from tests.monitoring.queries import queries, selectors
@@ -38,6 +42,8 @@ from tests.worker.cluster.test_metrics import REPORT, TOTALS
 WITHOUT_TLS = "actstore_certificate_expiry_timestamp_seconds"
 # How many services are scraped, and how often each is asked for its runs.
 SERVICES, ASKED = 2, 3
+# How often a process of the workers reports, each time with a model that it has loaded.
+LOOKS = 60
 AUDIT = SweepAudit(
     audited_cells=4,
     largest_error=1e-6,
@@ -81,7 +87,11 @@ class Prometheus:
 
 
 class AuditedWorkers(StandInWorkers):
-    """Sweeps say what they computed."""
+    """Sweeps say what they computed, and checks of SAEs what those explain."""
+
+    def CheckSae(self, asked: Any, context: Any) -> CheckSaeAnswer:
+        explained = {"quantity": ["fvu"], "value": [0.2], "claimed": [0.2]}
+        return replace(super().CheckSae(asked, context), quantities=pa.table(explained))
 
     def RunSweep(self, asked: Any, context: Any) -> Iterator[Any]:
         for answer in super().RunSweep(asked, context):
@@ -161,6 +171,9 @@ class Workers:
 async def _export(address: str) -> None:
     metrics = WorkerMetrics()
     metrics.store.ended("get", "ok", 0.01)
+    reporting = Reporting("captures", metrics.exported.add_report, lambda: {"allocated": 10, "reserved": 20})
+    for look in range(LOOKS):  # a rate is of what grows
+        asyncio.get_running_loop().call_later(look, lambda: (reporting.loaded(2.0), reporting.report()))
     MetricsServer(address, Workers(), metrics)
 
 
@@ -174,7 +187,9 @@ def scraped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Promethe
         traffic = Traffic(folder / "store", stack)
         workers = f"127.0.0.1:{free_ports(1)[0]}"
         run(_export(workers))
-        canary = stack.enter_context(_served(metrics_text(Verdict(dict.fromkeys(CHECKS), {}, 2.0, 1.0))))
+        verdict = Verdict(dict.fromkeys(CHECKS), {}, 2.0, 1.0)
+        left = metrics_text(verdict) + upkeep.metrics_text(["orphan"], 1.0)
+        canary = stack.enter_context(_served(left))
         services = [service.metrics_address for service in traffic.services]
         prometheus = Prometheus(folder, {"service": services, "workers": [workers], "canary": [canary]})
         stack.callback(prometheus.end)

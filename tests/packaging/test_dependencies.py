@@ -27,6 +27,7 @@ EXTRAS = {
 EXTRAS_OF_ROOMS = {
     "workers/actstore_worker/training": ["train"],
     "proto/actstore_api/exporting.py": ["monitor"],
+    "proto/actstore_api/logs/traces.py": ["trace"],
     "proto/actstore_api/logs": ["monitor"],
 }
 EXTRAS_OF_CALLS = {"actstore": ["plot"]}

@@ -27,7 +27,7 @@ from tests.waiting import PATIENCE_SECONDS
 # It fills environments from the package registry. The workers' takes minutes and gigabytes: `make image-parts`.
 pytestmark = pytest.mark.stack
 
-IMAGES = {"service": "service", "workers": "worker"}
+IMAGES = {"service": ["service", "trace"], "workers": ["worker", "trace"]}
 CHOSEN = os.environ.get("ACTSTORE_IMAGE_PARTS", "service").split()
 CONFINED = Path(__file__).with_name("confined.sh")
 USER = 10001
@@ -50,7 +50,7 @@ def image(request: pytest.FixtureRequest, folder: Path, wheel: Path) -> tuple[st
     if name not in CHOSEN:
         pytest.skip(f"left out, takes minutes: make image-parts ARGS={name}")
     python = empty_environment(folder / name)
-    printed = run(sys.executable, ROOT / "deploy" / "images" / "requirements.py", IMAGES[name], cwd=ROOT)
+    printed = run(sys.executable, ROOT / "deploy" / "images" / "requirements.py", *IMAGES[name], cwd=ROOT)
     install(python, *printed.split("\n")[:-1])
     install(python, "--no-deps", wheel)
     return name, python

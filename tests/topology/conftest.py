@@ -18,6 +18,7 @@ from actstore_storage.bucket.opening import open_bucket
 from models import corpus
 from tests.made_models.random_models import WORDS, save_model
 from tests.made_models.small_models import BUNDLED_MODELS, save_sae
+from tests.service.observed.otlp import Receiver, receiving
 from tests.topology.caller import Caller
 from tests.worker_process import WorkerProcess, command_line, running_workers
 
@@ -46,7 +47,14 @@ def with_torch_at_rest() -> list[str]:
 
 
 @pytest.fixture(scope="package")
-def workers(folder: Path, with_torch_at_rest: list[str]) -> Iterator[WorkerProcess]:
+def receiver() -> Iterator[Receiver]:
+    """To which the workers send their spans."""
+    with receiving() as found:
+        yield found
+
+
+@pytest.fixture(scope="package")
+def workers(folder: Path, with_torch_at_rest: list[str], receiver: Receiver) -> Iterator[WorkerProcess]:
     with running_workers(
         folder / "store",
         model_folder=f"{folder / 'models'}{os.pathsep}{BUNDLED_MODELS}",
@@ -56,6 +64,7 @@ def workers(folder: Path, with_torch_at_rest: list[str]) -> Iterator[WorkerProce
             "ACTSTORE_CAPTURE_WORKERS": "2",
             "ACTSTORE_COORDINATOR_WORKERS_MIN": "2",
             "ACTSTORE_SAE_CACHE": str(folder / "saes"),
+            **receiver.variables,
         },
     ) as process:
         with_torch_at_rest += map(command_line, process.with_library("libtorch"))

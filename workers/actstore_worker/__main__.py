@@ -6,6 +6,7 @@ goes to standard error.
 """
 
 import json
+import logging
 import os
 import shutil
 import signal
@@ -18,14 +19,16 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+from actstore_api.logs.lines import start_logging
 from actstore_storage.bucket.opening import open_bucket
 from actstore_storage.bucket.probe import probe
 from actstore_storage.errors import ActstoreError
 from actstore_storage.settings.command import Options
+from actstore_storage.settings.gateway_tokens import TOKEN_FILE
 from actstore_worker.cluster.joining.process import prepare_ray, reserve_standard_output
-from actstore_worker.files.secrets import TOKEN_FILE
 from actstore_worker.settings import SETTINGS_BESIDE, WorkerSettings, workers_settings
 
+LOG = logging.getLogger("actstore_worker")
 # The exit code if the cluster of the workers has gone.
 RAY_GONE = 3
 _SECRETS = ("ACTSTORE_GATEWAY_TOKEN", "ACTSTORE_S3_ACCESS_KEY", "ACTSTORE_S3_SECRET_KEY")
@@ -40,6 +43,7 @@ def main() -> int:
             _stop_on_signals()
             with _secrets_folder(found.made(WorkerSettings).ray_address) as secrets:
                 settings = workers_settings(found, secrets)
+                start_logging("workers", settings.log_form)
                 if options.check_store:
                     _check_store(settings)
                 else:
@@ -97,7 +101,8 @@ def _end_with_ray(secrets: Path | None, why: Exception) -> NoReturn:
     """Ends this process at once: an orderly end would make calls to a Ray that has gone."""
     from actstore_worker.cluster.joining.watch import abandon_ray
 
-    print(f"actstore_worker: {why}; start the workers again", file=sys.stderr, flush=True)
+    LOG.critical("%s; start the workers again", why)
+    logging.shutdown()
     abandon_ray()
     if secrets is not None:
         shutil.rmtree(secrets, ignore_errors=True)

@@ -2,8 +2,10 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from functools import partial
 from typing import Any, Protocol
 
@@ -36,8 +38,12 @@ class Replica:
         live: LiveLimits,
         patching: PatchingLimits,
         questions: int = 16,
+        loaded: Callable[[float], None] = lambda _: None,
     ) -> None:
-        """`questions`: live questions that are answered at the same time."""
+        """`questions`: live questions that are answered at the same time. `loaded` is told how many seconds it took to
+        load a model.
+        """
+        self._tell_loaded = loaded
         self._threads = ThreadPoolExecutor(questions, "question")
         self._catalog, self._device = catalog, device
         # One for all models: two models that run at the same time would only compete for the same cores.
@@ -58,12 +64,18 @@ class Replica:
         """
         stop, loop = threading.Event(), asyncio.get_running_loop()
         try:
-            return await loop.run_in_executor(self._threads, self.live.answer, question, model, stop, caller)
+            # With the context, which has the request's id for the log.
+            return await loop.run_in_executor(
+                self._threads, copy_context().run, self.live.answer, question, model, stop, caller
+            )
         finally:
             stop.set()
 
     def _load(self, source: ModelSource) -> Served:
-        return self.sweeps.serve(share(load_model(source, device=self._device), self._turns))
+        began = time.monotonic()
+        model = load_model(source, device=self._device)
+        self._tell_loaded(time.monotonic() - began)
+        return self.sweeps.serve(share(model, self._turns))
 
 
 class _Find(Protocol):

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from actstore_api.logs.lines import LogForm
 from actstore_storage.bucket.access import S3Access
 from actstore_storage.format.specification import FORMAT_VERSION, FORMATS_WRITTEN
 from actstore_storage.settings.checks import check_least, check_positive
@@ -135,6 +136,8 @@ class WorkerSettings:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     # Address of `/metrics` about captures, host:port, on the machine with the head of the Ray cluster. None: none.
     worker_metrics_listen: str | None = None
+    # How log lines are written, by all processes of the workers: json, one object a line, or text, for people.
+    log_form: LogForm = LogForm.JSON
     patching: PatchingLimits = field(default_factory=PatchingLimits)
     live: LiveLimits = field(default_factory=LiveLimits)
     coordinator: CoordinatorLimits = field(default_factory=CoordinatorLimits)
@@ -256,6 +259,8 @@ class TrainerSettings(StoreSettings):
     ray_address: str | None = None
     # As for the workers: what keeps strangers from a Ray that runs without token authentication.
     ray_isolated_by: str = ""
+    # As for the workers.
+    log_form: LogForm = LogForm.JSON
 
 
 def read_trainer(environment: Mapping[str, str]) -> TrainerSettings:

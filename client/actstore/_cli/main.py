@@ -8,6 +8,7 @@ ACTSTORE_ADDRESS and ACTSTORE_TOKEN or ACTSTORE_TOKEN_FILE say where to ask, as 
 
 import argparse
 import io
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -22,6 +23,7 @@ from actstore._cli.stack import add_stack
 from actstore._cli.train import TRAIN, add_train_sae, train_sae
 from actstore._cli.upkeep import add_upkeep
 from actstore._errors import ActstoreError
+from actstore_api.logs.traces import end_traces, start_traces
 
 # As `actstore --help` lists them.
 VERBS = (
@@ -46,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The exit status of one command line, by default this process's own."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     _escape_what_cannot_be_said()
+    start_traces("client", os.environ)
     try:
         if given[:1] == [TRAIN]:  # whose options are the trainer's
             return train_sae(given[1:])
@@ -60,6 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ActstoreError, OSError) as error:  # the latter of a file or a stream that the caller named
         print(f"actstore: {error}", file=sys.stderr)
         return FAILED
+    finally:
+        end_traces()
 
 
 def _escape_what_cannot_be_said() -> None:

@@ -111,6 +111,20 @@ def add_plot(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--plot", type=Path, metavar="FILE.png", help="draw it into a file; needs the extra `plot`")
 
 
+def add_metrics(verb: argparse.ArgumentParser) -> None:
+    """Let a verb leave its result for Prometheus."""
+    verb.add_argument("--metrics", type=Path, metavar="FILE", help="write the result for Prometheus's node exporter")
+
+
+def write_metrics(options: argparse.Namespace, text: str) -> None:
+    """Write the file that was named, if one was: at once, because a collector may read at any time."""
+    path: Path | None = options.metrics
+    if path is not None:
+        new = path.with_name(f".{path.name}.new")
+        new.write_text(text)
+        new.replace(path)
+
+
 def lab_of(options: argparse.Namespace) -> Lab:
     """The lab at the address that was given, or where connect() finds one."""
     names = ("token_file", "tls", "root_certificates", "client_certificate", "client_key", "authority")

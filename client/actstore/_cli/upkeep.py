@@ -2,15 +2,18 @@
 
 import argparse
 import os
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from actstore._cli.options import DONE, UNSOUND, add_verb, say
+from actstore._cli.options import DONE, UNSOUND, add_metrics, add_verb, say, write_metrics
 from actstore._connect import connect
 from actstore._errors import refused
 from actstore._lab import Lab
 from actstore._runs.rows import ExportLayout
 from actstore._stack.folder import stack_store
+from actstore_api.metrics import FSCK_FINDINGS, FSCK_RUN
 
 
 def add_upkeep(verbs: Any) -> None:
@@ -20,6 +23,7 @@ def add_upkeep(verbs: Any) -> None:
     checking.add_argument("run", nargs="?", help="default: every run")
     checking.add_argument("--quick", action="store_true", help="leave out what reads every byte")
     checking.add_argument("--remove-orphans", action="store_true", help="of runs that are not being captured")
+    add_metrics(checking)
     removing = add_verb(verbs, remove, "remove a run from a bucket, for good", of_bucket=True)
     removing.add_argument("run", help="name of the run")
     removing.add_argument("--yes", action="store_true", help="without this nothing is removed")
@@ -45,9 +49,17 @@ def _bucket_of(options: argparse.Namespace) -> Lab:
 def check(options: argparse.Namespace) -> int:
     with _bucket_of(options) as lab:
         verdict = lab.check(options.run, quick=options.quick, remove_orphans=options.remove_orphans)
+    write_metrics(options, metrics_text([finding["kind"] for finding in verdict.to_dict()["rows"]], time.time()))
     counts = {name: getattr(verdict, name) for name in ("sound", "runs", "shards", "objects", "bytes")}
     say(options, counts | {"findings": verdict.to_dict()["rows"]}, repr(verdict))
     return DONE if verdict.sound else UNSOUND
+
+
+def metrics_text(kinds: Sequence[str], ran_at_seconds: float) -> str:
+    """What was found, in Prometheus's text format, for the node exporter's textfile collector."""
+    name, run, (label,) = FSCK_FINDINGS.name, FSCK_RUN.name, FSCK_FINDINGS.labels
+    counts = [f'{name}{{kind="{kind}"}} {kinds.count(kind)}' for kind in label.values]
+    return "\n".join([f"# TYPE {name} gauge", *counts, f"# TYPE {run} gauge", f"{run} {ran_at_seconds:.3f}"]) + "\n"
 
 
 def remove(options: argparse.Namespace) -> None:

@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from threading import Lock
 from typing import Any
 from urllib.request import getproxies
+from uuid import uuid4
 
 import grpc
 from grpc_status import rpc_status
@@ -21,6 +22,7 @@ from actstore._transport.under_way import QUESTION, cancellable, cancelled
 from actstore_api import request_ids
 from actstore_api.codec import decode, encode, message_of
 from actstore_api.levels import API_LEVEL, OLDEST_LEVEL, headers_of, level_needed, own_version
+from actstore_api.logs.traces import asked
 from actstore_api.reasons import from_status
 from actstore_api.records.capture import GetCaptureTotals
 from actstore_api.records.information import GetServiceInfo, ServiceInfo
@@ -80,10 +82,15 @@ class GrpcBackend(Backend):
     def close(self) -> None:
         self._channels.close()
 
-    def _metadata(self) -> tuple[tuple[str, str], ...]:
-        """The headers of one call."""
-        token = self._credentials.token()
-        return (*headers_of("python"), *((("authorization", f"Bearer {token}"),) if token else ()))
+    @contextmanager
+    def _headers(self, path: str) -> Iterator[tuple[tuple[str, str], ...]]:
+        """The headers of one call, which runs within this context. Its request has one id in all tries, which errors
+        of the call have, too.
+        """
+        token, request = self._credentials.token(), uuid4().hex
+        own = {request_ids.HEADER: request, **({"authorization": f"Bearer {token}"} if token else {})}
+        with asked(path, request) as trace:
+            yield (*headers_of("python"), *own.items(), *trace.items())
 
     def check_workers(self) -> None:
         self._ask(GetCaptureTotals(), CHECK_SECONDS)
@@ -103,7 +110,7 @@ class GrpcBackend(Backend):
         verb = VERBS["GetServiceInfo"]
         with _in_our_words(self.address), self._channels.used() as channel:
             try:
-                said = self._sent(channel.unary_unary(verb.path), _request(GetServiceInfo()), CHECK_SECONDS)
+                said = self._sent(channel, verb.path, _request(GetServiceInfo()), CHECK_SECONDS)
             except grpc.RpcError as error:
                 if error.code() is grpc.StatusCode.UNIMPLEMENTED:
                     raise _too_old(self.address, "a version that does not say what it is", API_LEVEL) from None
@@ -126,20 +133,22 @@ class GrpcBackend(Backend):
         self._check_level(question)
         verb, request = verb_of(question), _request(question)
         with _in_our_words(self.address), self._channels.used() as channel:
-            answer = self._sent(channel.unary_unary(verb.path), request, seconds)
+            answer = self._sent(channel, verb.path, request, seconds)
         return self._answer(verb, answer)
 
-    def _sent(self, send: grpc.UnaryUnaryMultiCallable, request: bytes, seconds: float | None) -> bytes:
+    def _sent(self, channel: grpc.Channel, path: str, request: bytes, seconds: float | None) -> bytes:
         """The answer to a request. gRPC needs another thread for a call that can be cancelled, which doubles the time
         of a small question. Therefore only questions that somebody can cancel are sent in this way.
         """
         answer: bytes
-        if QUESTION.get() is None:
-            answer = send(request, timeout=seconds, metadata=self._metadata())
-            return answer
-        call = send.future(request, timeout=seconds, metadata=self._metadata())
-        with cancellable(call):
-            answer = call.result()
+        with self._headers(path) as metadata:
+            send = channel.unary_unary(path)
+            if QUESTION.get() is None:
+                answer = send(request, timeout=seconds, metadata=metadata)
+                return answer
+            call = send.future(request, timeout=seconds, metadata=metadata)
+            with cancellable(call):
+                answer = call.result()
         return answer
 
     def _answer(self, verb: Verb, message: bytes) -> Any:
@@ -151,9 +160,11 @@ class GrpcBackend(Backend):
         self._check_level(question)
         request = _request(question)
         with _in_our_words(self.address), self._channels.used() as channel:
-            stream = channel.unary_stream(verb_of(question).path)(request, metadata=self._metadata())
-            with cancellable(stream):
-                yield from stream
+            path = verb_of(question).path
+            with self._headers(path) as metadata:
+                stream = channel.unary_stream(path)(request, metadata=metadata)
+                with cancellable(stream):
+                    yield from stream
 
 
 def _too_old(address: str, what: str, needed: int) -> ActstoreError:

@@ -1,1 +1,1 @@
-"""Log lines of the processes that run for long."""
+"""Log lines and traces: what processes say of their calls."""

@@ -8,6 +8,7 @@ import queue
 import sys
 import traceback
 from collections.abc import Mapping
+from contextvars import ContextVar
 from enum import Enum
 from logging.handlers import QueueHandler, QueueListener
 from typing import Any
@@ -18,6 +19,8 @@ from actstore_api.request_ids import REQUEST_ID
 
 # Lines that wait to be written; further ones are left out.
 WAITING_MAX = 10_000
+# Further fields of the lines of this context: which shard of which run it works on.
+FIELDS: ContextVar[Mapping[str, str]] = ContextVar("FIELDS", default={})  # noqa: B039  never changed, only replaced
 # What a record of the standard library has, by the names that stand in a line.
 _NAMES: Mapping[str, str] = {"asctime": "time", "levelname": "level", "name": "logger"}
 _TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -56,10 +59,13 @@ class Lines(QueueHandler):
 
 
 def start_logging(process: str, form: LogForm) -> Lines:
-    """Writes the lines of this process, which is `service` or `workers`, on standard error from now on.
+    """Writes the lines of this process, which is a `service`, or a part of the workers, on standard error from now on.
 
-    `logging.shutdown` writes those that wait; Python calls it at its end.
+    `logging.shutdown` writes those that wait; Python calls it at its end. A process of Ray may be asked several times.
     """
+    for started in logging.getLogger().handlers:
+        if isinstance(started, Lines):
+            return started
     lines = Lines(_JsonLine(process) if form is LogForm.JSON else _TextLine())
     logging.basicConfig(level=logging.INFO, handlers=[lines], force=True)
     return lines
@@ -74,8 +80,9 @@ class _JsonLine(JsonFormatter):
         )
 
     def add_fields(self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]) -> None:
-        """Adds the request's id, unless the line has one of its own."""
+        """Adds the context's fields and the request's id, unless the line has one of its own."""
         super().add_fields(log_data, record, message_dict)
+        log_data.update({name: value for name, value in FIELDS.get().items() if name not in log_data})
         if (request := REQUEST_ID.get()) and "request_id" not in log_data:
             log_data["request_id"] = request
 

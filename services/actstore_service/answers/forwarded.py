@@ -1,6 +1,7 @@
 """Answers calls with what the workers answer. Messages go there and come back as bytes."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any
 
 from actstore_api.verbs import Verb
 from actstore_service.answers.questions import Questions
@@ -12,9 +13,9 @@ from actstore_service.gateway import Gateway
 
 # Looks at the messages of a stream from the workers, by method name.
 Watch = Callable[[AsyncIterator[bytes]], AsyncIterator[bytes]]
-Way = Callable[[Call, Verb, bytes], Awaitable[bytes | None]]
-# Looks at a single answer of the workers, by method name.
-Look = Callable[[bytes], None]
+Way = Callable[[Call, Verb, bytes, Any], Awaitable[bytes | None]]
+# Looks at a question and the workers' single answer, by method name.
+Look = Callable[[Any, bytes], None]
 
 
 class Forwarded:
@@ -45,18 +46,18 @@ class Forwarded:
         async with self._steps.begun(call, CallClass.FORWARDED) as (message, room), room.place(call.name):
             question = await self._threads.run(lambda: self._questions.read(call, verb, message), lambda: None)
             await self._gateway.check_level(question, call)
-            return await way(call, verb, message)
+            return await way(call, verb, message, question)
 
-    async def _single(self, call: Call, verb: Verb, message: bytes) -> bytes:
+    async def _single(self, call: Call, verb: Verb, message: bytes, question: Any) -> bytes:
         found = await self._gateway.answer(verb.path, message, call)
-        self._looks.get(verb.name, _ignore)(found)
+        self._looks.get(verb.name, _ignore)(question, found)
         return self._steps.outbox.last(call, found)
 
-    async def _stream(self, call: Call, verb: Verb, message: bytes) -> None:
+    async def _stream(self, call: Call, verb: Verb, message: bytes, _: Any) -> None:
         watch = self._watches.get(verb.name, aiter)
         async for part in watch(self._gateway.stream(verb.path, message, call)):
             await self._steps.outbox.send(call, part)
 
 
-def _ignore(_: bytes) -> None:
+def _ignore(_question: Any, _answer: bytes) -> None:
     """Answers of other methods are not looked at."""

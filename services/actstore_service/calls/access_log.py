@@ -1,4 +1,4 @@
-"""Writes one line for each call that has ended. It never has a token, a key, or text that a caller sent."""
+"""Writes a line for each call that has ended, and its span. Neither has a token, a key, or text of a caller."""
 
 import logging
 import re
@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import grpc
 
+from actstore_api.logs.traces import span
 from actstore_api.request_ids import REQUEST_ID
 from actstore_service.calls.call import Call
 from actstore_service.calls.classes import CallClass
@@ -30,6 +31,19 @@ def logged(call: Call) -> Iterator[None]:
         yield
     finally:
         _write(call)
+
+
+@contextmanager
+def traced(call: Call) -> Iterator[None]:
+    """A call has a span, except probes."""
+    if call.kind is CallClass.STANDARD:
+        yield
+        return
+    with span(call.method, call.headers) as found:
+        try:
+            yield
+        finally:
+            found.note(failed=call.code in _ERRORS, code=call.code.name, reason=call.reason)
 
 
 def _write(call: Call) -> None:

@@ -68,7 +68,7 @@ def _status(call: Call, error: Exception, retry_seconds: float, seen: Seen) -> s
     if not isinstance(error, ActstoreError):
         return to_status(_hidden(call, error))
     if REASONS[error.reason].kind in OPERATORS:
-        LOG.error("%s: %s, request %s", call.method, error.message, call.request_id)
+        LOG.error("%s: %s, request %s", call.method, error.for_log, call.request_id)
     return _with_retry(to_status(seen(Failure(error.reason, error.message, error.details))), retry_seconds)
 
 

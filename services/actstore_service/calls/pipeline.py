@@ -18,7 +18,7 @@ from actstore_api.metrics import UNKNOWN_METHOD
 from actstore_api.records.terms import Failure
 from actstore_api.request_ids import HEADER
 from actstore_service.access import Access
-from actstore_service.calls.access_log import logged
+from actstore_service.calls.access_log import logged, traced
 from actstore_service.calls.call import Call, call_of
 from actstore_service.calls.classes import CallClass
 from actstore_service.calls.failures import StatusGiven, abort, bad_request, ended_by_caller, refusal
@@ -71,7 +71,7 @@ class Pipeline(grpc.GenericRpcHandler):
 
     async def _handle(self, call: Call, method: Method) -> bytes | None:
         call.context.set_trailing_metadata(((HEADER, call.request_id),))
-        with logged(call), self._counted(call):
+        with logged(call), self._counted(call), traced(call):
             try:
                 found = await self._answer(call, method)
                 if found is not None:

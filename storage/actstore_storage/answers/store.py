@@ -61,7 +61,7 @@ class Store:
         try:
             return self.kept.open_if_there(self.bucket, run)
         except CorruptObject as error:
-            _log.warning("run %s is omitted from the listing: %s", run, error.message)
+            _log.warning("run %s is omitted from the listing: %s", run, error.for_log)
         except NotThere:
             pass  # removed since it was listed
         return None

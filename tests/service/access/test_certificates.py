@@ -174,7 +174,7 @@ def test_the_workers_token_is_read_again_and_the_first_line_is_presented(tmp_pat
     assert token.current() == "old"
     file.write_text("new\nold\n")
     assert token.current() == "new"
-    for breakage in ("", "\n", "hid den\n"):
+    for breakage in ("", "\n", "hid den\n", "one\ntwo\nthree\n"):
         file.write_text(breakage)
         assert token.current() == "new"
         assert not token.successful

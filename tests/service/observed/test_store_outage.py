@@ -1,5 +1,7 @@
 """A store that goes away and comes back: the metrics say so, and the service stays ready."""
 
+import socket
+import threading
 import urllib.request
 from collections.abc import Callable, Iterator
 from uuid import uuid4
@@ -9,8 +11,10 @@ import pytest
 
 from actstore_api.v1 import catalog_pb2
 from actstore_service.settings import Limits
+from actstore_storage.bucket import Bucket
 from actstore_storage.bucket.access import S3Access
 from actstore_storage.bucket.opening import open_bucket
+from actstore_storage.errors import BadRequest
 from tests.servers import SeaweedServer
 from tests.service.conftest import Caller, Serve
 from tests.service.observed.scrapes import scrape
@@ -51,3 +55,15 @@ def test_an_outage_is_seen_and_empties_no_endpoints(
     weed.restart()
     wait_until(lambda: scrape(service)["actstore_store_up", ()] == 1, "the store to be back")
     until(lambda: bool(call("CatalogService", "ListRuns", catalog_pb2.ListRunsRequest()).runs))
+
+
+def test_a_service_that_cannot_listen_watches_no_store(serve: Serve, bucket: Bucket) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        before = _watches()
+        with pytest.raises(BadRequest, match="cannot listen"):
+            serve(bucket, listen=f"127.0.0.1:{taken.getsockname()[1]}")
+        wait_until(lambda: _watches() <= before, "the end of the watch")
+
+
+def _watches() -> set[int | None]:
+    return {thread.ident for thread in threading.enumerate() if thread.name == "store watch"}

@@ -2,14 +2,17 @@
 
 from types import SimpleNamespace
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from actstore_api import exporting
+from actstore_api.exporting import Report
 from actstore_api.metrics import Exporter, exported_by
 from actstore_api.records.capture import GetCaptureTotalsAnswer, PrincipalTotals, QueueTotals
 from actstore_worker.capture.activity import Activity
 from actstore_worker.capture.queueing.usage import UsedBy
 from actstore_worker.capture.shards.report import ShardReport
-from actstore_worker.cluster.metrics import WorkerMetrics
+from actstore_worker.cluster.metrics import Reporting, WorkerMetrics
 from actstore_worker.models.used import Used
 
 REPORT = ShardReport(
@@ -56,6 +59,9 @@ def test_every_metric_of_the_workers_is_told_and_none_twice() -> None:
     coordinator.used_by.add("ann", Used(50, 2.0))
     metrics.store.ended("get", "ok", 0.1)
     metrics.store.moved("read", 10)
+    replica = Reporting("questions", metrics.exported.add_report, lambda: {"allocated": 10, "reserved": 20})
+    replica.loaded(3.0)
+    replica.report()
     for _ in range(2):
         metrics.update(TOTALS)
         metrics.look_at(coordinator)  # type: ignore[arg-type]
@@ -84,3 +90,56 @@ def test_a_shard_that_another_one_committed_is_no_work_of_this_one() -> None:
     activity = Activity()
     activity.captured(ShardReport(won=False, tokens=100, bytes=1000, sinks=4), 400.0)
     assert (activity.attempts["second"], activity.token_layers, activity.tokens["sink"]) == (1, 0, 0)
+
+
+class Coordinator:
+    """Takes reports, except while it is away."""
+
+    def __init__(self) -> None:
+        self.metrics, self.away = WorkerMetrics(), False
+
+    def take(self, process: str, report: Report) -> None:
+        if self.away:
+            raise ValueError("no such actor")
+        self.metrics.exported.add_report(process, report)
+
+
+def test_what_processes_count_is_added_up_with_what_the_coordinator_did_itself() -> None:
+    coordinator = Coordinator()
+    coordinator.metrics.store.ended("get", "ok", 0.1)
+    reportings = [Reporting(use, coordinator.take, lambda: {"allocated": 5}) for use in ("captures", "captures")]
+    for count, reporting in enumerate(reportings, start=1):
+        for _ in range(count):
+            reporting.store.ended("get", "ok", 2.0)
+            reporting.store.moved("written", 7)
+        for _ in range(2):  # what was reported once is not reported again
+            reporting.report()
+    found = _values(coordinator.metrics)
+    assert found["actstore_store_operations_total", "get/ok"] == 4
+    assert found["actstore_store_operation_seconds_count", "get"] == 4
+    assert found["actstore_store_operation_seconds_sum", "get"] == pytest.approx(6.1)
+    assert found["actstore_store_operation_seconds_bucket", "0.1/get"] == 1
+    assert found["actstore_store_operation_seconds_bucket", "2.5/get"] == 4
+    assert found["actstore_store_bytes_total", "written"] == 21
+    assert found["actstore_gpu_memory_bytes", "allocated/captures"] == 10
+
+
+def test_a_report_that_does_not_arrive_is_part_of_the_next_one() -> None:
+    coordinator = Coordinator()
+    reporting = Reporting("questions", coordinator.take)
+    reporting.loaded(1.0)
+    coordinator.away = True
+    with pytest.raises(ValueError, match="no such actor"):
+        reporting.report()
+    coordinator.away = False
+    reporting.loaded(1.0)
+    reporting.report()
+    assert _values(coordinator.metrics)["actstore_model_load_seconds_count", "questions"] == 2
+
+
+def test_gauges_of_a_process_that_has_gone_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    coordinator = Coordinator()
+    Reporting("questions", coordinator.take, lambda: {"reserved": 5}).report()
+    assert _values(coordinator.metrics)["actstore_gpu_memory_bytes", "reserved/questions"] == 5
+    monkeypatch.setattr(exporting, "REPORTS_LAST_SECONDS", 0.0)
+    assert _values(coordinator.metrics)["actstore_gpu_memory_bytes", "reserved/questions"] == 0

@@ -138,7 +138,7 @@ def test_a_file_of_tokens_is_read_again_and_a_broken_one_keeps_those_of_before(t
     assert tokens() == ("first",)
     file.write_text("second\r\n\nfirst\n")
     assert tokens() == ("second", "first")
-    for broken in ("", "one\ntwo\nthree", "t\u00f6ken"):
+    for broken in ("", "one\ntwo\nthree", "t\u00f6ken", "hid den"):
         file.write_text(broken)
         assert tokens() == ("second", "first")
     file.unlink()

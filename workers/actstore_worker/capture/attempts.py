@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from actstore_api.logs.traces import apart
 from actstore_api.reasons import REASONS, Kind
 from actstore_api.records.terms import Failure
 from actstore_storage.errors import ActstoreError
@@ -117,6 +118,7 @@ class Attempts:
         return dict(sorted(waiting.items(), key=lambda found: found[1].capture.token_layers_committed))
 
     async def _attempt(self, running: _Running, shard: int, worker: Worker) -> None:
+        apart(running.capture.request_id)
         try:
             await self._make(running.capture, running.plan, shard, worker)
         finally:
@@ -159,7 +161,7 @@ class Attempts:
         try:
             report = await self._pool.capture(worker, plan, shard)
         except ActstoreError as error:
-            _log.warning("shard %d of %s: %s", shard, run, error.message)
+            _log.warning("shard %d of %s: %s", shard, run, error.for_log)
             return Failure(error.reason, error.message, error.details)
         except Exception:  # noqa: BLE001  a worker's fault must not end the coordinator
             _log.exception("shard %d of %s", shard, run)

@@ -15,6 +15,8 @@ from dataclasses import replace
 from typing import Protocol
 from weakref import WeakValueDictionary
 
+from actstore_api.logs.lines import FIELDS
+from actstore_api.logs.traces import apart
 from actstore_api.records import capture as told
 from actstore_api.records.capture import (
     CaptureEstimate,
@@ -149,7 +151,7 @@ class Coordinator:
         try:
             wanted = await asyncio.to_thread(self._preparer.wanted)
         except ActstoreError as error:
-            _log.warning("the list of requested captures cannot be read: %s", error.message)
+            _log.warning("the list of requested captures cannot be read: %s", error.for_log)
             return False
         for request, queued in wanted:
             if self._captures.get(request.run) is not None:
@@ -157,7 +159,7 @@ class Coordinator:
             try:
                 await self._resume(request, queued)
             except ActstoreError as error:
-                _log.warning("the requested capture of run %s cannot be resumed: %s", request.run, error.message)
+                _log.warning("the requested capture of run %s cannot be resumed: %s", request.run, error.for_log)
                 whole = whole and error.reason not in PAUSING
         self._start_next()
         return whole
@@ -268,6 +270,8 @@ class Coordinator:
 
     async def _run(self, capture: CaptureState, plan: RunPlan | None) -> None:
         """Captures a run. All captures share the workers: see `Attempts`."""
+        apart(capture.request_id)
+        FIELDS.set({"run": capture.record.run})
         if capture.pending:
             plan = plan or await self._plan_again(capture)
             if plan is None:
@@ -334,6 +338,7 @@ class Coordinator:
             if let_go:
                 await self._unwant(capture.record.run)
             capture.end(state, failure)
+        _log.info("the capture of %s is %s %s", capture.record.run, state, failure.reason if failure else "")
         self._totals[f"captures_{state}"] += 1
         self._captures.ended(capture)
         self._start_next()
@@ -346,13 +351,13 @@ class Coordinator:
         try:
             await asyncio.to_thread(self._preparer.fold, run)
         except ActstoreError as error:  # It is tried again later.
-            _log.warning("the commits of %s could not be folded into checkpoints: %s", run, error.message)
+            _log.warning("the commits of %s could not be folded into checkpoints: %s", run, error.for_log)
 
     async def _unwant(self, run: str) -> None:
         try:
             await asyncio.to_thread(self._preparer.unwant, run)
         except ActstoreError as error:  # The next coordinator then finds a request with nothing left to do.
-            _log.warning("the request for run %s could not be removed: %s", run, error.message)
+            _log.warning("the request for run %s could not be removed: %s", run, error.for_log)
 
     def attempt_failed(self, failure: Failure) -> None:
         """Counts an attempt that failed."""

@@ -60,7 +60,7 @@ class Merging:
                 await self._merge_due(run)
         # Readers use the shards that no segment covers, and the next commits or the next coordinator try again.
         except ActstoreError as error:
-            _log.warning("the feature index of %s could not be merged: %s", run, error.message)
+            _log.warning("the feature index of %s could not be merged: %s", run, error.for_log)
         except Exception:  # noqa: BLE001  a part's fault must not end the coordinator
             _log.exception("the feature index of %s could not be merged", run)
         finally:
@@ -71,7 +71,7 @@ class Merging:
         try:
             left = await asyncio.to_thread(runs_to_merge, self._bucket, self._limits.runs_resumed)
         except ActstoreError as error:
-            _log.warning("the list of runs whose indexes need merging cannot be read: %s", error.message)
+            _log.warning("the list of runs whose indexes need merging cannot be read: %s", error.for_log)
             return
         for run in left:
             await self.merge(run)

@@ -108,7 +108,7 @@ class Preparing:
             except KeyError:  # Its capture has just ended.
                 continue
             except CorruptObject as error:
-                _log.warning("%s", error.message)
+                _log.warning("%s", error.for_log)
         return sorted(found, key=lambda each: (each[1].turn, each[1].submitted_seconds, each[0].run))
 
     def _request(self, key: str) -> tuple[CaptureSpecification, Queued]:

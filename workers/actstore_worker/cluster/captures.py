@@ -1,11 +1,15 @@
 """The coordinator of captures inside its actor, and parts of indexes as tasks."""
 
 import asyncio
+import os
 from dataclasses import asdict
 from typing import Any
 
 import ray
 
+from actstore_api.logs.lines import LogForm
+from actstore_api.logs.traces import carried
+from actstore_storage.bucket.access import S3Access
 from actstore_storage.bucket.observed import ObservedBucket, StoreObserver
 from actstore_storage.bucket.opening import open_bucket, open_files
 from actstore_storage.features.segments import Part
@@ -16,7 +20,7 @@ from actstore_worker.capture.coordinator import Coordinator
 from actstore_worker.capture.merging import Merging, write_part
 from actstore_worker.capture.preparing import Preparing
 from actstore_worker.capture.run_plan import PlanSettings
-from actstore_worker.cluster.answers import answer
+from actstore_worker.cluster.answers import Failed, Headers, answer, done, start_process
 from actstore_worker.cluster.placement.capture_workers import RemoteWorker
 from actstore_worker.cluster.placement.replicas import NO_REPLICAS, replica_counts
 from actstore_worker.cluster.placement.resources import uses_gpus, without_gpu, worker_count, worker_room
@@ -82,9 +86,16 @@ class _RemoteWriter:
     """
 
     def __init__(self, settings: WorkerSettings) -> None:
-        self._store, self._s3 = settings.store, settings.s3
-        self._task = ray.remote(write_part).options(num_cpus=0)
+        self._where = settings.log_form, settings.store, settings.s3
+        self._task = ray.remote(_write_part).options(num_cpus=0)
 
     async def write(self, merge: Merge, number: int) -> Part:
         placed = self._task.options(scheduling_strategy=without_gpu())
-        return await answer(placed.remote(self._store, self._s3, merge, number))
+        return await answer(placed.remote(carried(), *self._where, merge, number))
+
+
+def _write_part(
+    headers: Headers, form: LogForm, store: str, s3: S3Access | None, merge: Merge, number: int
+) -> Part | Failed:
+    start_process("merge", form, os.environ)
+    return done("merge", headers, lambda: write_part(store, s3, merge, number))

@@ -1,14 +1,16 @@
 """The coordinator as a named, detached actor on the head of the cluster."""
 
+import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 
 from actstore_api.records.capture import CaptureProgress
 from actstore_worker.caller import Caller
+from actstore_worker.cluster.answers import Failed, Headers, answered, start_process
 from actstore_worker.cluster.joining.session import (
     COORDINATOR,
     NAMESPACE,
@@ -18,6 +20,9 @@ from actstore_worker.cluster.joining.session import (
 from actstore_worker.cluster.placement.resources import check_room, uses_gpus
 from actstore_worker.models.used import Used
 from actstore_worker.settings import WorkerSettings
+
+if TYPE_CHECKING:
+    from actstore_api.exporting import Report
 
 
 @contextmanager
@@ -69,24 +74,29 @@ class _CoordinatorActor:
     """
 
     def __init__(self, settings: WorkerSettings, on_gpus: bool) -> None:
+        start_process("coordinator", settings.log_form, os.environ)
         from actstore_worker.cluster.captures import RayCoordinator
         from actstore_worker.cluster.metrics import MetricsServer, WorkerMetrics
 
         self._settings = settings
-        metrics = WorkerMetrics()
-        self._coordinator = RayCoordinator(settings, on_gpus, metrics.store)
+        self._metrics = WorkerMetrics()
+        self._coordinator = RayCoordinator(settings, on_gpus, self._metrics.store)
         if settings.worker_metrics_listen:
-            MetricsServer(settings.worker_metrics_listen, self._coordinator, metrics)
+            MetricsServer(settings.worker_metrics_listen, self._coordinator, self._metrics)
 
     async def runs_with(self, settings: WorkerSettings) -> bool:
         """Whether it has these settings."""
         return self._settings == settings
 
-    async def ask(self, question: Any, caller: Caller) -> Any:
-        return await self._coordinator.ask(question, caller)
+    async def report(self, process: str, report: "Report") -> None:
+        """Adds what another process of the workers has counted."""
+        self._metrics.exported.add_report(process, report)
 
-    async def admit(self, principal: str) -> None:
+    async def admit(self, principal: str) -> Failed | None:
         """Errors: as `Coordinator.admit`."""
+        return await answered("coordinator/admit", {}, self._admitted(principal))
+
+    async def _admitted(self, principal: str) -> None:
         self._coordinator.admit(principal)
 
     async def used(self, used: Mapping[str, Used]) -> None:
@@ -94,5 +104,9 @@ class _CoordinatorActor:
         for principal, of_principal in used.items():
             self._coordinator.used(principal, of_principal)
 
-    async def progress_after(self, run: str, version: int) -> tuple[int, CaptureProgress]:
-        return await self._coordinator.progress_after(run, version)
+    async def ask(self, headers: Headers, question: Any, caller: Caller) -> Any:
+        name = f"coordinator/{type(question).__name__}"
+        return await answered(name, headers, self._coordinator.ask(question, caller))
+
+    async def progress_after(self, headers: Headers, run: str, version: int) -> tuple[int, CaptureProgress] | Failed:
+        return await answered("coordinator/WatchCapture", headers, self._coordinator.progress_after(run, version))

@@ -4,20 +4,23 @@ runs models.
 
 import asyncio
 import json
+import os
 import time
 from collections.abc import AsyncGenerator
 from contextlib import suppress
+from hashlib import sha256
 from typing import Any
 
 import ray
 from ray import serve
 from ray.exceptions import RayActorError, RayTaskError
 
+from actstore_api.logs.traces import carried
 from actstore_api.records.capture import CaptureProgress
 from actstore_api.records.patching import RunSweep, SweepEstimate, SweepProgress
 from actstore_api.records.terms import ModelReference
 from actstore_worker.caller import Caller
-from actstore_worker.cluster.answers import answer, unavailable
+from actstore_worker.cluster.answers import answer, start_process, unavailable, unwrapped
 from actstore_worker.cluster.coordinator import ensure_coordinator
 from actstore_worker.cluster.joining.session import COORDINATOR, NAMESPACE
 from actstore_worker.cluster.placement.arrivals import Arrivals
@@ -35,12 +38,15 @@ _REPLICAS_SECONDS = 1.0
 
 
 def model_id_of(model: ModelReference) -> str:
-    """The id by which Serve distinguishes the models that it multiplexes."""
-    return json.dumps([model.name, model.revision])
+    """The id by which Serve distinguishes the models that it multiplexes. It is not the name, because a caller chose
+    that, and Serve writes the id into its log.
+    """
+    return sha256(json.dumps([model.name, model.revision]).encode()).hexdigest()[:32]
 
 
 class GatewayIngress(Gateway):
     def __init__(self, settings: WorkerSettings, models: serve.handle.DeploymentHandle) -> None:
+        start_process("gateway", settings.log_form, os.environ)
         ensure_coordinator(settings)
         coordinator, replicas = _RemoteCoordinator(), _Replicas()
         places = LivePlaces(lambda: replicas.count * settings.ray.sweeps_per_replica, settings.ray.sweeps_share)
@@ -56,7 +62,7 @@ class _RemoteCoordinator:
 
     async def ask(self, question: Any, caller: Caller) -> Any:
         """If the caller leaves, planning ends soon; a capture that has begun goes on."""
-        reference = self._actor.ask.remote(question, caller)
+        reference = self._actor.ask.remote(carried(), question, caller)
         try:
             return await answer(reference)
         except asyncio.CancelledError:
@@ -64,7 +70,7 @@ class _RemoteCoordinator:
             raise
 
     async def progress_after(self, run: str, version: int) -> tuple[int, CaptureProgress]:
-        return await answer(self._actor.progress_after.remote(run, version))
+        return await answer(self._actor.progress_after.remote(carried(), run, version))
 
     async def admit(self, principal: str) -> None:
         """Errors: BUSY or LIMIT_EXCEEDED for a principal that is beyond a quota."""
@@ -111,13 +117,14 @@ class _RemoteModels:
     async def ask(self, question: Question, caller: Caller) -> Any:
         """Goes to a replica that has the model, if one has; a question that names none goes to any."""
         model_id = model_id_of(question.model) if isinstance(question, NamesModel) else ""
-        return await self._answered(self._handle.options(multiplexed_model_id=model_id).ask.remote(question, caller))
+        handle = self._handle.options(multiplexed_model_id=model_id)
+        return await self._answered(handle.ask.remote(carried(), question, caller))
 
     async def estimate(self, request: RunSweep, caller: Caller) -> SweepEstimate:
         """Sends it to a replica that has the model, if one has."""
         model_id = model_id_of(request.model)
         handle = self._handle.options(multiplexed_model_id=model_id)
-        estimate: SweepEstimate = await self._answered(handle.estimate.remote(request, caller))
+        estimate: SweepEstimate = await self._answered(handle.estimate.remote(carried(), request, caller))
         return estimate
 
     async def _answered(self, response: Any) -> Any:
@@ -136,14 +143,14 @@ class _RemoteModels:
 
     async def _run(self, request: RunSweep, finished: Finished, caller: Caller) -> AsyncGenerator[SweepUpdate, None]:
         handle = self._handle.options(stream=True, multiplexed_model_id=model_id_of(request.model))
-        updates = handle.sweep.remote(request, finished, caller)
+        updates = handle.sweep.remote(carried(), request, finished, caller)
         first = asyncio.ensure_future(anext(updates))
         try:
             async for what in self._arrivals.awaited(first):
                 yield SweepProgress(0, 0, what)
-            yield await first
+            yield unwrapped(await first)
             async for update in updates:
-                yield update
+                yield unwrapped(update)
         except RayTaskError as error:
             raise error.cause from None
         except RayActorError:

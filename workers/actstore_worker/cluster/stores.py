@@ -33,3 +33,12 @@ def device_here(settings: WorkerSettings) -> "torch.device":
         why = "torch sees no CUDA device" if given else "Ray gave it none"
         raise SettingsError(f"ACTSTORE_DEVICE is cuda, and a process on {socket.gethostname()} has no GPU: {why}")
     return torch.device("cuda" if usable and settings.device != "cpu" else "cpu")
+
+
+def gpu_memory() -> dict[str, int]:
+    """Bytes of GPUs by their state; none in a process that has not used one."""
+    import torch  # As above.
+
+    if not torch.cuda.is_initialized():
+        return {}
+    return {"allocated": torch.cuda.memory_allocated(), "reserved": torch.cuda.memory_reserved()}

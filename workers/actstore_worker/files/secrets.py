@@ -7,15 +7,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from actstore_storage.settings.gateway_tokens import TOKEN_FILE, tokens_of
 from actstore_worker.errors import SettingsError
 from actstore_worker.files.stamps import stamp_of
 
 _log = logging.getLogger(__name__)
-# The variable of the file with the gateway's token.
-TOKEN_FILE = "ACTSTORE_GATEWAY_TOKEN_FILE"  # noqa: S105  a name
 NO_TOKEN = "the gateway's token is missing or wrong"  # noqa: S105  what its caller is told
-# While a token is replaced, callers may still present the previous one.
-_TOKENS_MAX = 2
 
 
 class TokenFile:
@@ -40,20 +37,12 @@ class TokenFile:
 
 
 def read_tokens(path: Path) -> tuple[str, ...]:
-    """Errors: SettingsError if the file cannot be read, or does not contain one or two tokens."""
+    """Errors: SettingsError if the file cannot be read; as `tokens_of`."""
     try:
-        tokens = tuple(line.strip() for line in path.read_text("utf-8").splitlines() if line.strip())
-    except (OSError, UnicodeDecodeError) as error:
-        raise _refused(path, f"which cannot be read: {type(error).__name__}") from None
-    if not 1 <= len(tokens) <= _TOKENS_MAX:
-        raise _refused(
-            path,
-            f"which has {len(tokens)} lines with a token; it takes one with the current token, and one below it with "
-            "the previous token while services still present that",
-        )
-    for token in tokens:
-        check_secret(token, f"a token in {path}")
-    return tokens
+        return tokens_of(path.read_bytes())
+    except OSError as error:
+        why = f"{TOKEN_FILE} is {path}, which cannot be read: {type(error).__name__}"
+        raise SettingsError(why, field=TOKEN_FILE, value=str(path)) from None
 
 
 def has_token(headers: Iterable[tuple[str, Any]], tokens: Iterable[str]) -> bool:
@@ -83,7 +72,3 @@ def write_s3_keys(path: Path, access_key: str, secret_key: str) -> None:
         check_secret(key, name)
     escaped = [key.replace("%", "%%") for key in (access_key, secret_key)]
     write_secret(path, "[default]\naws_access_key_id = {}\naws_secret_access_key = {}\n".format(*escaped))
-
-
-def _refused(path: Path, why: str) -> SettingsError:
-    return SettingsError(f"{TOKEN_FILE} is {path}, {why}", field=TOKEN_FILE, value=str(path))

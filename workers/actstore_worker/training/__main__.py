@@ -71,7 +71,8 @@ def _jobs(options: argparse.Namespace) -> list[Job]:
         rows=options.rows,
         options=chosen,
     )
-    return [Job(store, s3, one, options.checkpoint_steps) for one in trainings(open_bucket(store, s3), grid)]
+    found = trainings(open_bucket(store, s3), grid)
+    return [Job(store, s3, one, options.checkpoint_steps, settings.log_form) for one in found]
 
 
 def _run(jobs: list[Job], teller: "_Teller") -> int:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from actstore_api.logs.lines import FIELDS, LogForm, start_logging
 from actstore_storage.bucket.access import S3Access
 from actstore_storage.bucket.opening import open_bucket
 from actstore_storage.errors import BadRequest
@@ -19,6 +20,7 @@ class Job:
     s3: S3Access | None
     training: Training
     checkpoint_steps: int = CHECKPOINT_STEPS
+    log_form: LogForm = LogForm.JSON
 
     def __post_init__(self) -> None:
         if self.checkpoint_steps < 1:
@@ -30,6 +32,8 @@ def run_job(job: Job, say: Callable[[Any], object]) -> "Trained":
     """Runs a training, on a GPU if the process has one: a task of a grid has only its own. `say` is called with its
     progress.
     """
+    start_logging("training", job.log_form)
+    FIELDS.set({"training": job.training.name, "run": job.training.run})
     import torch
 
     from actstore_worker.training.train import train

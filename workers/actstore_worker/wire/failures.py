@@ -10,6 +10,7 @@ from actstore_api.codec import decode
 from actstore_api.records.terms import Failure
 from actstore_api.shape import Unreadable
 from actstore_storage.errors import ActstoreError, BadRequest
+from actstore_worker.errors import LOG_HAS_DETAILS
 
 # The trailer with google.rpc.Status.
 DETAILS_KEY = "grpc-status-details-bin"
@@ -43,5 +44,5 @@ def _spoken_of(kind: type, field: str) -> str:
 def failure_of(error: Exception) -> Failure:
     """Return what a caller may know of an error: for one that is not actstore's own, only that it happened."""
     if not isinstance(error, ActstoreError):
-        return Failure("INTERNAL", "the workers failed; their log has the details")
+        return Failure("INTERNAL", LOG_HAS_DETAILS)
     return Failure(error.reason, error.message, error.details)

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from actstore_api.codec import encode, message_of
 from actstore_api.levels import API_LEVEL, TooOldError, check_caller, own_version
+from actstore_api.logs.traces import Span, received
 from actstore_api.reasons import REASONS, to_status
 from actstore_api.records.capture import CaptureProgress, WatchCapture, WatchCaptureAnswer
 from actstore_api.records.information import GetWorkersInfo, GetWorkersInfoAnswer, WorkersInfo
@@ -74,26 +75,28 @@ class Gateway:
 
     async def answer(self, verb: Verb, request: Any, context: Context) -> Any:
         """Answer a method with one message; after a failure with an empty one."""
-        try:
-            self._check_caller(context)
-            return encode(await self._answered(verb, read_question(verb.question, request), caller_of(context)))
-        except Exception as error:  # noqa: BLE001  none may reach Serve, which would send its traceback
-            _refuse(context, error)
-            return message_of(verb.answer)()
+        with received(verb.path, _headers(context)) as span:
+            try:
+                self._check_caller(context)
+                return encode(await self._answered(verb, read_question(verb.question, request), caller_of(context)))
+            except Exception as error:  # noqa: BLE001  none may reach Serve, which would send its traceback
+                _refuse(context, error, span)
+                return message_of(verb.answer)()
 
     async def stream(self, verb: Verb, request: Any, context: Context) -> AsyncIterator[Any]:
         """Answer a method with a stream of messages.
 
         After a failure an empty message carries the status, and `mended_streams` removes it for the caller.
         """
-        try:
-            self._check_caller(context)
-            async with aclosing(self._told(read_question(verb.question, request), caller_of(context))) as answers:
-                async for told in answers:
-                    yield encode(told)
-        except Exception as error:  # noqa: BLE001  as above
-            _refuse(context, error)
-            yield message_of(verb.answer)()
+        with received(verb.path, _headers(context)) as span:
+            try:
+                self._check_caller(context)
+                async with aclosing(self._told(read_question(verb.question, request), caller_of(context))) as answers:
+                    async for told in answers:
+                        yield encode(told)
+            except Exception as error:  # noqa: BLE001  as above
+                _refuse(context, error, span)
+                yield message_of(verb.answer)()
 
     async def _answered(self, verb: Verb, question: Any, caller: Caller) -> Any:
         """Questions about captures go to the coordinator, sweeps and all other questions to a model replica. What the
@@ -130,7 +133,7 @@ class Gateway:
     def _check_caller(self, context: Context) -> None:
         self._check_token(context)
         try:
-            check_caller({key: str(value) for key, value in context.invocation_metadata()}, "workers have")
+            check_caller(_headers(context), "workers have")
         except TooOldError as error:
             raise BadRequest(
                 str(error), reason=error.reason, field=error.field, value=error.value, allowed=error.allowed
@@ -154,10 +157,15 @@ def caller_of(context: Context) -> Caller:
     return caller
 
 
-def _refuse(context: Context, error: Exception) -> None:
+def _headers(context: Context) -> dict[str, str]:
+    return {key: str(value) for key, value in context.invocation_metadata()}
+
+
+def _refuse(context: Context, error: Exception, span: Span) -> None:
     if not isinstance(error, ActstoreError):
         _log.error("a call failed", exc_info=error)
     failure = failure_of(error)
+    span.note(failed=True, reason=failure.reason)
     context.set_code(STATUS_CODES[REASONS[failure.reason].status])
     status = to_status(failure)  # with texts cut to what trailers can hold
     context.set_details(status.message)

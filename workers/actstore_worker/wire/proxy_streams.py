@@ -14,7 +14,8 @@ from typing import Any
 import grpc
 
 from actstore_api.v1 import service_pb2_grpc
-from actstore_worker.files.secrets import NO_TOKEN, TOKEN_FILE, TokenFile, has_token
+from actstore_storage.settings.gateway_tokens import TOKEN_FILE
+from actstore_worker.files.secrets import NO_TOKEN, TokenFile, has_token
 
 # The header with the seconds until a call's deadline.
 SECONDS_LEFT = "actstore-seconds-left"

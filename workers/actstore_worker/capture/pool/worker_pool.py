@@ -14,11 +14,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from actstore_api.logs.lines import FIELDS
 from actstore_storage.errors import ActstoreError
 from actstore_worker.capture.limits import TASKS, CoordinatorLimits
 from actstore_worker.capture.pool.peak import Peak
 from actstore_worker.capture.run_plan import RunPlan
-from actstore_worker.capture.shards.report import ShardReport
+from actstore_worker.capture.shards.report import ShardReport, fields_of
 
 if TYPE_CHECKING:  # the coordinator's process makes no shard, and does not need torch
     from actstore_worker.capture.shards.tasks import Task
@@ -171,6 +172,7 @@ class WorkerPool:
         self._in_flight[attempt] = plan.record.run, worker
         lost = False
         try:
+            FIELDS.set(fields_of(plan.record.run, shard, attempt))
             return await worker.capture(plan.task(shard, attempt))
         except ActstoreError as error:
             lost = error.reason == LOST_WORKER

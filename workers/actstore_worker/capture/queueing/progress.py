@@ -12,6 +12,7 @@ import numpy as np
 from actstore_api.records import capture
 from actstore_api.records.capture import CaptureProgress, CaptureSpecification, DatasetFiles, ShardFailure
 from actstore_api.records.terms import Failure
+from actstore_api.request_ids import REQUEST_ID
 from actstore_storage.format.specification import RunRecord
 from actstore_storage.runs.snapshot import Snapshot
 from actstore_storage.runs.wanted import Queued
@@ -52,6 +53,8 @@ class CaptureState:
     version: int = 0
     started: float = field(default_factory=time.monotonic)
     elapsed_seconds: float | None = None
+    # Who asked for it, for the log; empty if an earlier coordinator was asked.
+    request_id: str = field(default_factory=REQUEST_ID.get)
 
     @classmethod
     def of(cls, snapshot: Snapshot, files: DatasetFiles = NO_FILES) -> "CaptureState":

@@ -1,4 +1,4 @@
-"""What a worker says of a shard, for code that makes no shard and does without torch."""
+"""What a worker and its log lines say of a shard, for code that makes no shard and does without torch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,3 +20,8 @@ class ShardReport:
     sinks: int = 0
     non_finite: Mapping[str, int] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+def fields_of(run: str, shard: int, attempt: str) -> dict[str, str]:
+    """What log lines say of the attempt that they are about."""
+    return {"run": run, "shard": str(shard), "attempt": attempt}

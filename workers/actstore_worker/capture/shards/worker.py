@@ -3,7 +3,7 @@
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -11,13 +11,14 @@ from typing import Any
 
 import torch
 
+from actstore_api.logs.lines import FIELDS
 from actstore_storage.bucket import Bucket
 from actstore_storage.errors import ActstoreError
 from actstore_storage.format.keys import commit_key, data_folder
 from actstore_storage.format.specification import RunRecord
 from actstore_storage.runs.opening import read_commit
 from actstore_worker.capture.limits import TASKS
-from actstore_worker.capture.shards.report import ShardReport
+from actstore_worker.capture.shards.report import ShardReport, fields_of
 from actstore_worker.capture.shards.speed import measured_flops
 from actstore_worker.capture.shards.tasks import Task
 from actstore_worker.models.dtypes import TORCH_DTYPES
@@ -31,8 +32,15 @@ class CaptureWorker:
     next one uses the model or the SAEs. `interrupt` may run on any thread.
     """
 
-    def __init__(self, bucket: Bucket, device: torch.device, sae_cache: Path = SAE_CACHE) -> None:
-        self._bucket, self._device = bucket, device
+    def __init__(
+        self,
+        bucket: Bucket,
+        device: torch.device,
+        sae_cache: Path = SAE_CACHE,
+        loaded: Callable[[float], None] = lambda _: None,
+    ) -> None:
+        """`loaded` is told how many seconds it took to load a run's model and SAEs."""
+        self._bucket, self._device, self._tell_loaded = bucket, device, loaded
         self._stored_saes = StoredSaes(bucket, sae_cache)
         # Of the current run.
         self._held: tuple[RunRecord, Any] | None = None
@@ -47,6 +55,7 @@ class CaptureWorker:
         task = task.on(self._device.type)
         if self._bucket.exists(commit_key(task.record.run, task.shard)):
             return self._report(task, won=False)  # Another coordinator's worker has captured it.
+        FIELDS.set(fields_of(task.record.run, task.shard, task.attempt))
         stages = _Stages()
         with ExitStack() as open_writer:
             with self._turn:
@@ -90,7 +99,9 @@ class CaptureWorker:
         # under its run's name.
         if self._held is None or self._held[0] != task.record:
             self._held = None  # so that two models are never in memory at the same time
+            began = time.monotonic()
             self._held = task.record, task.load(self._bucket, self._saes(task), self._device)
+            self._tell_loaded(time.monotonic() - began)
         return self._held[1]
 
     def _saes(self, task: Task[Any]) -> tuple[SparseAutoencoder, ...]:

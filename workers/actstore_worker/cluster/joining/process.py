@@ -32,6 +32,9 @@ def prepare_ray(environment: MutableMapping[str, str], ray_address: str | None) 
     sys.path.insert(0, _ABSENT)
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, (_ABSENT, environment.get("PYTHONPATH"))))
     environment.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Each line of every process is whole on standard error, as it was written: JSON stays JSON.
+    environment.setdefault("RAY_DISABLE_WORKER_LOG_PREFIX", "1")
+    environment.setdefault("RAY_DEDUP_LOGS", "0")
     environment.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", str(PROXY_READY_SECONDS))
     environment.setdefault("RAY_SERVE_GRPC_MAX_MESSAGE_SIZE", str(PROXY_MESSAGE_BYTES))
     if ray_address is None:

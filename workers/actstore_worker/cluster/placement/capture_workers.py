@@ -1,6 +1,7 @@
 """Capture workers as Ray actors: what they ask of a node, and how the coordinator sees them."""
 
 import asyncio
+import os
 import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -8,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray.exceptions import RayActorError
 
+from actstore_api.logs.traces import carried
+from actstore_storage.bucket.observed import ObservedBucket
 from actstore_storage.bucket.opening import open_bucket
 from actstore_worker.capture.limits import TASKS
-from actstore_worker.cluster.answers import answer, unavailable
+from actstore_worker.cluster.answers import Failed, Headers, answer, done, start_process, unavailable
 from actstore_worker.cluster.placement.resources import threads_here
 from actstore_worker.settings import WorkerSettings
 
@@ -53,7 +56,7 @@ class RemoteWorker:
             await asyncio.wait_for(answer(self._actor.device.remote()), self._answer_seconds)
         except TimeoutError:
             raise unavailable("a worker process cannot be reached; another one may work") from None
-        return await answer(self._actor.capture.remote(task))
+        return await answer(self._actor.capture.remote(carried(), task))
 
     async def flops(self) -> float:
         return await answer(self._actor.flops.remote())
@@ -69,11 +72,15 @@ class _CaptureActor:
         import torch
 
         from actstore_worker.capture.shards.worker import CaptureWorker
-        from actstore_worker.cluster.stores import device_here
+        from actstore_worker.cluster.metrics import Reporting, to_coordinator
+        from actstore_worker.cluster.stores import device_here, gpu_memory
 
+        start_process("capture", settings.log_form, os.environ)
         torch.set_num_threads(threads_here(workers))
         self._device = device_here(settings)
-        self._worker = CaptureWorker(open_bucket(settings.store, settings.s3), self._device, settings.sae_cache)
+        reporting = Reporting("captures", to_coordinator, gpu_memory).start()
+        bucket = ObservedBucket(open_bucket(settings.store, settings.s3), reporting.store)
+        self._worker = CaptureWorker(bucket, self._device, settings.sae_cache, reporting.loaded)
 
     def device(self) -> str:
         """Answers once the actor is up."""
@@ -83,8 +90,8 @@ class _CaptureActor:
         """Does not return: the call ends with the process."""
         threading.Event().wait()
 
-    def capture(self, task: "Task[Any]") -> "ShardReport":
-        return self._worker.capture(task)
+    def capture(self, headers: Headers, task: "Task[Any]") -> "ShardReport | Failed":
+        return done("capture", headers, lambda: self._worker.capture(task))
 
     def flops(self) -> float:
         return self._worker.flops()

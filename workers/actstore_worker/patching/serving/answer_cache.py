@@ -62,7 +62,7 @@ class AnswerCache:
         try:
             found = read_kept(self._bucket, key)
         except StoreError as error:
-            _log.warning("cached answers cannot be read: %s", error)
+            _log.warning("cached answers cannot be read: %s", error.for_log)
             return []
         return [] if found is None else list(_updates(found, finished))
 
@@ -76,7 +76,7 @@ class AnswerCache:
         try:
             keep(self._bucket, key, KeptAnswer(record, tables), replace=fresh, limits=self._all_kept)
         except StoreError as error:
-            _log.warning("an answer could not be cached: %s", error)
+            _log.warning("an answer could not be cached: %s", error.for_log)
 
     @property
     def _all_kept(self) -> KeptLimits:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextvars import copy_context
 from typing import Any, Generic, TypeVar
 
 from actstore_worker.models.turns import SharedModel
@@ -70,6 +71,8 @@ class Job(Generic[Update]):
     ) -> None:
         self.model, self.pace, self._steps, self._notify = model, pace, steps, notify
         self.principal = principal
+        # With the request's id, for the log.
+        self.context = copy_context()
         self._updates: deque[Update] = deque()
         self._error: Exception | None = None
         self._ran: Ran | None = None
@@ -233,8 +236,9 @@ class Scheduler:
             if len(batch) == 1:
                 batch[0].fail(error)
                 return
-            _log.warning("a batch of %d sweeps failed; each is now run separately", len(batch), exc_info=error)
             for job in batch:
+                said = f"a batch of {len(batch)} sweeps failed; each is now run separately"
+                job.context.run(_log.warning, said, exc_info=error)
                 self._run([job])
             return
         self.batches += 1
