@@ -73,11 +73,10 @@ class WorkerPool:
         """
         attempt = uuid.uuid4().hex[:12]
         self._in_flight[attempt] = plan.record.run, worker
+        FIELDS.set(fields_of(plan.record.run, shard, attempt))
         lost = False
         try:
-            task = plan.task(shard, attempt)
-            FIELDS.set(fields_of(task))
-            return await worker.capture(task)
+            return await worker.capture(plan.task(shard, attempt))
         except ActstoreError as error:
             lost = error.reason == LOST_WORKER
             raise

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 
@@ -62,9 +62,9 @@ class Task(Protocol[Held]):
         """Returns a writer with the whole shard, to be committed; it is open until the stack is left."""
 
 
-def fields_of(task: Task[Any]) -> dict[str, str]:
+def fields_of(run: str, shard: int, attempt: str) -> dict[str, str]:
     """What lines say of the work that they are about."""
-    return {"run": task.record.run, "shard": str(task.shard), "attempt": task.attempt}
+    return {"run": run, "shard": str(shard), "attempt": attempt}
 
 
 @dataclass(frozen=True)

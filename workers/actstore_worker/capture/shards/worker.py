@@ -73,7 +73,7 @@ class CaptureWorker:
         """
         if self._bucket.exists(commit_key(task.record.run, task.shard)):
             return self._report(task, won=False)  # Another coordinator's worker has captured it.
-        FIELDS.set(fields_of(task))
+        FIELDS.set(fields_of(task.record.run, task.shard, task.attempt))
         stages = _Stages()
         with ExitStack() as open_writer:
             with self._turn:
