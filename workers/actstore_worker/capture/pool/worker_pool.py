@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from actstore_storage.errors import ActstoreError
-from actstore_worker.capture.limits import TASKS, CoordinatorLimits
+from actstore_worker.capture.limits import CoordinatorLimits
 from actstore_worker.capture.pool.peak import Peak
 from actstore_worker.capture.run_plan import RunPlan
-from actstore_worker.capture.shards.report import ShardReport
+from actstore_worker.capture.shards.report import TASKS, ShardReport
 
 if TYPE_CHECKING:  # the coordinator's process makes no shard, and does not need torch
     from actstore_worker.capture.shards.tasks import Task
