@@ -32,9 +32,9 @@ from actstore_storage.bucket.opening import open_bucket
 from actstore_storage.format.sites import parse_site
 from actstore_storage.format.specification import RunRecord
 from actstore_storage.runs.opening import create_run
-from actstore_worker.capture.limits import TASKS
 from actstore_worker.capture.plan import Plan, plan_capture
 from actstore_worker.capture.run_plan import PlanSettings
+from actstore_worker.capture.shards.report import TASKS
 from actstore_worker.capture.shards.tasks import ShardTask
 from actstore_worker.capture.shards.worker import CaptureWorker
 from actstore_worker.catalog.folders import ModelCatalog

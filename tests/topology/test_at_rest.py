@@ -12,9 +12,9 @@ MAY_LOAD = ("ray::_CaptureActor", "ray::ServeReplica:actstore:models", "ray::_Co
 
 
 def test_nothing_at_rest_has_loaded_torch(workers: WorkerProcess, with_torch_at_rest: list[str]) -> None:
-    """It takes seconds and 300 MB a process. A worker of captures makes nothing but shards."""
+    """It takes seconds and 300 MB a process."""
     assert workers.processes("ray::_CoordinatorActor")
-    assert [title for title in with_torch_at_rest if not title.startswith("ray::_CaptureActor")] == []
+    assert with_torch_at_rest == []
 
 
 def test_only_what_runs_models_loads_torch(workers: WorkerProcess, lab: Lab) -> None:

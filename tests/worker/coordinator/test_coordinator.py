@@ -23,10 +23,9 @@ from actstore_storage.runs.opening import create_run, open_run
 from actstore_storage.runs.shard_writer import ShardWriter
 from actstore_storage.runs.snapshot import Snapshot
 from actstore_storage.upkeep.fsck import check_runs
-from actstore_worker.capture.limits import TASKS
 from actstore_worker.capture.plan import PlanSettings
 from actstore_worker.capture.preparing import Preparing
-from actstore_worker.capture.shards.report import ShardReport
+from actstore_worker.capture.shards.report import TASKS, ShardReport
 from actstore_worker.capture.shards.tasks import ShardTask
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.datasets.places import DatasetPlaces

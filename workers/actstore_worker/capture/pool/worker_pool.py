@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from actstore_api.logs.lines import FIELDS
 from actstore_storage.errors import ActstoreError
-from actstore_worker.capture.limits import TASKS, CoordinatorLimits
+from actstore_worker.capture.limits import CoordinatorLimits
 from actstore_worker.capture.pool.peak import Peak
 from actstore_worker.capture.run_plan import RunPlan
-from actstore_worker.capture.shards.report import ShardReport, fields_of
+from actstore_worker.capture.shards.report import TASKS, ShardReport, fields_of
 
 if TYPE_CHECKING:  # the coordinator's process makes no shard, and does not need torch
     from actstore_worker.capture.shards.tasks import Task

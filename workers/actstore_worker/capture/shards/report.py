@@ -3,6 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+# Shards that a worker has in progress: one that runs, one that is being committed.
+TASKS = 2
+
 
 @dataclass(frozen=True)
 class ShardReport:

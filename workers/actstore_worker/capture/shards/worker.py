@@ -17,8 +17,7 @@ from actstore_storage.errors import ActstoreError
 from actstore_storage.format.keys import commit_key, data_folder
 from actstore_storage.format.specification import RunRecord
 from actstore_storage.runs.opening import read_commit
-from actstore_worker.capture.limits import TASKS
-from actstore_worker.capture.shards.report import ShardReport, fields_of
+from actstore_worker.capture.shards.report import TASKS, ShardReport, fields_of
 from actstore_worker.capture.shards.speed import measured_flops
 from actstore_worker.capture.shards.tasks import Task
 from actstore_worker.models.dtypes import TORCH_DTYPES

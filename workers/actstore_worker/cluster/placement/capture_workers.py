@@ -12,13 +12,12 @@ from ray.exceptions import RayActorError
 from actstore_api.logs.traces import carried
 from actstore_storage.bucket.observed import ObservedBucket
 from actstore_storage.bucket.opening import open_bucket
-from actstore_worker.capture.limits import TASKS
+from actstore_worker.capture.shards.report import TASKS, ShardReport
 from actstore_worker.cluster.answers import Failed, Headers, answer, done, start_process, unavailable
 from actstore_worker.cluster.placement.resources import threads_here
 from actstore_worker.settings import WorkerSettings
 
 if TYPE_CHECKING:
-    from actstore_worker.capture.shards.report import ShardReport
     from actstore_worker.capture.shards.tasks import Task
 
 # A worker's calls at the same time: shards, something else, and the one that ends with it.
