@@ -96,8 +96,9 @@ fuzz: $(READY)  ## ask a million random questions of every method, which takes h
 		tests/abuse/test_fuzz_workers.py
 
 bench: $(READY)  ## run all benchmarks; each prints a table and then one line of JSON
-	for file in benchmarks/[a-z]*.py; do \
-		$(QUIET) $(BIN)/python -m benchmarks.$$(basename $$file .py) --json $(ARGS) || exit 1; done
+	for file in benchmarks/[a-z]*.py benchmarks/*/__main__.py; do \
+		name=$${file%/__main__.py}; \
+		$(QUIET) $(BIN)/python -m benchmarks.$$(basename $$name .py) --json $(ARGS) || exit 1; done
 
 soak: $(READY)  ## load a service with mixed questions for 15 minutes; ends with the growth of its memory
 	$(QUIET) $(BIN)/python -m benchmarks.load --minutes 15 --json $(ARGS)

@@ -1,0 +1,1 @@
+"""What a question costs at the door of a service."""
