@@ -61,7 +61,8 @@ def load_tokenizer(folder: Path, config: Any) -> Any:
 
 def check_speed(folder: Path, tokenizer: Any) -> None:
     """Refuses regular expressions that could take hours for a text: DamagedFile."""
-    check_expressions(_told(folder), tokenizer.backend_tokenizer)
+    if (folder / TOKENIZER).is_file():  # else it is made of a vocabulary, with the rules of its class
+        check_expressions(_told(folder), tokenizer.backend_tokenizer)
 
 
 def check_added(folder: Path, tokenizer: Any) -> None:

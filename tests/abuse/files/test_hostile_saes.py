@@ -13,7 +13,7 @@ import torch
 from actstore_storage.errors import BadRequest
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.sae.formats.loading import load_sae
-from tests.abuse.hostile import IN_PLACE_OF_A_FILE, MEBIBYTE, link_out, long_header, refused
+from tests.abuse.files.hostile import IN_PLACE_OF_A_FILE, MEBIBYTE, link_out, long_header, refused
 from tests.made_models.sae_formats import save_dictionary, save_openai
 from tests.made_models.small_models import save_sae
 

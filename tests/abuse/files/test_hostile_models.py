@@ -16,7 +16,7 @@ from actstore_storage.errors import ActstoreError
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.models.families import find_family
 from actstore_worker.models.loading import describe_model, load_model
-from tests.abuse.hostile import IN_PLACE_OF_A_FILE, link_out, long_header, pipe, refused
+from tests.abuse.files.hostile import IN_PLACE_OF_A_FILE, link_out, long_header, pipe, refused
 from tests.made_models.lens_folders import save_lens_folder
 from tests.made_models.small_models import change_config, save_llama
 
