@@ -12,6 +12,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import Message
 
 BASELINE = Path(__file__).parents[2] / "proto" / "baseline.binpb"
+NO_DEADLINE_SECONDS = 1e6
 # What a part of the release sends on of a call's headers. It knows of no levels.
 HEADERS = frozenset({"application", "authorization", "x-request-id"})
 
@@ -82,7 +83,9 @@ class ReleasedPart(grpc.GenericRpcHandler):
 
 def _as_asked(context: grpc.ServicerContext) -> dict[str, Any]:
     headers = tuple((key, value) for key, value in context.invocation_metadata() if key in HEADERS)
-    return {"metadata": headers, "timeout": context.time_remaining()}
+    # Without a deadline, gRPC says one in centuries, which it does not take back.
+    left = context.time_remaining()
+    return {"metadata": headers, "timeout": left if left < NO_DEADLINE_SECONDS else None}
 
 
 def _hand_on(error: Any, context: grpc.ServicerContext) -> None:

@@ -8,12 +8,12 @@ import grpc
 import pytest
 
 from actstore_api.v1 import capture_pb2, model_pb2, patching_pb2, sae_pb2
+from tests.made_models.poisoned_models import POISONS, assert_refused_by_every_door
 from tests.topology.caller import (
     CALL_SECONDS,
     Caller,
     failure,
 )
-from tests.topology.poisoned_models import POISONS, assert_refused_by_every_door
 from tests.worker_process import WorkerProcess, command_line, descendants, inherited
 
 pytestmark = pytest.mark.stack
