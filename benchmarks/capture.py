@@ -32,10 +32,9 @@ from actstore_storage.bucket.opening import open_bucket
 from actstore_storage.format.sites import parse_site
 from actstore_storage.format.specification import RunRecord
 from actstore_storage.runs.opening import create_run
-from actstore_worker.capture.limits import TASKS
 from actstore_worker.capture.plan import Plan, PlanSettings, plan_capture
 from actstore_worker.capture.shards.tasks import ShardTask
-from actstore_worker.capture.shards.worker import CaptureWorker
+from actstore_worker.capture.shards.worker import TASKS, CaptureWorker
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.datasets.places import DatasetPlaces
 from actstore_worker.datasets.sequences import TokenSequences

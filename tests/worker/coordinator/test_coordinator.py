@@ -23,11 +23,10 @@ from actstore_storage.runs.opening import create_run, open_run
 from actstore_storage.runs.shard_writer import ShardWriter
 from actstore_storage.runs.snapshot import Snapshot
 from actstore_storage.upkeep.fsck import check_runs
-from actstore_worker.capture.limits import TASKS
 from actstore_worker.capture.plan import PlanSettings
 from actstore_worker.capture.preparing import Preparing
 from actstore_worker.capture.shards.tasks import ShardTask
-from actstore_worker.capture.shards.worker import ShardReport
+from actstore_worker.capture.shards.worker import TASKS, ShardReport
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.datasets.places import DatasetPlaces
 from tests.coordinating import LIMITS, REQUEST, SHARDS, ThreadWorker, bucket, commits, coordinator, lab, run, watch

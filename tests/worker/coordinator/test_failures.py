@@ -19,11 +19,11 @@ from actstore_storage.errors import ActstoreError, CorruptObject, NotThere, Stor
 from actstore_storage.format.records import seal
 from actstore_storage.runs.opening import open_run
 from actstore_storage.upkeep.fsck import check_runs
-from actstore_worker.capture.limits import TASKS
 from actstore_worker.capture.plan import PlanSettings
 from actstore_worker.capture.preparing import Preparing, sealed_request
 from actstore_worker.capture.shards.overflow import OverflowRefused
 from actstore_worker.capture.shards.tasks import ShardTask
+from actstore_worker.capture.shards.worker import TASKS
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.datasets.places import DatasetPlaces
 from tests.coordinating import LIMITS, REQUEST, SHARDS, ThreadWorker, bucket, coordinator, lab, run, watch

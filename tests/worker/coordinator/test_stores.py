@@ -16,13 +16,12 @@ from actstore_api.records.terms import Failure, ModelReference
 from actstore_storage.bucket import Bucket
 from actstore_storage.errors import StoreUnreachable
 from actstore_storage.runs.opening import list_runs, open_run
-from actstore_worker.capture.limits import TASKS
 from actstore_worker.capture.plan import PlanSettings, plan_capture
 from actstore_worker.capture.preparing import Preparing, sealed_request
 from actstore_worker.capture.queueing import progress
 from actstore_worker.capture.queueing.progress import CaptureState
 from actstore_worker.capture.shards.tasks import ShardTask
-from actstore_worker.capture.shards.worker import ShardReport
+from actstore_worker.capture.shards.worker import TASKS, ShardReport
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.datasets.places import DatasetPlaces
 from tests.coordinating import LIMITS, REQUEST, ThreadWorker, bucket, coordinator, lab, run, watch

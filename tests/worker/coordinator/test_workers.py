@@ -17,11 +17,11 @@ from actstore_storage.bucket import Bucket
 from actstore_storage.errors import ActstoreError
 from actstore_storage.format.keys import checkpoint_key
 from actstore_storage.runs.opening import open_run
-from actstore_worker.capture.limits import TASKS, MergeLimits
+from actstore_worker.capture.limits import MergeLimits
 from actstore_worker.capture.merging import Merging
 from actstore_worker.capture.plan import PlanSettings, plan_capture
 from actstore_worker.capture.shards.tasks import ShardTask
-from actstore_worker.capture.shards.worker import ShardReport
+from actstore_worker.capture.shards.worker import TASKS, ShardReport
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.datasets.places import DatasetPlaces
 from tests.coordinating import LIMITS, REQUEST, SHARDS, ThreadWorker, ThreadWriter, bucket, coordinator, lab, run, watch

@@ -5,8 +5,6 @@ from dataclasses import dataclass, fields
 from actstore_storage.errors import SettingsError
 from actstore_storage.settings.checks import check_least, check_positive
 
-# Shards that a worker has in progress: one that runs, one that is being committed.
-TASKS = 2
 # A queue may have no places, no capture may be interactive, bulk captures may have no share of their own, and at rest
 # there may be no worker.
 _MAY_BE_ZERO = ("interactive_token_layers", "queued_captures", "queued_per_principal", "bulk_share", "workers_min")

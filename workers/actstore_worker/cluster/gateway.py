@@ -14,9 +14,9 @@ from ray.exceptions import RayActorError, RayTaskError
 from actstore_api.records.capture import CaptureProgress
 from actstore_api.records.patching import RunSweep, SweepCells, SweepEstimate, SweepProgress, SweepResult
 from actstore_api.records.terms import ModelReference
-from actstore_worker.cluster.answers import answer, unavailable
 from actstore_worker.cluster.coordinator import ensure_coordinator
 from actstore_worker.cluster.joining.session import COORDINATOR, NAMESPACE
+from actstore_worker.cluster.placement.answers import answer, unavailable
 from actstore_worker.cluster.placement.arrivals import Arrivals
 from actstore_worker.cluster.placement.replicas import running_replicas
 from actstore_worker.files.secrets import TokenFile

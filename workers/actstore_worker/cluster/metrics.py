@@ -19,7 +19,7 @@ from actstore_storage.format.specification import FORMAT_VERSION
 from actstore_worker.capture.activity import Activity
 
 if TYPE_CHECKING:
-    from actstore_worker.capture.pool.worker_pool import WorkerPool
+    from actstore_worker.capture.worker_pool import WorkerPool
     from actstore_worker.cluster.placement.replicas import ReplicaCounts
 
 _log = logging.getLogger(__name__)

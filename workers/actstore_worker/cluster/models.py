@@ -28,7 +28,7 @@ def model_replica(models_per_replica: int) -> type:
         def __init__(self, settings: WorkerSettings) -> None:
             # Imported only in its own process: libraries that run models take seconds to import, and the deploying
             # process does not need them.
-            from actstore_worker.cluster.stores import catalog_of, device_here
+            from actstore_worker.cluster.placement.stores import catalog_of, device_here
             from actstore_worker.replica import Replica
 
             bucket = open_bucket(settings.store, settings.s3)

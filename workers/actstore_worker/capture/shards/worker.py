@@ -16,13 +16,15 @@ from actstore_storage.errors import ActstoreError
 from actstore_storage.format.keys import commit_key, data_folder
 from actstore_storage.format.specification import RunRecord
 from actstore_storage.runs.opening import read_commit
-from actstore_worker.capture.limits import TASKS
 from actstore_worker.capture.shards.speed import measured_flops
 from actstore_worker.capture.shards.tasks import Task
 from actstore_worker.models.dtypes import TORCH_DTYPES
 from actstore_worker.sae.autoencoder import SparseAutoencoder
 from actstore_worker.sae.formats.loading import load_sae
 from actstore_worker.sae.stored import SAE_CACHE, StoredSaes
+
+# Shards that a worker has in progress: one that runs, one that is being committed.
+TASKS = 2
 
 
 @dataclass(frozen=True)

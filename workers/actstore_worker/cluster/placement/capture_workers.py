@@ -9,8 +9,8 @@ import ray
 from ray.exceptions import RayActorError
 
 from actstore_storage.bucket.opening import open_bucket
-from actstore_worker.capture.limits import TASKS
-from actstore_worker.cluster.answers import answer, unavailable
+from actstore_worker.capture.shards.worker import TASKS
+from actstore_worker.cluster.placement.answers import answer, unavailable
 from actstore_worker.cluster.placement.resources import threads_here
 from actstore_worker.settings import WorkerSettings
 
@@ -69,7 +69,7 @@ class _CaptureActor:
         import torch
 
         from actstore_worker.capture.shards.worker import CaptureWorker
-        from actstore_worker.cluster.stores import device_here
+        from actstore_worker.cluster.placement.stores import device_here
 
         torch.set_num_threads(threads_here(workers))
         self._device = device_here(settings)
