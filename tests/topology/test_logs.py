@@ -62,7 +62,7 @@ def _refused(call: Any) -> None:
 def test_lines_of_a_question_have_its_id_wherever_it_went(caller: Caller, logs: Logs) -> None:
     attention = model_pb2.GetAttentionRequest(model=TINY, text=prompt("Mary gave"), layers=[99])
     _refused(lambda: caller.models.GetAttention(attention, **_with(caller, "to-a-replica")))
-    line = logs.line(request_id="to-a-replica", logger="actstore_worker.cluster.answers")
+    line = logs.line(request_id="to-a-replica", logger="actstore_worker.cluster.placement.answers")
     assert (line["process"], line["level"]) == ("replica", "INFO")
     assert line["message"] == "replica/GetAttention: LAYER_OUT_OF_RANGE in layers (BadRequest)"
     estimate = capture_pb2.EstimateCaptureRequest(specification=specification("e", dataset="absent"))

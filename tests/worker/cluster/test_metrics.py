@@ -12,7 +12,8 @@ from actstore_api.records.capture import GetCaptureTotalsAnswer, PrincipalTotals
 from actstore_worker.capture.activity import Activity
 from actstore_worker.capture.queueing.usage import UsedBy
 from actstore_worker.capture.shards.report import ShardReport
-from actstore_worker.cluster.metrics import Reporting, WorkerMetrics
+from actstore_worker.cluster.metrics import WorkerMetrics
+from actstore_worker.cluster.placement.reporting import Reporting
 from actstore_worker.models.used import Used
 
 REPORT = ShardReport(

@@ -12,9 +12,8 @@ import pytest
 
 from actstore_storage.errors import ActstoreError
 from actstore_worker.capture.limits import CoordinatorLimits
-from actstore_worker.capture.pool.peak import Peak
-from actstore_worker.capture.pool.worker_pool import WorkerPool
 from actstore_worker.capture.shards.report import TASKS
+from actstore_worker.capture.worker_pool import Peak, WorkerPool
 from tests.waiting import PATIENCE_SECONDS
 
 LOST = ActstoreError("a worker process died", reason="WORKERS_UNAVAILABLE")

@@ -17,7 +17,7 @@ from actstore_api.logs.lines import FIELDS, _JsonLine
 from actstore_api.logs.traces import apart, carried, received
 from actstore_api.request_ids import REQUEST_ID
 from actstore_storage.errors import ActstoreError, BadRequest, CorruptObject
-from actstore_worker.cluster.answers import Failed, answer, answered, answered_in_parts, done, unwrapped
+from actstore_worker.cluster.placement.answers import Failed, answer, answered, answered_in_parts, done, unwrapped
 
 PLANTED = "planted prompt"
 HEADERS = {"x-request-id": "one"}

@@ -12,11 +12,11 @@ from actstore_api.reasons import REASONS, Kind
 from actstore_api.records.terms import Failure
 from actstore_storage.errors import ActstoreError
 from actstore_worker.capture.limits import CoordinatorLimits
-from actstore_worker.capture.pool.worker_pool import LOST_WORKER, Worker, WorkerPool
 from actstore_worker.capture.queueing.fair_queue import FairQueue, Flow
 from actstore_worker.capture.queueing.progress import CaptureState
 from actstore_worker.capture.run_plan import RunPlan
 from actstore_worker.capture.shards.report import ShardReport
+from actstore_worker.capture.worker_pool import LOST_WORKER, Worker, WorkerPool
 
 _log = logging.getLogger(__name__)
 

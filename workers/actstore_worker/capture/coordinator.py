@@ -35,7 +35,6 @@ from actstore_worker.capture.activity import Activity
 from actstore_worker.capture.attempts import PAUSING, Attempts
 from actstore_worker.capture.limits import CoordinatorLimits
 from actstore_worker.capture.merging import Merging
-from actstore_worker.capture.pool.worker_pool import LOST_WORKER, Worker, WorkerPool
 from actstore_worker.capture.queued_captures import QueuedCaptures
 from actstore_worker.capture.queueing.planning import Planning
 from actstore_worker.capture.queueing.progress import CaptureState
@@ -43,6 +42,7 @@ from actstore_worker.capture.queueing.quotas import UseQuotas
 from actstore_worker.capture.queueing.usage import UsedBy
 from actstore_worker.capture.run_plan import RunPlan
 from actstore_worker.capture.shards.report import ShardReport
+from actstore_worker.capture.worker_pool import LOST_WORKER, Worker, WorkerPool
 from actstore_worker.models.used import Used
 
 _log = logging.getLogger(__name__)

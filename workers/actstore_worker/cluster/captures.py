@@ -20,11 +20,11 @@ from actstore_worker.capture.coordinator import Coordinator
 from actstore_worker.capture.merging import Merging, write_part
 from actstore_worker.capture.preparing import Preparing
 from actstore_worker.capture.run_plan import PlanSettings
-from actstore_worker.cluster.answers import Failed, Headers, answer, done, start_process
+from actstore_worker.cluster.placement.answers import Failed, Headers, answer, done, start_process
 from actstore_worker.cluster.placement.capture_workers import RemoteWorker
 from actstore_worker.cluster.placement.replicas import NO_REPLICAS, replica_counts
 from actstore_worker.cluster.placement.resources import uses_gpus, without_gpu, worker_count, worker_room
-from actstore_worker.cluster.stores import catalog_of
+from actstore_worker.cluster.placement.stores import catalog_of
 from actstore_worker.datasets.places import DatasetPlaces
 from actstore_worker.settings import WorkerSettings
 

@@ -10,13 +10,13 @@ import ray
 
 from actstore_api.records.capture import CaptureProgress
 from actstore_worker.caller import Caller
-from actstore_worker.cluster.answers import Failed, Headers, answered, start_process
 from actstore_worker.cluster.joining.session import (
     COORDINATOR,
     NAMESPACE,
     POLL_SECONDS,
     on_head,
 )
+from actstore_worker.cluster.placement.answers import Failed, Headers, answered, start_process
 from actstore_worker.cluster.placement.resources import check_room, uses_gpus
 from actstore_worker.models.used import Used
 from actstore_worker.settings import WorkerSettings

@@ -20,9 +20,9 @@ from actstore_api.records.capture import CaptureProgress
 from actstore_api.records.patching import RunSweep, SweepEstimate, SweepProgress
 from actstore_api.records.terms import ModelReference
 from actstore_worker.caller import Caller
-from actstore_worker.cluster.answers import answer, start_process, unavailable, unwrapped
 from actstore_worker.cluster.coordinator import ensure_coordinator
 from actstore_worker.cluster.joining.session import COORDINATOR, NAMESPACE
+from actstore_worker.cluster.placement.answers import answer, start_process, unavailable, unwrapped
 from actstore_worker.cluster.placement.arrivals import Arrivals
 from actstore_worker.cluster.placement.replicas import running_replicas
 from actstore_worker.files.secrets import TokenFile

@@ -9,22 +9,18 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Protocol
-from uuid import uuid4
-
-import ray
 
 from actstore_api import metrics as catalogue
-from actstore_api.exporting import Exported, ExportedStore, Key, Report, page_server
+from actstore_api.exporting import Exported, ExportedStore, page_server
 from actstore_api.levels import own_version
 from actstore_api.metrics import Exporter, Metric
 from actstore_api.records.capture import GetCaptureTotalsAnswer
 from actstore_storage.format.specification import FORMAT_VERSION
 from actstore_worker.capture.activity import Activity
 from actstore_worker.capture.queueing.usage import UsedBy
-from actstore_worker.cluster.joining.session import COORDINATOR, NAMESPACE
 
 if TYPE_CHECKING:
-    from actstore_worker.capture.pool.worker_pool import WorkerPool
+    from actstore_worker.capture.worker_pool import WorkerPool
     from actstore_worker.cluster.placement.replicas import ReplicaCounts
 
 _log = logging.getLogger(__name__)
@@ -33,8 +29,6 @@ _ANSWER_SECONDS = 5.0
 _RETRY_SECONDS = 1.0
 # A device's name in the metrics, by its name in torch.
 _DEVICES = {"cpu": "cpu", "cuda": "gpu"}
-# A scrape interval, as usual.
-REPORT_SECONDS = 15.0
 # By field of the totals: the counter, and its labels.
 _COUNTERS: Mapping[str, tuple[Metric, tuple[str, ...]]] = {
     "captures_complete": (catalogue.CAPTURES_ENDED, ("complete",)),
@@ -117,65 +111,6 @@ class WorkerMetrics:
         ):
             for label, total in dict(counts).items():
                 self.exported.count_to(metric, total, label)
-
-
-class Reporting:
-    """The metrics of one process of the workers, which reports them to the coordinator at intervals.
-
-    `store` observes its bucket. A report that does not arrive is part of the next one.
-    """
-
-    def __init__(
-        self, use: str, deliver: Callable[[str, Report], None], gpu_memory: Callable[[], Mapping[str, int]] = dict
-    ) -> None:
-        """`use` is what its models are for, as the catalogue has it; `gpu_memory` has bytes by state."""
-        self._gpu_memory = gpu_memory
-        self._exported = Exported(Exporter.WORKERS, of_process=False)
-        self.store = ExportedStore(self._exported)
-        self._use, self._deliver, self._process = use, deliver, uuid4().hex
-        self._sent: Mapping[Key, float] = {}
-        self._arrived = True
-
-    def start(self) -> "Reporting":
-        """Reports from now on, until the process ends."""
-        threading.Thread(target=self._report_forever, name="reports", daemon=True).start()
-        return self
-
-    def loaded(self, seconds: float) -> None:
-        """Counts a model that was loaded."""
-        _log.info("a model was loaded in %.1f seconds", seconds)
-        self._exported.observe(catalogue.MODEL_LOAD_SECONDS, seconds, self._use)
-
-    def report(self) -> None:
-        """Reports what was counted since the last report that arrived."""
-        self._look_at_gpus()
-        now = self._exported.values(catalogue.REPORTED, gauges=False)
-        counted = {key: value - self._sent.get(key, 0.0) for key, value in now.items()}
-        gauges = self._exported.values(catalogue.REPORTED, gauges=True)
-        self._deliver(self._process, Report({key: value for key, value in counted.items() if value}, gauges))
-        self._sent = now
-
-    def _report_forever(self) -> None:
-        while True:
-            time.sleep(REPORT_SECONDS)
-            try:
-                self.report()
-            except Exception as error:  # noqa: BLE001  of Ray, or the coordinator is being replaced
-                if self._arrived:
-                    _log.warning("metrics cannot be reported to the coordinator: %s", type(error).__name__)
-                self._arrived = False
-            else:
-                self._arrived = True
-
-    def _look_at_gpus(self) -> None:
-        for state, n_bytes in self._gpu_memory().items():
-            self._exported.set(catalogue.GPU_MEMORY, n_bytes, self._use, state)
-
-
-def to_coordinator(process: str, report: Report) -> None:
-    """Delivers a report. Errors: any of Ray's, and ValueError if there is no coordinator."""
-    actor = ray.get_actor(COORDINATOR, NAMESPACE)
-    ray.get(actor.report.remote(process, report), timeout=_ANSWER_SECONDS)
 
 
 class MetricsServer:

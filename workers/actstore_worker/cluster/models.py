@@ -16,8 +16,8 @@ from actstore_api.records.terms import ModelReference
 from actstore_storage.bucket.observed import ObservedBucket
 from actstore_storage.bucket.opening import open_bucket
 from actstore_worker.caller import Caller
-from actstore_worker.cluster.answers import Failed, Headers, answered, answered_in_parts, start_process
 from actstore_worker.cluster.gateway import model_id_of
+from actstore_worker.cluster.placement.answers import Failed, Headers, answered, answered_in_parts, start_process
 from actstore_worker.cluster.usage import report_usage
 from actstore_worker.live.questions import Question
 from actstore_worker.patching.updates import Finished, SweepUpdate
@@ -127,8 +127,8 @@ class _Made:
 
 
 def _replica(settings: WorkerSettings) -> "Replica":
-    from actstore_worker.cluster.metrics import Reporting, to_coordinator
-    from actstore_worker.cluster.stores import catalog_of, device_here, gpu_memory
+    from actstore_worker.cluster.placement.reporting import Reporting, to_coordinator
+    from actstore_worker.cluster.placement.stores import catalog_of, device_here, gpu_memory
     from actstore_worker.replica import Replica
 
     reporting = Reporting("questions", to_coordinator, gpu_memory).start()

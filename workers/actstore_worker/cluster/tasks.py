@@ -7,9 +7,9 @@ from typing import Any, TypeVar
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from actstore_worker.cluster.answers import unavailable
 from actstore_worker.cluster.joining.session import on_this_node, ray_session
 from actstore_worker.cluster.joining.strangers import check_strangers_are_refused
+from actstore_worker.cluster.placement.answers import unavailable
 from actstore_worker.cluster.placement.resources import gpu_count
 from actstore_worker.settings import RayLimits
 

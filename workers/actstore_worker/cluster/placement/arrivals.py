@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from actstore_storage.errors import ActstoreError
-from actstore_worker.cluster.answers import unavailable
+from actstore_worker.cluster.placement.answers import unavailable
 from actstore_worker.cluster.placement.resources import gpu_count, gpus_most, uses_gpus
 from actstore_worker.settings import WorkerSettings
 

@@ -13,7 +13,8 @@ from actstore_api.logs.traces import carried
 from actstore_storage.bucket.observed import ObservedBucket
 from actstore_storage.bucket.opening import open_bucket
 from actstore_worker.capture.shards.report import TASKS, ShardReport
-from actstore_worker.cluster.answers import Failed, Headers, answer, done, start_process, unavailable
+from actstore_worker.cluster.placement.answers import Failed, Headers, answer, done, start_process, unavailable
+from actstore_worker.cluster.placement.reporting import Reporting, to_coordinator
 from actstore_worker.cluster.placement.resources import threads_here
 from actstore_worker.settings import WorkerSettings
 
@@ -71,8 +72,7 @@ class _CaptureActor:
         import torch
 
         from actstore_worker.capture.shards.worker import CaptureWorker
-        from actstore_worker.cluster.metrics import Reporting, to_coordinator
-        from actstore_worker.cluster.stores import device_here, gpu_memory
+        from actstore_worker.cluster.placement.stores import device_here, gpu_memory
 
         start_process("capture", settings.log_form, os.environ)
         torch.set_num_threads(threads_here(workers))
