@@ -11,7 +11,6 @@ from actstore_storage.answers import Store, answer
 from actstore_storage.bucket.opening import open_bucket
 from actstore_storage.bucket.watched import WatchedBucket
 from actstore_storage.errors import BadRequest
-from actstore_storage.runs.opening import open_run
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.live.passes.text import read_text
 from actstore_worker.models.loading import describe_model
@@ -48,9 +47,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     ],
 )
 def test_examples_are_counted_before_a_feature_is_opened(store: Store, asked: dict[str, Any], field: str) -> None:
-    open_run(store.bucket, "run")
     before = store.bucket.asked
-    open_run(store.bucket, "run")
+    store.snapshot("run")
     opening = store.bucket.asked - before
     with pytest.raises(BadRequest) as refused:
         answer(store, SampleExamples("run", SAE, **{"features": (0,)} | asked))

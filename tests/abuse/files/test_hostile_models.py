@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import struct
 from collections.abc import Callable
@@ -24,6 +25,10 @@ Poison = Callable[[Path], object]
 FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "other.json")
 
 
+# A refusal may say how long something took, and safetensors names either of two tensors that overlap.
+BY_CHANCE = r"\d+\.\d+ s|layers\.\d"
+
+
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_llama(tmp_path_factory.mktemp("saved") / "model")
@@ -39,7 +44,8 @@ def refusal(model: Path) -> str:
     source = ModelCatalog((model.parent,)).find_model(model.name)
     error = refused(lambda: describe_model(source))
     assert (error.reason, error.details["field"]) == ("MODEL_UNSUPPORTED", "model")
-    assert refused(lambda: load_model(source, device=torch.device("cpu"))).message == error.message
+    loading = refused(lambda: load_model(source, device=torch.device("cpu"))).message
+    assert re.sub(BY_CHANCE, "", loading) == re.sub(BY_CHANCE, "", error.message)
     return error.message
 
 
