@@ -217,7 +217,7 @@ def test_planning_ends_with_its_caller(tmp_path: Path) -> None:
     nothing: Any = None
 
     async def leave() -> None:
-        coordinator = Coordinator(preparer, [], CoordinatorLimits(), nothing)
+        coordinator = Coordinator(preparer, nothing, CoordinatorLimits(), nothing, workers_max=0)
         asked = asyncio.create_task(coordinator.estimate(capture_request("tiny", "words.jsonl")))
         assert await asyncio.to_thread(preparer.begun.wait, PATIENCE_SECONDS)
         asked.cancel()

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from actstore_storage.bucket.opening import open_bucket
+from actstore_worker.caller import Caller
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.live.passes.limits import LiveLimits
 from actstore_worker.patching.inputs.limits import PatchingLimits
@@ -22,7 +23,7 @@ class Waiting:
         self.begun, self.may_end = threading.Semaphore(0), threading.Event()
         self.stops: list[threading.Event] = []
 
-    def answer(self, question: str, model: None, stop: threading.Event) -> str:
+    def answer(self, question: str, model: None, stop: threading.Event, _: Caller) -> str:
         if question == "long":
             self.stops.append(stop)
             self.begun.release()
