@@ -115,7 +115,8 @@ def test_what_the_environment_says_of_the_labs_service_does_not_hold_for_a_stack
     monkeypatch.setenv("ACTSTORE_ROOT_CERTIFICATES", "/nowhere.pem")
     monkeypatch.setenv("ACTSTORE_TOKEN", "of the lab")
     monkeypatch.setattr("grpc.secure_channel", None)
-    assert ("authorization", "Bearer secret") in actstore.connect()._backend._metadata()
+    with actstore.connect()._backend._headers("/a/call") as headers:
+        assert ("authorization", "Bearer secret") in headers
 
 
 @pytest.mark.parametrize("text", ["", '{"address": "127.0.0.1:9", "tok', "[]", '{"address": "127.0.0.1:9"}', "\xff"])
