@@ -16,7 +16,8 @@ NEVER = threading.Event()
 class DatasetLimits:
     # Bytes of a line or of an array of JSON, which are read as a whole. A file with more is refused.
     json_bytes: int = 256 * 2**20
-    # Values of a line or of an array of JSON: each takes up to 64 bytes of memory, for 3 bytes of the file.
+    # Values of a line or of an array of JSON: each takes up to 64 bytes of memory, for 3 bytes of the file. A file with
+    # more is refused.
     json_values: int = 20 * 2**20
     # Characters of one document. A tokenizer takes some 200 bytes for each. A longer document is refused.
     document_characters: int = 8 * 2**20
