@@ -23,8 +23,8 @@ def queries() -> Iterator[tuple[str, str]]:
         yield alert.name, alert.query
     for dashboard in DASHBOARDS:
         for panel in dashboard.panels:
-            for query, _ in panel.queries:
-                yield f"{dashboard.title}: {panel.title}", query.replace(RATE, _INTERVAL)
+            for number, (query, _) in enumerate(panel.queries, start=1):
+                yield f"{dashboard.title}: {panel.title}, {number}", query.replace(RATE, _INTERVAL)
 
 
 def metric_of(name: str) -> tuple[Metric | None, set[str]]:

@@ -1,4 +1,4 @@
-"""What the logs of real workers say of a request, and what neither they nor Ray's own files ever say."""
+"""What is seen of a request in the logs and traces of real processes, and what neither these nor Ray's own files have."""
 
 import json
 from collections.abc import Iterator
@@ -8,8 +8,15 @@ from typing import Any
 
 import grpc
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+import actstore
+from actstore_api.logs import traces
 from actstore_api.v1 import capture_pb2, common_pb2, model_pb2, patching_pb2
+from tests.service.observed.otlp import Receiver
+from tests.service.process import running_service
 from tests.topology.caller import CALL_SECONDS, TINY, Caller, pair_of, prompt, specification
 from tests.waiting import wait_until
 from tests.worker_process import WorkerProcess, command_line, descendants
@@ -18,6 +25,8 @@ pytestmark = pytest.mark.stack
 
 PLANTED = "planted prompt of a researcher"
 WRONG_TOKEN = "planted-wrong-token"
+PROMPT = "Mary gave a planted prompt"
+PATH = "/actstore_api.v1.ModelService/GetAttention"
 
 
 class Logs:
@@ -125,3 +134,37 @@ def test_no_secret_and_no_prompt_is_in_any_log(
     texts = dict(logs.texts())
     assert len(texts) > 10  # Ray's
     assert {path: secret for path, text in texts.items() for secret in secrets if secret in text} == {}
+
+
+@pytest.fixture
+def client_spans(monkeypatch: pytest.MonkeyPatch) -> Iterator[InMemorySpanExporter]:
+    """Of this process, which is the client only: the service is another one."""
+    exporter, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    monkeypatch.setattr(traces, "_provider", provider)
+    yield exporter
+    provider.shutdown()
+
+
+def test_a_question_has_one_trace(
+    workers: WorkerProcess, receiver: Receiver, folder: Path, client_spans: InMemorySpanExporter
+) -> None:
+    variables = {
+        "ACTSTORE_STORE": str(folder / "store"),
+        "ACTSTORE_TOKEN": "planted-token",
+        "ACTSTORE_GATEWAY": workers.address,
+        "ACTSTORE_GATEWAY_TOKEN": workers.token,
+    }
+    with running_service(**variables, **receiver.variables) as ready:
+        with actstore.connect(ready["address"], token="planted-token") as lab:
+            lab.attention("tiny", PROMPT)
+        (client,) = (span for span in client_spans.get_finished_spans() if span.name == PATH)
+        trace = f"{client.context.trace_id:032x}"
+        service = receiver.span(trace=trace, process="service")
+        gateway = receiver.span(trace=trace, process="gateway")
+        replica = receiver.span(trace=trace, process="replica")
+    assert service.parent == f"{client.context.span_id:016x}"
+    assert (gateway.parent, replica.parent) == (service.own, gateway.own)
+    assert (service.name, gateway.name, replica.name) == (PATH, PATH, "replica/GetAttention")
+    assert len({span.attributes["actstore.request_id"] for span in (service, gateway, replica)}) == 1
+    assert not any(secret.encode() in receiver.bytes for secret in (PROMPT, "planted-token", workers.token))
