@@ -1,4 +1,4 @@
-"""What is seen of a request in the logs and traces of real processes, and what neither these nor Ray's own files have."""
+"""What logs and traces of real processes say of a request, and what neither these nor Ray's own files ever say."""
 
 import json
 from collections.abc import Iterator
