@@ -36,6 +36,7 @@ from actstore_storage.bucket import Bucket
 from actstore_storage.bucket.opening import open_bucket
 from actstore_storage.format.products import NORM_SKETCHES
 from actstore_storage.runs.opening import open_run
+from actstore_worker.cluster.joining.agents import agent_ports_chosen
 from actstore_worker.cluster.joining.process import PROXY_READY_SECONDS
 from tests.capture_requests import capture_request
 from tests.coordinating import ThreadWorker, coordinator, watch
@@ -134,6 +135,7 @@ def gpus() -> Iterator[ElasticCluster]:
         (Path(scratch) / "ray").mkdir()
         ready = {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": str(PROXY_READY_SECONDS)}
         stack.enter_context(patch.dict(os.environ, RAY_TMPDIR=scratch, **ready))
+        stack.enter_context(agent_ports_chosen())
         cluster = Cluster(
             initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, "temp_dir": scratch}
         )
