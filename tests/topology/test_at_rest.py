@@ -12,9 +12,9 @@ MAY_LOAD = ("ray::_CaptureActor", "ray::ServeReplica:actstore:models", "ray::_Co
 
 
 def test_nothing_at_rest_has_loaded_torch(workers: WorkerProcess, with_torch_at_rest: list[str]) -> None:
-    """It takes seconds and 300 MB a process."""
+    """It takes seconds and 300 MB a process. The capture workers are there because these workers are told to keep some."""
     assert workers.processes("ray::_CoordinatorActor")
-    assert with_torch_at_rest == []
+    assert [title for title in with_torch_at_rest if not title.startswith("ray::_CaptureActor")] == []
 
 
 def test_only_what_runs_models_loads_torch(workers: WorkerProcess, lab: Lab) -> None:

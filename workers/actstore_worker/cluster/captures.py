@@ -87,10 +87,10 @@ class _RemoteWriter:
 
     def __init__(self, settings: WorkerSettings) -> None:
         self._where = settings.log_form, settings.store, settings.s3
-        self._task = ray.remote(_write_part).options(num_cpus=0)
+        self._task = ray.remote(_write_part)
 
     async def write(self, merge: Merge, number: int) -> Part:
-        placed = self._task.options(scheduling_strategy=without_gpu())
+        placed = self._task.options(num_cpus=0, scheduling_strategy=without_gpu())
         return await answer(placed.remote(carried(), *self._where, merge, number))
 
 
