@@ -12,7 +12,7 @@ MAY_LOAD = ("ray::_CaptureActor", "ray::ServeReplica:actstore:models", "ray::_Co
 
 
 def test_nothing_at_rest_has_loaded_torch(workers: WorkerProcess, with_torch_at_rest: list[str]) -> None:
-    """It takes seconds and 300 MB a process. The capture workers are there because these workers are told to keep some."""
+    """It takes seconds and 300 MB a process. Capture workers are there because these workers are told to keep some."""
     assert workers.processes("ray::_CoordinatorActor")
     assert [title for title in with_torch_at_rest if not title.startswith("ray::_CaptureActor")] == []
 
