@@ -115,6 +115,7 @@ def test_workers_whose_ray_is_gone_say_so_and_end(tmp_path: Path) -> None:
         os.kill(doomed, signal.SIGKILL)
         _, errors = process.communicate(timeout=START_SECONDS)
     assert process.returncode == RAY_GONE
-    assert errors.splitlines()[-1].startswith("actstore_worker: the Ray cluster of the workers is gone: "), errors
+    said = json.loads(errors.splitlines()[-1])
+    assert said["message"].startswith("the Ray cluster of the workers is gone: "), errors
     assert not folder.parent.exists()
     wait_until(lambda: not any(map(command_line, children)), "the end of all that was started")
