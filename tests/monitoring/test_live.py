@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -29,7 +30,10 @@ from actstore_service.server import Service
 from actstore_service.settings import Settings
 from actstore_storage.bucket.opening import open_bucket
 from actstore_worker.capture.activity import Activity
-from actstore_worker.cluster.metrics import MetricsServer, Reporting, WorkerMetrics
+from actstore_worker.capture.queueing.usage import UsedBy
+from actstore_worker.cluster.metrics import MetricsServer, WorkerMetrics
+from actstore_worker.cluster.placement.reporting import Reporting
+from actstore_worker.models.used import Used
 from deploy.monitoring.alerts import ALERTS
 from tests.client.workers.stand_in import TOKEN, StandInWorkers
 from tests.monitoring.queries import queries, selectors
@@ -158,9 +162,17 @@ class Workers:
     """A coordinator that captures two shards at each look."""
 
     def __init__(self) -> None:
-        self.activity, self.paused, self.workers = Activity(), 0, 2
+        self.activity, self.paused, self.used_by, self.quota_refusals = (
+            Activity(),
+            0,
+            UsedBy(10),
+            {"tokens_a_minute": 3},
+        )
+        self.pool = SimpleNamespace(devices={"cuda": 2}, wanted=3, idle_workers=1)
+        self.replicas = SimpleNamespace(wanted=2, running=2)
 
     async def totals(self) -> Any:
+        self.used_by.add("ann", Used(50, 2.0))
         self.activity.captured(REPORT, 400.0)
         self.activity.failed(lost=False)
         done = self.activity.attempts["committed"]
