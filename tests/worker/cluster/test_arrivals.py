@@ -99,3 +99,18 @@ def test_one_look_serves_all_that_wait(monkeypatch: pytest.MonkeyPatch) -> None:
 
     run(work())
     assert len(looks) <= 5
+
+
+def test_the_number_of_replicas_is_that_of_the_last_look_and_holds_if_serve_does_not_answer() -> None:
+    said = [3, 2]  # An empty list raises.
+
+    async def work() -> list[int]:
+        found, seen = Arrivals(settings("cpu"), said.pop), []
+        for _ in range(4):
+            seen.append(found.running)
+            assert found._looking is not None
+            await found._looking
+            await asyncio.sleep(2 * arrivals.LOOK_SECONDS)
+        return seen
+
+    assert run(work()) == [0, 2, 3, 3]

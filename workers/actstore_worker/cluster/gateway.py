@@ -5,9 +5,7 @@ runs models.
 import asyncio
 import json
 import os
-import time
 from collections.abc import AsyncGenerator
-from contextlib import suppress
 from hashlib import sha256
 from typing import Any
 
@@ -33,9 +31,6 @@ from actstore_worker.settings import WorkerSettings
 from actstore_worker.wire.gateway import Gateway
 from actstore_worker.wire.live_places import FairModels, LivePlaces, Updates
 
-# How old the number of replicas may be.
-_REPLICAS_SECONDS = 1.0
-
 
 def model_id_of(model: ModelReference) -> str:
     """The id by which Serve distinguishes the models that it multiplexes. It is not the name, because a caller chose
@@ -48,10 +43,12 @@ class GatewayIngress(Gateway):
     def __init__(self, settings: WorkerSettings, models: serve.handle.DeploymentHandle) -> None:
         start_process("gateway", settings.log_form, os.environ)
         ensure_coordinator(settings)
-        coordinator, replicas = _RemoteCoordinator(), _Replicas()
-        places = LivePlaces(lambda: replicas.count * settings.ray.sweeps_per_replica, settings.ray.sweeps_share)
+        coordinator, arrivals = _RemoteCoordinator(), Arrivals(settings, running_replicas)
+        limits = settings.ray
+        # What is sent while no replica runs waits for one in Serve.
+        places = LivePlaces(lambda: max(1, arrivals.running) * limits.sweeps_per_replica, limits.sweeps_share)
         limited = settings.coordinator.limits_use
-        remote = _RemoteModels(models, Arrivals(settings, running_replicas), settings.ray.sweep_tries)
+        remote = _RemoteModels(models, arrivals, limits.sweep_tries)
         fair = FairModels(remote, places, coordinator.admit if limited else _admit)
         super().__init__(TokenFile(settings.token_file), coordinator, fair)
         self.format_written = settings.write_format
@@ -86,26 +83,6 @@ class _RemoteCoordinator:
 
 async def _admit(_: str) -> None:
     """Without quotas nobody is asked."""
-
-
-class _Replicas:
-    """How many model replicas run, as Serve said a moment ago."""
-
-    def __init__(self) -> None:
-        self._count, self._looked_seconds = 1, -_REPLICAS_SECONDS
-        self._looking: asyncio.Task[None] | None = None
-
-    @property
-    def count(self) -> int:
-        """At least one: what is sent while none runs waits for one in Serve."""
-        if time.monotonic() - self._looked_seconds >= _REPLICAS_SECONDS:
-            self._looked_seconds = time.monotonic()
-            self._looking = asyncio.ensure_future(self._look())
-        return self._count
-
-    async def _look(self) -> None:
-        with suppress(Exception):  # Serve is busy or ends; the last number holds
-            self._count = max(1, await asyncio.to_thread(running_replicas))
 
 
 class _RemoteModels:

@@ -1,8 +1,9 @@
-"""Questions that wait until a model replica has come."""
+"""Which model replicas there are for the questions of a gateway, and what a question waits for while there is none."""
 
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from typing import Any
 
 from actstore_storage.errors import ActstoreError
@@ -22,8 +23,16 @@ class Arrivals:
 
     def __init__(self, settings: WorkerSettings, running: Callable[[], int]) -> None:
         self._settings, self._count = settings, running
-        self._running, self._looked = 0, 0.0
+        self._running, self._looked = 0, -LOOK_SECONDS
         self._lock = asyncio.Lock()
+        self._looking: asyncio.Task[None] | None = None
+
+    @property
+    def running(self) -> int:
+        """How many replicas answer, as seen a moment ago. Whoever asks has it looked at again, in the background."""
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.ensure_future(self._look_if_possible())
+        return self._running
 
     async def awaited(self, work: asyncio.Future[Any]) -> AsyncIterator[str]:
         """Yields what the work of a replica waits for, again and again, until it is done or a replica is there.
@@ -37,12 +46,19 @@ class Arrivals:
             yield self._waits_for(time.monotonic() - began)
 
     async def _one_runs(self) -> bool:
-        """One look serves all questions that wait."""
+        await self._look()
+        return self._running > 0
+
+    async def _look_if_possible(self) -> None:
+        with suppress(Exception):  # Serve is busy or ends; the last number holds
+            await self._look()
+
+    async def _look(self) -> None:
+        """One look serves all questions of the moment."""
         async with self._lock:
             if time.monotonic() - self._looked >= LOOK_SECONDS:
                 self._running = await asyncio.to_thread(self._count)
                 self._looked = time.monotonic()
-        return self._running > 0
 
     def _waits_for(self, seconds: float) -> str:
         if not uses_gpus(self._settings) or gpu_count():
