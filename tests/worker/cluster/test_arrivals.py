@@ -114,3 +114,17 @@ def test_the_number_of_replicas_is_that_of_the_last_look_and_holds_if_serve_does
         return seen
 
     assert run(work()) == [0, 2, 3, 3]
+
+
+def test_a_question_goes_on_waiting_while_serve_does_not_answer() -> None:
+    looks: list[int] = []
+
+    def count() -> int:
+        looks.append(1)
+        return 1 // (len(looks) == 3)
+
+    async def work() -> list[str]:
+        answering = asyncio.get_running_loop().create_future()
+        return [told async for told in Arrivals(settings("cpu"), count).awaited(answering)]
+
+    assert run(work()) == ["a model replica"] * 2

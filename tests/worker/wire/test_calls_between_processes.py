@@ -5,12 +5,14 @@ import json
 import logging
 from collections.abc import AsyncIterator, Iterator
 from contextvars import copy_context
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from ray import exceptions
 
 from actstore_api.logs import traces
 from actstore_api.logs.lines import FIELDS, _JsonLine
@@ -18,9 +20,18 @@ from actstore_api.logs.traces import apart, carried, received
 from actstore_api.request_ids import REQUEST_ID
 from actstore_storage.errors import ActstoreError, BadRequest, CorruptObject
 from actstore_worker.cluster.placement.answers import Failed, answer, answered, answered_in_parts, done, unwrapped
+from actstore_worker.cluster.placement.capture_workers import RemoteWorker
 
 PLANTED = "planted prompt"
 HEADERS = {"x-request-id": "one"}
+# As Ray tells that a process, its node or its place has gone.
+DEATHS = [
+    exceptions.ActorDiedError(),
+    exceptions.ActorUnschedulableError("no node"),
+    exceptions.NodeDiedError("gone"),
+    exceptions.OutOfMemoryError("full"),
+    exceptions.RuntimeEnvSetupError("no environment"),
+]
 MISTAKE = BadRequest(f"{PLANTED!r} is not one token", field="answer", value=PLANTED, allowed="one token")
 
 
@@ -145,3 +156,21 @@ def test_an_error_that_is_not_wrapped_is_still_raised() -> None:
     with pytest.raises(ActstoreError):
         unwrapped(Failed(ActstoreError("x")))
     assert unwrapped(3) == 3
+
+
+@pytest.mark.parametrize("died", DEATHS)
+def test_a_process_that_died_in_any_way_is_unavailable(died: Exception) -> None:
+    with pytest.raises(ActstoreError) as told:
+        asyncio.run(answer(_raising(died)))
+    assert told.value.reason == "WORKERS_UNAVAILABLE"
+
+
+@pytest.mark.parametrize("died", DEATHS)
+def test_a_capture_worker_that_died_in_any_way_is_let_go(died: Exception) -> None:
+    worker = RemoteWorker.__new__(RemoteWorker)
+    method = SimpleNamespace(remote=lambda: _raising(died))
+    worker._actor = SimpleNamespace(device=method, wait=method)
+    with pytest.raises(ActstoreError) as told:
+        asyncio.run(worker.ready())
+    assert told.value.reason == "WORKERS_UNAVAILABLE"
+    asyncio.run(worker.ended())

@@ -1,6 +1,7 @@
 """The coordinator of captures inside its actor, and parts of indexes as tasks."""
 
 import asyncio
+import logging
 import os
 from dataclasses import asdict
 from typing import Any
@@ -28,6 +29,8 @@ from actstore_worker.cluster.placement.stores import catalog_of
 from actstore_worker.datasets.places import DatasetPlaces
 from actstore_worker.settings import WorkerSettings
 
+_log = logging.getLogger(__name__)
+
 
 class RayCoordinator(Coordinator):
     """Owns the capture workers: they end with it, and if Ray restarts it, it starts new ones."""
@@ -51,7 +54,7 @@ class RayCoordinator(Coordinator):
             Merging(bucket, _RemoteWriter(settings), settings.merge),
         )
         self._answers = CaptureAnswers(self, catalog, places)
-        self._look_at_cluster()
+        self.pool.resize(*self._size_of_pool())
         self._start(self._look_after_captures())
 
     async def ask(self, question: Any, caller: Caller) -> Any:
@@ -64,10 +67,13 @@ class RayCoordinator(Coordinator):
     def _new_worker(self) -> RemoteWorker:
         return RemoteWorker(self._settings, self.pool.most, on_gpu=self._on_gpus)
 
-    def _look_at_cluster(self) -> None:
-        """GPUs that have gone are expected back: captures do not go on without them."""
+    def _size_of_pool(self) -> tuple[int, int]:
+        """How many workers there may be, and for how many there is room now. Asks Ray, which may block.
+
+        GPUs that have gone are expected back: captures do not go on without them.
+        """
         self._on_gpus = self._on_gpus or uses_gpus(self._settings)
-        self.pool.resize(worker_count(self._settings, on_gpus=self._on_gpus), worker_room(on_gpus=self._on_gpus))
+        return worker_count(self._settings, on_gpus=self._on_gpus), worker_room(on_gpus=self._on_gpus)
 
     async def _look_after_captures(self) -> None:
         """Continues what an earlier coordinator left, and follows the cluster as it grows and shrinks."""
@@ -76,8 +82,14 @@ class RayCoordinator(Coordinator):
         while True:
             resumed = resumed or await self.resume()
             await asyncio.sleep(self._settings.coordinator.pool_seconds)
-            self._look_at_cluster()
+            await self._look_at_cluster()
+
+    async def _look_at_cluster(self) -> None:
+        try:
+            self.pool.resize(*await asyncio.to_thread(self._size_of_pool))
             self.replicas = await asyncio.to_thread(replica_counts)
+        except Exception as error:  # noqa: BLE001  of Ray or Serve, which start again; the last numbers hold
+            _log.warning("the cluster cannot be looked at: %s", type(error).__name__)
 
 
 class _RemoteWriter:
@@ -90,7 +102,7 @@ class _RemoteWriter:
         self._task = ray.remote(_write_part)
 
     async def write(self, merge: Merge, number: int) -> Part:
-        placed = self._task.options(num_cpus=0, scheduling_strategy=without_gpu())
+        placed = self._task.options(num_cpus=0, scheduling_strategy=await asyncio.to_thread(without_gpu))
         return await answer(placed.remote(carried(), *self._where, merge, number))
 
 

@@ -92,9 +92,9 @@ class _CoordinatorActor:
         """Adds what another process of the workers has counted."""
         self._metrics.exported.add_report(process, report)
 
-    async def admit(self, principal: str) -> Failed | None:
+    async def admit(self, headers: Headers, principal: str) -> Failed | None:
         """Errors: as `Coordinator.admit`."""
-        return await answered("coordinator/admit", {}, self._admitted(principal))
+        return await answered("coordinator/admit", headers, self._admitted(principal))
 
     async def _admitted(self, principal: str) -> None:
         self._coordinator.admit(principal)

@@ -71,7 +71,7 @@ class _RemoteCoordinator:
 
     async def admit(self, principal: str) -> None:
         """Errors: BUSY or LIMIT_EXCEEDED for a principal that is beyond a quota."""
-        await answer(self._actor.admit.remote(principal))
+        await answer(self._actor.admit.remote(carried(), principal))
 
     @property
     def _actor(self) -> Any:

@@ -81,8 +81,11 @@ def model_replica(models_per_replica: int) -> type:
                     yield update
 
         async def _estimated(self, request: RunSweep, caller: Caller) -> SweepEstimate:
+            began = time.monotonic()
             replica, served = await self._replica(), await self._served(request.model)
-            return await replica.sweeps.estimate(served, request, caller)
+            later = caller.after(time.monotonic() - began)
+            later.check_waits()
+            return await replica.sweeps.estimate(served, request, later)
 
         async def _answered(self, question: Question, caller: Caller) -> Any:
             began = time.monotonic()

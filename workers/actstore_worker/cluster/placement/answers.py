@@ -9,7 +9,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import (
+    ActorUnschedulableError,
+    NodeDiedError,
+    OutOfMemoryError,
+    RayActorError,
+    RayTaskError,
+    RuntimeEnvSetupError,
+)
 
 from actstore_api.logs.lines import LogForm, start_logging
 from actstore_api.logs.traces import received, start_traces
@@ -18,6 +25,8 @@ from actstore_storage.errors import ActstoreError
 from actstore_worker.errors import LOG_HAS_DETAILS
 
 _log = logging.getLogger(__name__)
+# A process that ended or its node did, one that has no place any more, and one that the node ended for its memory.
+_DIED = (RayActorError, ActorUnschedulableError, NodeDiedError, OutOfMemoryError, RuntimeEnvSetupError)
 # Errors that a caller cannot fix.
 _OPERATORS = frozenset({Kind.STORE, Kind.CORRUPT, Kind.FAULT})
 # What goes along with a call, as `traces.carried` made it: its request's id, and its span.
@@ -47,7 +56,7 @@ async def answer(reference: Awaitable[Answer]) -> Answer:
         return unwrapped(await reference)
     except RayTaskError as error:
         raise error.cause from None
-    except RayActorError:
+    except _DIED:
         raise unavailable("a worker process died; try again") from None
 
 

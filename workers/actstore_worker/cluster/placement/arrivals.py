@@ -43,10 +43,10 @@ class Arrivals:
         while not (await asyncio.wait({work}, timeout=LOOK_SECONDS))[0]:
             if await self._one_runs():
                 return
-            yield self._waits_for(time.monotonic() - began)
+            yield await asyncio.to_thread(self._waits_for, time.monotonic() - began)
 
     async def _one_runs(self) -> bool:
-        await self._look()
+        await self._look_if_possible()
         return self._running > 0
 
     async def _look_if_possible(self) -> None:
@@ -57,10 +57,11 @@ class Arrivals:
         """One look serves all questions of the moment."""
         async with self._lock:
             if time.monotonic() - self._looked >= LOOK_SECONDS:
-                self._running = await asyncio.to_thread(self._count)
                 self._looked = time.monotonic()
+                self._running = await asyncio.to_thread(self._count)
 
     def _waits_for(self, seconds: float) -> str:
+        """Asks Ray, which may block."""
         if not uses_gpus(self._settings) or gpu_count():
             what = "a model replica"
         elif gpus_most(self._settings):

@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import RayError
 
 from actstore_api.logs.traces import carried
 from actstore_storage.bucket.observed import ObservedBucket
@@ -21,8 +21,8 @@ from actstore_worker.settings import WorkerSettings
 if TYPE_CHECKING:
     from actstore_worker.capture.shards.tasks import Task
 
-# A worker's calls at the same time: shards, something else, and the one that ends with it.
-_CALLS = TASKS + 2
+# A worker's calls at the same time: shards, a look whether it answers, something else, and the one that ends with it.
+_CALLS = TASKS + 3
 
 
 class RemoteWorker:
@@ -40,11 +40,11 @@ class RemoteWorker:
     async def ready(self) -> str:
         try:
             return str(await self._actor.device.remote())
-        except RayActorError as error:
+        except RayError as error:  # it died, or cannot be placed
             raise unavailable(str(error)) from None
 
     async def ended(self) -> None:
-        with suppress(RayActorError):
+        with suppress(RayError):
             await self._actor.wait.remote()
 
     def end(self) -> None:
