@@ -13,7 +13,7 @@ from actstore_service.calls.call import Call
 from actstore_service.calls.classes import CallClass, class_of
 from actstore_service.calls.steps import Steps
 from actstore_service.settings import Limits
-from actstore_storage.answers import Store, answer, is_quick, only_run, rows
+from actstore_storage.answers import Store, answer, is_lasting, is_quick, only_run, rows
 from actstore_storage.bucket.cache import Memory
 
 # Larger answers are not kept: a few of them would leave no room for others.
@@ -73,7 +73,7 @@ class Stored:
         found = memory.find(asked)
         if isinstance(found, bytes):
             return found
-        return self._soon(question, lambda: _kept(memory, asked, _written(answer(store, question))))
+        return self._soon(question, lambda: _kept(memory, asked, answer(store, question)))
 
     def _soon(self, question: object, work: Callable[[], bytes]) -> bytes | Later[bytes]:
         """The answer to a quick question. Others wait for threads of their own."""
@@ -85,10 +85,12 @@ class Stored:
         yield from row_messages(provenance, batches, pace.message_bytes)
 
 
-def _kept(memory: Memory, question: tuple[str, bytes], written: bytes) -> bytes:
+def _kept(memory: Memory, question: tuple[str, bytes], answer: Any) -> bytes:
     """Keeps an answer for the same question to the same snapshot."""
-    if len(written) <= KEPT_ANSWER_BYTES:
-        memory.keep(question, written, len(written) + len(question[1]))
+    written = _written(answer)
+    n_bytes = len(written) + len(question[1])
+    if n_bytes <= KEPT_ANSWER_BYTES and is_lasting(answer):
+        memory.keep(question, written, n_bytes)
     return written
 
 

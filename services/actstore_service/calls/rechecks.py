@@ -55,11 +55,12 @@ class Rechecks:
         return one
 
     def _look(self) -> None:
+        loop = asyncio.get_running_loop()
+        # Before anything may fail: calls that nobody looks at would outlive their tokens.
+        self._timer = loop.call_later(self._seconds, self._look) if self._watched else None
         for one in self._watched:
             if one.error is None and (error := self._refusal(one.call)) is not None:
                 one.end(error)
-        loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(self._seconds, self._look) if self._watched else None
 
     def _refusal(self, call: Call) -> ActstoreError | None:
         """Why the call may not go on; None if it may."""

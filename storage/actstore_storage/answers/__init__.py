@@ -14,8 +14,9 @@ from actstore_storage.answers.store import Store
 from actstore_storage.answers.stored_rows import Rows
 from actstore_storage.errors import CorruptObject
 from actstore_storage.norms.rows import KeptTokens
+from actstore_storage.norms.sketches import LOST
 
-__all__ = ["ANSWERS", "ROWS", "Store", "answer", "is_quick", "is_stored", "only_run", "rows"]
+__all__ = ["ANSWERS", "ROWS", "Store", "answer", "is_lasting", "is_quick", "is_stored", "only_run", "rows"]
 
 ANSWERS: Mapping[type, Callable[[Store, Any], Any]] = {**catalog.ANSWERS, **features.ANSWERS, **norms.ANSWERS}
 ROWS: Mapping[type, Callable[[Store, Any], Rows]] = stored_rows.ROWS
@@ -35,6 +36,11 @@ def only_run(question: object) -> str | None:
         return None
     named = _runs(question)
     return named[0] if len(named) == 1 else None
+
+
+def is_lasting(answer: object) -> bool:
+    """Whether the same question to the same snapshot has this answer for good: what is missing may be written again."""
+    return not any(LOST in warning for warning in getattr(answer, "warnings", ()))
 
 
 def is_quick(question: object) -> bool:

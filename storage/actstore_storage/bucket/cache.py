@@ -7,6 +7,8 @@ from typing import Generic, TypeVar, cast
 
 from actstore_storage.errors import BadRequest
 
+# What a key and its place take, so that many small values are bounded, too.
+_ENTRY = 512
 Value = TypeVar("Value")
 Found = TypeVar("Found")
 
@@ -74,10 +76,12 @@ class Memory:
 
     def read(self, what: Hashable, read: Callable[[], Found], bytes_of: Callable[[Found], int]) -> Found:
         """The kept value, or one that is read now. `what` names the value among those of this run."""
-        return cast("Found", self._cache.read((self, what), read, cast("Callable[[object], int]", bytes_of)))
+        return cast(
+            "Found", self._cache.read((self, what), read, lambda found: bytes_of(cast("Found", found)) + _ENTRY)
+        )
 
     def find(self, what: Hashable) -> object | None:
         return self._cache.find((self, what))
 
     def keep(self, what: Hashable, value: object, n_bytes: int) -> None:
-        self._cache.keep((self, what), value, n_bytes)
+        self._cache.keep((self, what), value, n_bytes + _ENTRY)

@@ -1,6 +1,7 @@
 """The sketches of norms of a run: each shard's own, and merged ones of checkpoints."""
 
 from collections.abc import Iterable, Sequence
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +18,9 @@ from actstore_storage.format.sketches import Sketches, told_of
 from actstore_storage.format.specification import RunRecord
 from actstore_storage.parquet.reading import open_product
 from actstore_storage.runs.snapshot import Snapshot
+
+# How a sentence about missing sketches begins, which may be false soon.
+LOST = "merged sketches of the norms of run"
 
 
 def shard_sketches(bucket: Bucket, commit: Commit, names: Sequence[str]) -> Sketches | None:
@@ -84,7 +88,7 @@ def lost_sketches(snapshot: Snapshot) -> str:
     if not missing:
         return ""
     return (
-        f"merged sketches of the norms of run {run} are missing: {missing[0]}{more}. `actstore check {run}` lists all. "
+        f"{LOST} {run} are missing: {missing[0]}{more}. `actstore check {run}` lists all. "
         "Capturing the run again keeps its shards and writes the sketches again"
     )
 
@@ -93,12 +97,14 @@ def read_sketches(snapshot: Snapshot, names: Sequence[str]) -> list[Sketches] | 
     """Reads the sketches of a whole snapshot, for all committed shards, in parts that are not merged. None if any of
     them lacks one of the names, or if merged sketches are missing (`missing_sketches`).
     """
-    found = snapshot.memory.read(("sketches", *names), lambda: _read_sketches(snapshot, names), _bytes_of)
-    return found or None
+    what = "sketches", *names
+    kept = cast("list[Sketches] | None", snapshot.memory.find(what))
+    if kept is None and (kept := _read_sketches(snapshot, names)) is not None:
+        snapshot.memory.keep(what, kept, _bytes_of(kept))  # What is missing may be written again.
+    return kept
 
 
-def _read_sketches(snapshot: Snapshot, names: Sequence[str]) -> list[Sketches]:
-    """Empty if there are none."""
+def _read_sketches(snapshot: Snapshot, names: Sequence[str]) -> list[Sketches] | None:
     bucket = snapshot.bucket
     folded = read_side_by_side(
         lambda part: checkpoint_sketches(bucket, snapshot.record, part.shards, part.summary.norm_moments, names),
@@ -106,10 +112,10 @@ def _read_sketches(snapshot: Snapshot, names: Sequence[str]) -> list[Sketches]:
     )
     parts = list(folded)
     if any(part is None for part in parts):  # and the others need not be read
-        return []
+        return None
     parts += read_side_by_side(lambda commit: shard_sketches(bucket, commit, names), snapshot.commits.loose)
     found = [part for part in parts if part is not None]
-    return found if len(found) == len(parts) else []
+    return found if found and len(found) == len(parts) else None
 
 
 def _bytes_of(parts: Sequence[Sketches]) -> int:

@@ -11,7 +11,7 @@ from actstore_storage.errors import Conflict, CorruptObject, NotThere, StoreErro
 from actstore_storage.format.commit import Commit, commit_of
 from actstore_storage.format.keys import RUNS, TOP_FOLDERS, commit_key, commits_folder, run_key
 from actstore_storage.format.specification import RunRecord
-from actstore_storage.runs.checkpoint import Commits, open_checkpoints
+from actstore_storage.runs.checkpoint import Commits, open_checkpoints, own_memory
 from actstore_storage.runs.snapshot import Snapshot
 
 # Subfolders of a folder that is not a store in which a store is searched.
@@ -121,7 +121,8 @@ def open_run(bucket: Bucket, run: str, unreadable: list[CorruptObject] | None = 
             return None
 
     commits = [commit for commit in read_side_by_side(read, loose) if commit is not None]
-    return Snapshot(bucket, record, Commits(checkpoints, commits))
+    memory = own_memory()
+    return Snapshot(bucket, record, Commits(checkpoints, commits).through(bucket, memory), memory)
 
 
 def read_record(bucket: Bucket, run: str) -> RunRecord:

@@ -1,5 +1,6 @@
 """Quantiles and histograms of sketches, and exact ones where they are asked for: both as NumPy has them, or nearly."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import actstore
 from actstore import BadRequest, Lab, LimitExceeded
 from actstore._cli.main import main
 from actstore_storage.bucket.opening import open_bucket
-from actstore_storage.format.keys import checkpoint_sketches_key
+from actstore_storage.format.keys import checkpoint_sketches_key, run_key
 from actstore_storage.format.sketches import RANK_ERROR
 from actstore_storage.norms import profile as norms
 from actstore_storage.runs.opening import open_run
@@ -158,6 +159,20 @@ def test_sketches_that_are_gone_are_told_of(asked: str, lost: tuple[Path, str]) 
             assert part in warning
         assert f"warning: {warning}" in repr(answer)
         assert answer.to_dict()["warnings"] == [warning]
+
+
+def test_sketches_that_are_written_again_are_read_by_who_has_missed_them(lost: tuple[Path, str]) -> None:
+    folder, key = lost
+    os.utime(folder / run_key("run"), (1, 1))  # old enough to be kept
+    with served(folder) as far, actstore.connect(folder) as near:
+        for _ in range(2):
+            assert all(lab.run("run").norms().warnings for lab in (far, near))
+        bucket = open_bucket(str(folder))
+        fold_commits(open_run(bucket, "run"))
+        assert bucket.exists(key)
+        for lab in (far, near):
+            found = lab.run("run").norms()
+            assert (found.warnings, set(found.table["rank_error"].to_pylist())) == ((), {RANK_ERROR})
 
 
 def test_of_several_runs_the_one_whose_sketches_are_gone_is_named(lost: tuple[Path, str]) -> None:
