@@ -34,7 +34,8 @@ class Limits:
     """Questions about stored data with a single answer that run at the same time. Further ones wait."""
     slow_threads: int = 2
     """Of these, questions that read many rows or compute for long (exact norms, growth, searches of features) and run
-    at the same time. Further ones wait, and quick questions pass them."""
+    at the same time. Further ones wait, each in a place of `read_threads`; quick questions pass them while there are
+    places left."""
     stream_threads: int = 16
     """Threads that read stored rows for all open streams. A stream whose client does not read occupies none."""
     waiting_calls: int = 128
@@ -60,7 +61,8 @@ class Limits:
     """Bytes of questions and answers of one caller a minute, at this process. Beyond it, streams become slow, and other
     calls are refused with BUSY, or with LIMIT_EXCEEDED if the caller would have to wait for long. None: any number."""
     principals: int = 10_000
-    """Callers whose bytes are remembered. Beyond it, those that have used least are forgotten."""
+    """Callers whose bytes are remembered. Beyond it, one whose quota is full again is forgotten, or else the one that
+    used it longest ago."""
     recheck_seconds: float = 30.0
     """How long a stream, or a call to the workers, may outlive its caller's token or permission: after each such time
     it is looked again whether the caller is still known and may still do what it does."""

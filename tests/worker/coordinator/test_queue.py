@@ -1,8 +1,10 @@
 """The queue of captures: who waits and where, who gets the workers, what is refused, and what a restart keeps."""
 
 import asyncio
+import os
 import shutil
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
@@ -350,6 +352,10 @@ def test_a_place_whose_capture_has_ended_is_removed(lab: Path, bucket: Bucket) -
     run(work())
     assert not [*bucket.keys("captures"), *bucket.keys("captures-queued")]
     bucket.put("captures-queued/left.json", seal_queued("left", Queued("ann")))
+    place = Path(bucket.address) / "captures-queued/left.json"
+    os.utime(place, (time.time() + 3600,) * 2)  # new: its capture is being submitted, and the request comes next
+    assert not check_runs(bucket, remove_orphans=True).findings
+    os.utime(place, (1, 1))
     [finding] = check_runs(bucket).findings
     assert (finding.kind, finding.key) == ("orphan", "captures-queued/left.json")
     check_runs(bucket, remove_orphans=True)

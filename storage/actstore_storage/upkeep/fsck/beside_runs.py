@@ -28,6 +28,7 @@ from actstore_storage.format.keys import (
     token_texts_key,
     training_checkpoints_folder,
     training_key,
+    wanted_key,
 )
 from actstore_storage.format.records import is_sealed, unseal
 from actstore_storage.format.specification import RunRecord
@@ -215,12 +216,14 @@ def _check_wanted(bucket: Bucket, key: str) -> Iterator[Finding]:
 
 def _check_queued(bucket: Bucket, key: str, remove: bool) -> Iterator[Finding]:
     try:
+        # A capture that is being submitted has its place a moment before its request.
+        settled = bucket.stamp(key).settled
         read_queued(bucket.get(key), key)
     except CorruptObject as error:
         yield Finding("damaged", key, f"{error.message}; its capture comes first: cancel it to submit it again")
     except KeyError:  # its capture has just ended
         return
-    if not bucket.exists(f"{WANTED}/{key.removeprefix(f'{QUEUED}/')}"):
+    if settled and not bucket.exists(wanted_key(key.removeprefix(f"{QUEUED}/").removesuffix(".json"))):
         if remove:
             bucket.delete(key)
         yield Finding("removed" if remove else "orphan", key, "no capture with this place is requested")
