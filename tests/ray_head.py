@@ -1,4 +1,4 @@
-"""A Ray cluster of one node, started as on the head pod of a cluster in Kubernetes: `ray start --head --block`."""
+"""Ray clusters: one whose nodes come and go, and one node, started as on the head pod of a cluster in Kubernetes."""
 
 import json
 import os
@@ -10,14 +10,18 @@ import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
+from ray.cluster_utils import Cluster
 from ray.util import get_node_ip_address
 
 from actstore._stack.seaweed import free_ports
+from actstore_worker.cluster.joining.agents import agent_ports_chosen
+from actstore_worker.cluster.joining.process import PROXY_READY_SECONDS
 from tests.waiting import wait_until
 from tests.worker_process import READY_SECONDS, command_line, descendants, inherited
 
@@ -25,6 +29,25 @@ PROGRAMS = Path(sys.executable).parent
 STOP_SECONDS = 60
 HTTP_SECONDS = 5
 _PORTS = ("gcs", "dashboard", "agent", "client", "metrics")
+
+
+@contextmanager
+def ray_cluster() -> Iterator[Cluster]:
+    """A cluster of this process, to which nodes are added. Its head runs what coordinates, and has no CPU for more."""
+    with ExitStack() as stack:
+        # A short path: Ray's socket names must fit into 107 bytes.
+        scratch = stack.enter_context(
+            tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True)
+        )
+        # Ray notes the cluster's address below its usual folder, which is not there where nobody started a Ray before.
+        (Path(scratch) / "ray").mkdir()
+        ready = {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": str(PROXY_READY_SECONDS)}
+        stack.enter_context(patch.dict(os.environ, RAY_TMPDIR=scratch, **ready))
+        stack.enter_context(agent_ports_chosen())
+        head = {"num_cpus": 0, "include_dashboard": False, "temp_dir": scratch}
+        cluster = Cluster(initialize_head=True, head_node_args=head)
+        stack.callback(cluster.shutdown)
+        yield cluster
 
 
 @dataclass(frozen=True)

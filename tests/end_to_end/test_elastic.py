@@ -8,15 +8,13 @@ import json
 import os
 import random
 import signal
-import tempfile
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -36,12 +34,11 @@ from actstore_storage.bucket import Bucket
 from actstore_storage.bucket.opening import open_bucket
 from actstore_storage.format.products import NORM_SKETCHES
 from actstore_storage.runs.opening import open_run
-from actstore_worker.cluster.joining.agents import agent_ports_chosen
-from actstore_worker.cluster.joining.process import PROXY_READY_SECONDS
 from tests.capture_requests import capture_request
 from tests.coordinating import ThreadWorker, coordinator, watch
 from tests.coordinating import run as run_here
 from tests.made_models.random_models import WORDS, save_model
+from tests.ray_head import ray_cluster
 from tests.topology.caller import Caller, swept_cells
 from tests.waiting import wait_until
 from tests.worker_process import READY_SECONDS, TOKEN, WorkerProcess, command_line, descendants, running_workers
@@ -127,19 +124,7 @@ def bucket(folder: Path) -> Bucket:
 
 @pytest.fixture(scope="module")
 def gpus() -> Iterator[ElasticCluster]:
-    with ExitStack() as stack:
-        # A short path: Ray's socket names must fit into 107 bytes.
-        scratch = stack.enter_context(
-            tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True)
-        )
-        (Path(scratch) / "ray").mkdir()
-        ready = {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": str(PROXY_READY_SECONDS)}
-        stack.enter_context(patch.dict(os.environ, RAY_TMPDIR=scratch, **ready))
-        stack.enter_context(agent_ports_chosen())
-        cluster = Cluster(
-            initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, "temp_dir": scratch}
-        )
-        stack.callback(cluster.shutdown)
+    with ray_cluster() as cluster:
         yield ElasticCluster(cluster)
 
 

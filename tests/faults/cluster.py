@@ -3,19 +3,16 @@
 import os
 import signal
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 from ray.cluster_utils import Cluster
 
 import actstore
 from actstore._stack.seaweed import free_ports
-from actstore_worker.cluster.joining.agents import agent_ports_chosen
-from actstore_worker.cluster.joining.process import PROXY_READY_SECONDS
+from tests.ray_head import ray_cluster
 from tests.servers import SeaweedServer
 from tests.service.process import COMMAND, environment
 from tests.waiting import wait_until
@@ -128,21 +125,7 @@ def killable_lab(folder: Path) -> Iterator[KillableLab]:
     """`folder` has `models` and `data`. Several seconds, several processes; none of them is left."""
     with ExitStack() as stack:
         seaweed = stack.enter_context(SeaweedServer())
-        # A short path: Ray's socket names must fit into 107 bytes.
-        scratch = stack.enter_context(
-            tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True)
-        )
-        # Ray notes the cluster's address below its usual folder, which is not there where nobody started a Ray before.
-        (Path(scratch) / "ray").mkdir()
-        ready = {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": str(PROXY_READY_SECONDS)}
-        stack.enter_context(patch.dict(os.environ, RAY_TMPDIR=scratch, **ready))
-        stack.enter_context(agent_ports_chosen())
-        cluster = Cluster(
-            initialize_head=True,
-            # The head runs what coordinates; it has too few processors for a capture worker.
-            head_node_args={"num_cpus": 0, "include_dashboard": False, "temp_dir": scratch},
-        )
-        stack.callback(cluster.shutdown)
+        cluster = stack.enter_context(ray_cluster())
         for _ in range(NODES):
             cluster.add_node(num_cpus=NODE_CPUS)
         variables = store_variables(seaweed) | secret_files(folder, seaweed)

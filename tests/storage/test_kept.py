@@ -17,6 +17,7 @@ from actstore_storage.bucket.local import LocalBucket
 from actstore_storage.bucket.observed import ObservedBucket
 from actstore_storage.errors import ActstoreError, NotThere
 from actstore_storage.format.keys import run_key
+from actstore_storage.parquet.row_cache import RowCache
 from actstore_storage.upkeep.removal import remove_run
 from tests.stored_run import FIRING, SAE, write_stored_run
 from tests.waiting import wait_until
@@ -148,3 +149,18 @@ def test_objects_that_are_gone_are_looked_for_once_more(local_bucket: Bucket) ->
     remove_run(local_bucket, "planted")
     write_stored_run(local_bucket)
     assert answer(opened, question).examples == expected.examples
+
+
+def test_each_row_group_that_is_read_counts_once(local_bucket: Bucket) -> None:
+    write_stored_run(local_bucket)
+    settle(local_bucket)
+    store = Store(local_bucket, RowCache(BYTES), KeptRuns(BYTES))
+    examples = SampleExamples("planted", SAE, (FIRING,))
+    answer(store, examples)
+    first = store.row_cache.missed
+    store.row_cache._held.clear()
+    store.row_cache.bytes_held = 0
+    answer(store, examples)
+    assert store.row_cache.missed == 2 * first > 0
+    answer(store, examples)
+    assert store.row_cache.missed == 2 * first

@@ -40,6 +40,13 @@ class ByteCache(Generic[Value]):
             self.found += 1
             return self._held[key][0]
 
+    def holds(self, key: Hashable) -> bool:
+        """Whether there is a value under the key, which then stays for longer. It counts as no request."""
+        with self._lock:
+            if key in self._held:
+                self._held.move_to_end(key)
+            return key in self._held
+
     def read(self, key: Hashable, read: Callable[[], Value], bytes_of: Callable[[Value], int]) -> Value:
         """The kept value, or one that is read now. Two threads that request the same at once may both read it."""
         found = self.find(key)

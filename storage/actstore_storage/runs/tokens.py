@@ -146,7 +146,9 @@ class _ShardTokens:
         if not isinstance(places, _Places):
             return True
         for group in self._wanted(places, sequences):
-            found = self._cache.find((self._key, _GROUPS + group))
+            key = self._key, _GROUPS + group
+            # What is not there is asked for, and so counted, when it is fetched.
+            found = self._cache.find(key) if self._cache.holds(key) else None
             if found is None:
                 return True
             self._groups[group] = found

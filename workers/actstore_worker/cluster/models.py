@@ -18,7 +18,7 @@ from actstore_storage.bucket.opening import open_bucket
 from actstore_worker.caller import Caller
 from actstore_worker.cluster.gateway import model_id_of
 from actstore_worker.cluster.placement.answers import Failed, Headers, answered, answered_in_parts, start_process
-from actstore_worker.cluster.usage import report_usage
+from actstore_worker.cluster.placement.usage import report_usage
 from actstore_worker.live.questions import Question
 from actstore_worker.patching.updates import Finished, SweepUpdate
 from actstore_worker.settings import WorkerSettings

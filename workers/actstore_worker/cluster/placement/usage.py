@@ -20,6 +20,7 @@ def _report(usage: Usage, pause_seconds: float) -> None:
         if not (used := usage.take()):
             continue
         try:
+            # Without a time limit: a report that arrived after it would be told, and counted, again.
             ray.get(ray.get_actor(COORDINATOR, NAMESPACE).used.remote(dict(used)))
         except Exception:  # noqa: BLE001  it is being replaced; what was used is told to the next one
             for principal, of_principal in used.items():
