@@ -38,7 +38,7 @@ from tests.capture_requests import capture_request
 from tests.coordinating import ThreadWorker, coordinator, watch
 from tests.coordinating import run as run_here
 from tests.made_models.random_models import WORDS, save_model
-from tests.ray_head import ray_cluster
+from tests.ray_head import added_node, agent_ports_to_wait_for, ray_cluster
 from tests.topology.caller import Caller, swept_cells
 from tests.waiting import wait_until
 from tests.worker_process import READY_SECONDS, TOKEN, WorkerProcess, command_line, descendants, running_workers
@@ -74,7 +74,7 @@ class ElasticCluster:
         return bool(found.status == NodeStatus.Value("IDLE"))
 
     def add(self) -> Any:
-        node = self.cluster.add_node(num_cpus=2, num_gpus=1)
+        node = added_node(self.cluster, cpus=2, gpus=1)
         self.nodes.append(node)
         return node
 
@@ -228,6 +228,7 @@ def test_a_question_brings_a_node_and_lets_it_go(caller: Caller, gpus: ElasticCl
         answered: Future[list[Any]] = thread.submit(caller.sweep)
         wait_until(lambda: gpus.wanted() == {REPLICA: 1}, "a replica that wants a GPU")
         node = gpus.add()
+        assert agent_ports_to_wait_for(_raylet(node)) == set()
         *updates, last = answered.result(READY_SECONDS)
     assert swept_cells(updates).num_rows
     assert last.HasField("result")
