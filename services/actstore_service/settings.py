@@ -34,13 +34,12 @@ class Limits:
     """Questions about stored data with a single answer that run at the same time. Further ones wait."""
     slow_threads: int = 2
     """Of these, questions that read many rows or compute for long (exact norms, growth, searches of features) and run
-    at the same time. Further ones wait, each in a place of `read_threads`; quick questions pass them while there are
-    places left."""
+    at the same time. Further ones wait in turns of the callers, in no place of `read_threads`."""
     stream_threads: int = 16
     """Threads that read stored rows for all open streams. A stream whose client does not read occupies none."""
     waiting_calls: int = 128
-    """Calls of one class that wait for a thread, for the catalog and for questions each. Further ones are refused with
-    BUSY."""
+    """Calls of one class that wait for a thread, for the catalog, for questions and for slow questions each. Further
+    ones are refused with BUSY."""
     open_streams: int = 128
     """Open streams of stored rows. Further ones are refused with BUSY."""
     parsing_threads: int = 4

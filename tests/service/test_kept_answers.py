@@ -1,9 +1,9 @@
-"""Answers that a service keeps: for those who may ask, of the run as it is; and threads for what takes long."""
+"""Answers that a service keeps: for those who may ask, of the run as it is; and a room for what takes long."""
 
-import asyncio
 import os
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
@@ -15,15 +15,15 @@ from actstore_api.records.catalog import GetRun
 from actstore_api.records.feature import FindFeatures, GetCofiringFeatures, GetFeatureStatistics, SampleExamples
 from actstore_api.records.norm import FitGrowth, GetNormProfile
 from actstore_api.verbs import verb_of
-from actstore_service.answers.work import Later, Threads
 from actstore_service.server import Service
-from actstore_service.settings import Settings
-from actstore_storage.answers import is_quick, only_run
+from actstore_service.settings import Limits, Settings
+from actstore_storage.answers import answer, is_quick, only_run
 from actstore_storage.bucket import Bucket
 from actstore_storage.bucket.local import LocalBucket
 from actstore_storage.format.keys import run_key
 from actstore_storage.upkeep.removal import remove_run
 from tests.service.access.test_access_file import entry, written
+from tests.service.observed.scrapes import scrape
 from tests.stored_run import FIRING, SAE, write_stored_run
 from tests.waiting import PATIENCE_SECONDS, wait_until
 
@@ -108,22 +108,35 @@ def test_growth_also_depends_on_the_registry_of_models() -> None:
     assert only_run(GetNormProfile(("a",))) == "a"
 
 
-def test_what_takes_long_is_left_to_other_threads_and_ends_once() -> None:
-    quick, slow, ended = Threads("quick", 1), Threads("slow", 1), []
+def test_slow_questions_that_wait_keep_no_place_of_quick_ones(
+    local_bucket: LocalBucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One place for questions and one for slow ones, and one that may wait for each."""
+    write_stored_run(local_bucket)
+    over, slow = threading.Event(), QUESTIONS[3]
 
-    def name() -> str:
-        return threading.current_thread().name.partition("_")[0]
+    def held(store: object, question: object) -> object:
+        assert question != slow or over.wait(PATIENCE_SECONDS)
+        return answer(store, question)
 
-    def fails() -> str:
-        raise ValueError("no")
+    monkeypatch.setattr("actstore_service.answers.stored.answer", held)
+    limits = Limits(read_threads=1, slow_threads=1, waiting_calls=1)
+    addresses = {"listen": "127.0.0.1:0", "metrics_listen": "127.0.0.1:0"}
+    service = Service(local_bucket, Settings(**addresses, token="all", limits=limits))
 
-    async def run() -> None:
-        assert await quick.run(name, lambda: ended.append("quick")) == "quick"
-        assert await quick.run(lambda: Later(name, slow), lambda: ended.append("slow")) == "slow"
-        with pytest.raises(ValueError, match="no"):
-            await quick.run(lambda: Later(fails, slow), lambda: ended.append("failed"))
+    def calls(state: str, kind: str) -> float:
+        return scrape(service)[f"actstore_call{state}", (kind,)]
 
-    asyncio.run(run())
-    assert ended == ["quick", "slow", "failed"]
-    quick.close()
-    slow.close()
+    try:
+        with grpc.insecure_channel(service.address) as channel, ThreadPoolExecutor(2) as pool:
+            asked = [pool.submit(ask, channel, slow) for _ in range(2)]
+            wait_until(lambda: calls("_places_taken", "slow") == calls("s_waiting", "slow") == 1, "two slow questions")
+            assert ask(channel, NORMS)
+            assert code(channel, slow) is grpc.StatusCode.RESOURCE_EXHAUSTED
+            over.set()
+            assert asked[0].result() == asked[1].result()
+        for kind in ("slow", "reads"):
+            wait_until(lambda kind=kind: calls("_places_taken", kind) == 0, "a place that is given back")  # type: ignore[misc]
+    finally:
+        over.set()
+        service.stop()

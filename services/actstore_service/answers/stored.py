@@ -8,7 +8,7 @@ from actstore_api.verbs import Verb
 from actstore_service.answers.ahead import Ahead, Pace
 from actstore_service.answers.questions import Questions
 from actstore_service.answers.row_messages import row_messages
-from actstore_service.answers.work import Later, Threads
+from actstore_service.answers.work import Threads
 from actstore_service.calls.call import Call
 from actstore_service.calls.classes import CallClass, class_of
 from actstore_service.calls.steps import Steps
@@ -28,17 +28,17 @@ class Stored:
         self._threads: Mapping[CallClass, Threads] = {
             CallClass.CATALOG: Threads("catalog", limits.catalog_threads),
             CallClass.READS: Threads("reads", limits.read_threads),
+            # Few, because they take the interpreter from everybody else.
+            CallClass.SLOW: Threads("slow", limits.slow_threads),
             CallClass.STREAMS: Threads("streams", limits.stream_threads),
         }
-        # Few, because they take the interpreter from everybody else.
-        self._slow = Threads("slow", limits.slow_threads)
 
     def answers(self, verb: Verb) -> Callable[[Call], Awaitable[bytes | None]]:
         way = self._stream if verb.streams else self._single
         return lambda call: way(call, verb)
 
     def close(self) -> None:
-        for threads in (*self._threads.values(), self._slow):
+        for threads in self._threads.values():
             threads.close()
 
     async def _single(self, call: Call, verb: Verb) -> bytes:
@@ -46,6 +46,10 @@ class Stored:
         async with self._steps.begun(call, kind) as (message, room):
             await room.enter(call.name)
             found = await self._threads[kind].run(lambda: self._answered(call, verb, message), room.leave)
+            if not isinstance(found, bytes):
+                slow = self._steps.admission.rooms[CallClass.SLOW]
+                await slow.enter(call.name)
+                found = await self._threads[CallClass.SLOW].run(found, slow.leave)
         return self._steps.outbox.last(call, found)
 
     async def _stream(self, call: Call, verb: Verb) -> None:
@@ -61,28 +65,30 @@ class Stored:
             finally:
                 made.close()
 
-    def _answered(self, call: Call, verb: Verb, message: bytes) -> bytes | Later[bytes]:
+    def _answered(self, call: Call, verb: Verb, message: bytes) -> "bytes | Callable[[], bytes]":
+        """The answer, or for what takes long the work that makes it."""
         question = self._questions.read(call, verb, message)
         store = self._store.until(call.over)
         run = only_run(question)
         if run is None:
-            return self._soon(question, lambda: _written(self._questions.seen(call, verb, answer(store, question))))
+            return _soon(question, lambda: _written(self._questions.seen(call, verb, answer(store, question))))
         # Who may use the run sees all of its answers, so that they are the same for all who get here.
         store = store.with_opened(run)
         memory, asked = store.opened[run].memory, (verb.name, message)
         found = memory.find(asked)
         if isinstance(found, bytes):
             return found
-        return self._soon(question, lambda: _kept(memory, asked, answer(store, question)))
-
-    def _soon(self, question: object, work: Callable[[], bytes]) -> bytes | Later[bytes]:
-        """The answer to a quick question. Others wait for threads of their own."""
-        return work() if is_quick(question) else Later(work, self._slow)
+        return _soon(question, lambda: _kept(memory, asked, answer(store, question)))
 
     def _messages(self, call: Call, verb: Verb, message: bytes, pace: Pace) -> Generator[bytes, None, None]:
         question = self._questions.read(call, verb, message)
         provenance, batches = rows(self._store.until(call.over), question)
         yield from row_messages(provenance, batches, pace.message_bytes)
+
+
+def _soon(question: object, work: Callable[[], bytes]) -> "bytes | Callable[[], bytes]":
+    """A quick question is answered where it was read."""
+    return work() if is_quick(question) else work
 
 
 def _kept(memory: Memory, question: tuple[str, bytes], answer: Any) -> bytes:

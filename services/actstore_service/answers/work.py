@@ -4,8 +4,7 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 Found = TypeVar("Found")
 
@@ -16,9 +15,9 @@ class Threads:
     def __init__(self, name: str, threads_max: int) -> None:
         self._pool = ThreadPoolExecutor(threads_max, thread_name_prefix=name)
 
-    async def run(self, work: "Callable[[], Found | Later[Found]]", done: Callable[[], None]) -> Found:
-        """The result of `work`, or of what it leaves to other threads. `done` is called in the event loop once the
-        thread is free again: that may be later, because a call that is cancelled does not wait for its thread.
+    async def run(self, work: Callable[[], Found], done: Callable[[], None]) -> Found:
+        """The result of `work`. `done` is called in the event loop once the thread is free again: that may be later,
+        because a call that is cancelled does not wait for its thread.
         """
         # By hand, as run_in_executor under a shield wakes the loop three times for each answer.
         loop = asyncio.get_running_loop()
@@ -29,19 +28,15 @@ class Threads:
             if not result.done():
                 tell()
 
-        def make(work: "Callable[[], Found | Later[Found]]") -> None:
+        def make() -> None:
             try:
                 found = work()
-                if isinstance(found, Later):
-                    rest = found.work
-                    found.threads.submit(lambda: make(rest))
-                    return
             except BaseException as error:  # noqa: BLE001  raised where the result is wanted
                 loop.call_soon_threadsafe(ended, lambda error=error: result.set_exception(error))
             else:
                 loop.call_soon_threadsafe(ended, lambda: result.set_result(found))
 
-        self.submit(lambda: make(work))
+        self.submit(make)
         return await result
 
     def submit(self, work: Callable[[], None]) -> None:
@@ -50,11 +45,3 @@ class Threads:
     def close(self) -> None:
         """Takes no further work. Does not wait for what still runs."""
         self._pool.shutdown(wait=False, cancel_futures=True)
-
-
-@dataclass(frozen=True)
-class Later(Generic[Found]):
-    """Work that is left to other threads."""
-
-    work: Callable[[], Found]
-    threads: Threads

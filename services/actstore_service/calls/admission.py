@@ -86,6 +86,7 @@ class Admission:
         self.rooms: Mapping[CallClass, Room] = {
             CallClass.CATALOG: Room(CallClass.CATALOG, limits.catalog_threads, limits.waiting_calls),
             CallClass.READS: Room(CallClass.READS, limits.read_threads, limits.waiting_calls),
+            CallClass.SLOW: Room(CallClass.SLOW, limits.slow_threads, limits.waiting_calls),
             CallClass.STREAMS: Room(CallClass.STREAMS, limits.open_streams, 0),
             CallClass.FORWARDED: Room(CallClass.FORWARDED, limits.forwarded_calls, 0),
             CallClass.STANDARD: Room(CallClass.STANDARD, limits.standard_calls, 0),

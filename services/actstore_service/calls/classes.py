@@ -14,6 +14,8 @@ class CallClass(StrEnum):
     """What is there: runs, models, SAEs. Answered in milliseconds."""
     READS = "reads"
     """Questions about stored data with a single answer."""
+    SLOW = "slow"
+    """Those of them that take long, which is known once they are read: then they give their place in `reads` back."""
     STREAMS = "streams"
     """Stored rows, message by message."""
     FORWARDED = "forwarded"
