@@ -91,6 +91,8 @@ class Limits:
     """Time without news from a connection after which the service asks whether its peer is still there."""
     keepalive_timeout_seconds: float = 20.0
     """How long a peer may take to answer that, before its connection and its calls are ended."""
+    handshake_seconds: float = 20.0
+    """How long a new connection may take to say that it speaks TLS, and HTTP/2, before it is ended."""
     ping_seconds: float = 20.0
     """Shortest pause between two such questions by a client; one that asks more often is disconnected."""
     request_bytes: int = 1 * MEBIBYTE

@@ -122,11 +122,14 @@ def test_too_many_runs_are_refused_before_one_is_opened(bucket: Bucket, runs: in
 def test_a_dataset_is_read_no_further_once_nobody_waits(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"text": f"row {number}"}) + "\n" for number in range(99)))
     (tmp_path / "blank.jsonl").write_text("\n" * 5000)
+    (tmp_path / "array.json").write_text(json.dumps([{"text": f"row {number}"} for number in range(99)]))
     reading = Reading(DatasetLimits(), threading.Event())
+    begun = documents(DatasetPlaces((tmp_path,)).find("array.json"), DocumentQuery(), reading)
+    assert next(begun).content == "row 0"
     found = documents(DatasetPlaces((tmp_path,)).find("rows.jsonl"), DocumentQuery(), reading)
     assert next(found).content == "row 0"
     reading.stop.set()
-    for left in (found, documents(DatasetPlaces((tmp_path,)).find("blank.jsonl"), DocumentQuery(), reading)):
+    for left in (begun, found, documents(DatasetPlaces((tmp_path,)).find("blank.jsonl"), DocumentQuery(), reading)):
         with pytest.raises(ActstoreError) as ended:
             next(left)
         assert ended.value.reason == "CANCELLED"

@@ -9,7 +9,7 @@ import pickle
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +33,7 @@ from tests.deploy.manifests import KUBERNETES
 from tests.made_models.random_models import WORDS, save_model
 from tests.ray_head import RayHead, answers, get, ray_head
 from tests.servers import SeaweedServer
+from tests.service.access.test_access_file import entry, written
 from tests.waiting import wait_until
 from tests.worker_process import READY_SECONDS
 
@@ -42,6 +43,11 @@ TOKEN, NEXT_TOKEN = "planted-gateway-token", "planted-next-token"
 CALL_SECONDS = 120
 # What the environment of the manifest sets as a limit, a little smaller here.
 MESSAGE_BYTES = 2 * 2**20
+# So little that a caller is beyond one of them after any work, and beyond both after a capture.
+TOKENS_A_MINUTE, DEVICE_SECONDS_AN_HOUR = 100, 0.0001
+TEXT = " ".join(WORDS[:5])
+# Callers with a token that is their name, beside those without one.
+PEOPLE = ("ann", "bob", "eve")
 
 
 def manifest_text() -> str:
@@ -58,6 +64,10 @@ class Cluster:
     grpc_port: int
     metrics: str
     services: tuple[Service, ...]
+
+    def lab(self, service: int, token: str | None = None) -> actstore.Lab:
+        """The public client, of one of the services."""
+        return actstore.connect(self.services[service].address, token=token)
 
     def call(self, method: str, message: Any, token: str = TOKEN) -> Any:
         """Asks the gateway itself, as a service does."""
@@ -94,6 +104,8 @@ def cluster(folder: Path, seaweed: SeaweedServer) -> Iterator[Cluster]:
         "ACTSTORE_DATASET_FOLDERS": str(folder / "data"),
         "ACTSTORE_SAE_CACHE": str(folder / "saes"),
         "ACTSTORE_WORKER_METRICS_LISTEN": f"127.0.0.1:{metrics_port}",
+        "ACTSTORE_COORDINATOR_TOKENS_A_MINUTE": str(TOKENS_A_MINUTE),
+        "ACTSTORE_COORDINATOR_DEVICE_SECONDS_AN_HOUR": str(DEVICE_SECONDS_AN_HOUR),
         "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
         "RAY_SERVE_GRPC_MAX_MESSAGE_SIZE": str(MESSAGE_BYTES),
     }
@@ -109,12 +121,14 @@ def cluster(folder: Path, seaweed: SeaweedServer) -> Iterator[Cluster]:
         head.deploy(configuration)
         wait_until(lambda: runs(head), "the application of the manifest", READY_SECONDS)
         access = S3Access(seaweed.endpoint, credentials_file=str(keys), secure=False)
+        people = [entry(name, name, roles=["reader", "writer"], run_prefixes=["*"]) for name in PEOPLE]
         settings = Settings(
             listen="127.0.0.1:0",
             metrics_listen="127.0.0.1:0",
             gateway=f"127.0.0.1:{grpc_port}",
             gateway_token=TOKEN,
             anonymous=("reader", "writer", "admin"),
+            access_file=Path(written(folder / "access", *people)),
             limits=Limits(totals_seconds=float(CALL_SECONDS), drain_seconds=0.01),
         )
         services = tuple(Service(open_bucket(variables["ACTSTORE_STORE"], access), settings) for _ in range(2))
@@ -132,9 +146,12 @@ def runs(head: RayHead) -> bool:
 @pytest.fixture(scope="module")
 def captured(cluster: Cluster) -> actstore.Run:
     """A capture through one of the services."""
-    with actstore.connect(cluster.services[0].address) as lab:
-        capture = lab.capture("tiny", dataset="words.jsonl", dense_sites=["resid_post.1"], run="words")
-        return capture.wait(progress=False)
+    with cluster.lab(0) as lab:
+        return capture(lab, "words")
+
+
+def capture(lab: actstore.Lab, run: str) -> actstore.Run:
+    return lab.capture("tiny", dataset="words.jsonl", dense_sites=["resid_post.1"], run=run).wait(progress=False)
 
 
 def test_the_probes_of_kuberay_succeed(cluster: Cluster) -> None:
@@ -151,9 +168,9 @@ def test_the_probes_of_kuberay_succeed(cluster: Cluster) -> None:
 
 def test_a_capture_and_a_live_question_through_two_services(cluster: Cluster, captured: actstore.Run) -> None:
     assert captured.name == "words"
-    with actstore.connect(cluster.services[1].address) as lab:
+    with cluster.lab(1, "ann") as lab:
         assert lab.run("words").tokens_committed == captured.tokens_total
-        assert lab.logit_lens("tiny", " ".join(WORDS[:5])).layers
+        assert lab.logit_lens("tiny", TEXT).layers
 
 
 def test_two_services_and_the_workers_tell_each_total_once(cluster: Cluster, captured: actstore.Run) -> None:
@@ -171,6 +188,44 @@ def test_two_services_and_the_workers_tell_each_total_once(cluster: Cluster, cap
 
 def values(text: str, series: str) -> list[float]:
     return [float(line.split()[-1]) for line in text.splitlines() if line.split(" ")[0] == series]
+
+
+def test_who_is_beyond_a_quota_begins_nothing_more_and_others_do(cluster: Cluster, captured: actstore.Run) -> None:
+    """The tokens of a minute after a capture, the seconds of a device after a question; whichever service is asked."""
+    with cluster.lab(0, "bob") as lab, cluster.lab(1, "bob") as other:
+        used = capture(lab, "of-bob").tokens_total
+        for ask in (
+            lambda: capture(lab, "again"),
+            lambda: lab.logit_lens("tiny", TEXT),
+            lambda: other.patch("tiny", clean=TEXT, corrupt=TEXT, answers=(WORDS[0], WORDS[1]), progress=False),
+        ):
+            quota, value, allowed = beyond(ask) or NOT
+            assert quota == "tokens_a_minute"
+            assert TOKENS_A_MINUTE < value <= used  # time has given some back
+            assert allowed.startswith(f"at most {TOKENS_A_MINUTE}; again in ")
+        assert {one["name"] for one in lab.runs()} >= {"words", "of-bob"}  # what is stored takes no model
+        assert "again" not in lab.runs()
+    with cluster.lab(0, "eve") as lab:
+        assert lab.logit_lens("tiny", TEXT).layers
+        wait_until(lambda: beyond(lambda: lab.logit_lens("tiny", TEXT)), "what eve used is counted")
+        quota, value, allowed = beyond(lambda: capture(lab, "again")) or NOT
+        assert quota == "device_seconds_an_hour"
+        assert value > DEVICE_SECONDS_AN_HOUR
+        assert allowed.startswith(f"at most {DEVICE_SECONDS_AN_HOUR:g}; again in ")
+    found = "actstore_quota_refusals_total"
+    assert [values(get(f"http://{cluster.metrics}/metrics"), f'{found}{{quota="tokens_a_minute"}}')] == [[3.0]]
+
+
+NOT = "", 0.0, ""
+
+
+def beyond(ask: Callable[[], object]) -> tuple[str, float, str] | None:
+    """The quota that the caller is beyond, what it has used of it, and what is allowed; None: it was answered."""
+    try:
+        ask()
+    except actstore.LimitExceeded as error:
+        return str(error.field), float(str(error.value)), str(error.allowed)
+    return None
 
 
 def test_no_secret_is_in_the_state_of_ray(cluster: Cluster, captured: actstore.Run, seaweed: SeaweedServer) -> None:

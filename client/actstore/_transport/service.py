@@ -290,6 +290,8 @@ def options(address: str, how: Connection) -> list[tuple[str, int | str]]:
         ("grpc.max_receive_message_length", how.max_message_bytes),
         ("grpc.keepalive_time_ms", int(1000 * how.timeout.keepalive_seconds)),
         ("grpc.keepalive_timeout_ms", int(1000 * KEEPALIVE_TIMEOUT_SECONDS)),
+        # gRPC waits for this one, however short the one before it is: a minute, where none is set.
+        ("grpc.http2.ping_timeout_ms", int(1000 * KEEPALIVE_TIMEOUT_SECONDS)),
         ("grpc.dns_min_time_between_resolutions_ms", int(1000 * RESOLVE_SECONDS)),
         ("grpc.service_config", json.dumps(_service_config(how.retries))),
         *([("grpc.default_authority", how.authority)] if how.authority else []),

@@ -71,9 +71,11 @@ def start_traces(process: str, environment: Mapping[str, str]) -> None:
 
 
 def end_traces() -> None:
-    """Sends the spans that wait."""
-    if _provider is not None:
-        _provider.shutdown()
+    """Sends the spans that wait. There are no further ones, until traces are started again."""
+    global _provider
+    ended, _provider = _provider, None
+    if ended is not None:
+        ended.shutdown()
 
 
 def carried() -> dict[str, str]:

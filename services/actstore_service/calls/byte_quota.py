@@ -8,6 +8,7 @@ import asyncio
 import time
 
 from actstore_service.calls.call import Call
+from actstore_service.calls.classes import CallClass
 from actstore_service.settings import Limits
 from actstore_storage.quotas import MINUTE_SECONDS, Buckets, Quota, over_quota
 
@@ -36,10 +37,12 @@ class ByteQuota:
 
     def received(self, call: Call, message: bytes) -> None:
         call.received_bytes += len(message)
-        self._buckets.use(call.name, len(message))
+        self.sent(call, message)
 
     def sent(self, call: Call, message: bytes) -> None:
-        self._buckets.use(call.name, len(message))
+        """Bytes of health and of the like, which are never refused for a quota, are not counted either."""
+        if call.kind is not CallClass.STANDARD:
+            self._buckets.use(call.name, len(message))
 
     async def pause(self, call: Call) -> None:
         """Returns once the principal is within its quota: a stream that has begun becomes slow, and goes on."""

@@ -105,6 +105,8 @@ def test_what_is_too_large_is_not_asked_again() -> None:
 def test_a_connection_is_tested_for_life() -> None:
     found = dict(options("lab:1", Connection(timeout=actstore.Timeout(keepalive_seconds=45))))
     assert found["grpc.keepalive_time_ms"] == 45_000
+    # gRPC waits for the longer one, which is a minute where it is not told.
+    assert found["grpc.http2.ping_timeout_ms"] == found["grpc.keepalive_timeout_ms"] == 20_000
     assert dict(options("lab:1", Connection()))["grpc.keepalive_time_ms"] == 30_000
 
 

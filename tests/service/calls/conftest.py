@@ -75,14 +75,25 @@ class Running:
         pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
         return 4096 * pages
 
+    def open_files(self) -> int:
+        """Connections are among them."""
+        return len(list(Path(f"/proc/{self.pid}/fd").iterdir()))
+
 
 @contextmanager
 def service_over(
-    store: str, *, log: Path | None = None, listen: str = "127.0.0.1:0", **limits: object
+    store: str,
+    *,
+    log: Path | None = None,
+    listen: str = "127.0.0.1:0",
+    certificate: tuple[str, str] | None = None,
+    **limits: object,
 ) -> Iterator[Running]:
-    """With these limits, by their names."""
+    """With these limits, by their names. With the files of a certificate and its key it speaks TLS."""
     variables = {f"ACTSTORE_LIMITS_{name.upper()}": str(value) for name, value in limits.items()}
     own = {"ACTSTORE_STORE": store, "ACTSTORE_TOKEN": TOKEN, "ACTSTORE_LISTEN": listen}
+    if certificate is not None:
+        own |= {"ACTSTORE_TLS_CERTIFICATE": certificate[0], "ACTSTORE_TLS_KEY": certificate[1]}
     with running_service(signal.SIGTERM, log, **own, **variables) as ready:
         yield Running(ready["address"], ready["metrics"], ready["pid"])
 

@@ -1,6 +1,7 @@
 """A caller's bytes a minute: who is beyond them is told how many, and when to come back."""
 
 import asyncio
+from dataclasses import replace
 
 import grpc
 import pytest
@@ -69,6 +70,10 @@ def test_a_stream_that_has_begun_waits_until_there_is_room_and_others_do_not() -
             Call("m", CallClass.STREAMS, None, {}, "", Principal(name, EVERY_ROLE, EVERY_RUN))
             for name in ("ann", "bob")
         )
+        health = replace(ann, kind=CallClass.STANDARD)
+        quota.received(health, bytes(90_000))
+        quota.sent(health, bytes(90_000))
+        quota.check("ann")
         quota.received(ann, bytes(60_000))
         quota.sent(ann, bytes(200))
         with pytest.raises(ActstoreError):

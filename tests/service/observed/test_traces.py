@@ -4,10 +4,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from types import SimpleNamespace
 
 import grpc
 import pytest
 
+from actstore_api.logs import traces
 from actstore_api.v1 import capture_pb2, catalog_pb2
 from actstore_storage.bucket import Bucket
 from tests.service import stand_in
@@ -86,3 +88,13 @@ def test_without_traces_nothing_is_imported_and_none_is_cut(configured: bool, mi
     assert done.returncode == 0, done.stderr
     assert ("install actstore[trace]" in done.stderr) == missing
     assert missing or done.stdout.strip() == "False"
+
+
+def test_traces_that_were_ended_are_not_ended_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[str] = []
+    monkeypatch.setattr(traces, "_provider", SimpleNamespace(shutdown=lambda: ended.append("once")))
+    traces.end_traces()
+    traces.end_traces()
+    with traces.received("a", {}) as span:
+        span.end()
+    assert ended == ["once"]

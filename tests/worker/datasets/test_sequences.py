@@ -20,7 +20,7 @@ from tests.made_models.small_models import BOS, save_family, save_gpt2, save_neo
 
 def tokenise(described: ModelDescription, texts: list[str], shape: SequenceShape, **limits: int) -> TokenisedDataset:
     documents = [Document(number, text) for number, text in enumerate(texts)]
-    return tokenise_documents(described, documents, shape, **limits)
+    return tokenise_documents(described, documents, shape, **{"tokens_max": 10**6} | limits)
 
 
 DOCUMENTS = ["abcdefghij", "", "k", "lmnopqrs" * 3, "é", ""]
@@ -84,7 +84,7 @@ def test_a_document_that_has_its_bos_gets_no_second_one(described: ModelDescript
     ids = np.array(described.tokenizer.encode(plain, add_special_tokens=False), np.int32)
     expected = tokenise(described, [plain, "k"], shape)
     for own in (BOS + plain, np.array([described.bos_id, *ids], np.int32)):
-        found = tokenise_documents(described, [Document(0, own), Document(1, "k")], shape)
+        found = tokenise_documents(described, [Document(0, own), Document(1, "k")], shape, tokens_max=100)
         assert as_list(found.sequences) == as_list(expected.sequences)
         assert (found.sha256, found.documents, found.documents_with_bos) == (expected.sha256, 2, 1)
     assert expected.documents_with_bos == 0
@@ -141,7 +141,7 @@ def test_a_tokenizer_larger_than_its_model_is_refused_where_it_matters(tmp_path:
     with pytest.raises(BadRequest, match=r"100 embeddings.*returns for this text"):
         text_ids(described, "é")
     with pytest.raises(BadRequest, match="none for token id 100, which is in document 7"):
-        tokenise_documents(described, [Document(7, np.array([1, 100, 2], np.int32))], shape)
+        tokenise_documents(described, [Document(7, np.array([1, 100, 2], np.int32))], shape, tokens_max=100)
 
 
 def test_a_regular_expression_that_explodes_ends_soon_and_is_told(tmp_path: Path) -> None:

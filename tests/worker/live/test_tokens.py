@@ -221,7 +221,9 @@ def test_markers_of_a_chat_template_are_special(replica: Replica, tmp_path: Path
     found = replica.ask(TokenizeText(ModelReference("chat"), "<|start|>ab<plain>")).tokens
     assert found["special"].to_pylist() == [True, True, False, False, False]
     assert found["text"].to_pylist() == [BOS, "<|start|>", "a", "b", "<plain>"]
-    sequences = tokenise(model, [Document(0, "<|start|>ab<plain>")], SequenceShape(8, prepend_bos=True)).sequences
+    sequences = tokenise(
+        model, [Document(0, "<|start|>ab<plain>")], SequenceShape(8, prepend_bos=True), tokens_max=10**6
+    ).sequences
     assert sequences.rows(model.bos_id, model.special_ids).flags.tolist() == [1, 2, 0, 0, 0]
     steered = replica.ask(
         SteerText(ModelReference("chat"), "a<|start|>b", VECTOR, site="resid_post.1", strength=1.0, max_new_tokens=2)

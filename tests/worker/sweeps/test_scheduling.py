@@ -36,7 +36,7 @@ from actstore_worker.models.used import Usage
 from actstore_worker.patching.inputs.limits import PatchingLimits
 from actstore_worker.patching.inputs.supplies import Supplies
 from actstore_worker.patching.kernels.full import FullForward, Patch
-from actstore_worker.patching.serving.failover import TRIES, ProcessDied, going_on
+from actstore_worker.patching.serving.failover import ProcessDied, going_on
 from actstore_worker.patching.serving.scheduler import FIRST_TOKEN_LAYERS, UPDATES_MAX, Job, Pace, Scheduler
 from actstore_worker.patching.serving.sweeps import Served, Sweeps
 from actstore_worker.patching.steps import Logits, drive
@@ -453,7 +453,7 @@ def test_a_sweep_whose_process_dies_goes_on_without_computing_a_row_twice(
                 parts += isinstance(update, CheckedCells)
 
     async def everything() -> list[SweepProgress | SweepCells | SweepResult]:
-        return [update async for update in going_on(start)]
+        return [update async for update in going_on(start, most_tries=3)]
 
     updates = asyncio.run(everything())
     expected = alone(model, request_)
@@ -499,10 +499,10 @@ def test_a_sweep_that_kills_every_process_ends() -> None:
         yield
 
     async def everything() -> None:
-        async for _ in going_on(start):
+        async for _ in going_on(start, most_tries=3):
             pass
 
     with pytest.raises(ActstoreError) as refusal:
         asyncio.run(everything())
     assert refusal.value.reason == "WORKERS_UNAVAILABLE"
-    assert len(begun) == TRIES
+    assert len(begun) == 3

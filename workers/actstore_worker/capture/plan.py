@@ -144,6 +144,8 @@ def _look_up(request: CaptureSpecification, catalog: ModelCatalog, settings: Pla
     batch = _count(
         request.sequences_per_batch, settings.sequences_per_batch, SEQUENCES_PER_BATCH_MAX, "sequences_per_batch"
     )
+    if request.sequences_per_shard is not None:  # What its bytes allow is known once the dataset is read.
+        _count(request.sequences_per_shard, 0, SEQUENCES_PER_SHARD_MAX, "sequences_per_shard")
     named_model, named_dataset = _named(request)
     query = document_query(named_dataset)
     dataset = settings.datasets.find(named_dataset.name)

@@ -117,7 +117,7 @@ class Preparing:
         try:
             return request, queued_place(self.bucket, request.run) or said
         except CorruptObject as error:
-            _log.warning("%s", error.message)
+            _log.warning("%s", error.for_log)
             return request, NO_PLACE
 
     def opened(self, run: str) -> Snapshot | None:

@@ -5,9 +5,8 @@ from dataclasses import dataclass, field
 
 from actstore_storage.errors import ActstoreError, BadRequest
 from actstore_storage.settings.checks import check_positive
+from actstore_worker.files.strict_json import count_values
 
-# Before each value of JSON but the first there is one of these.
-_JSON_MARKS = (b",", b"[", b"{")
 # Of reading that nobody stops.
 NEVER = threading.Event()
 
@@ -52,7 +51,7 @@ class Reading:
 
     def check_json_values(self, file: str, data: bytes) -> None:
         """Refuses JSON of too many values, before it is parsed. Marks in its texts count, too."""
-        _check(f"{file} has a JSON value of", sum(map(data.count, _JSON_MARKS)), self.limits.json_values, "values")
+        _check(f"{file} has a JSON value of", count_values(data), self.limits.json_values, "values")
 
     def check_document(self, place: str, characters: int) -> None:
         """Refuses a document that is too long to be tokenized as a whole."""

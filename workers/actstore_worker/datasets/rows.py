@@ -118,6 +118,7 @@ def _json(file: DatasetFile, wanted: WantedColumns, reading: Reading) -> Iterato
     reading.check_json_values(file.name, data)
     found = _Json(file, wanted).parse(_decode(data, file, 0), "it")
     for number, row in enumerate(found):
+        reading.check()
         if not isinstance(row, dict):
             raise unreadable(file.name, f"row {number} is not a JSON object", ROWS_OF_JSON)
         yield Row(f"{file.name} row {number}", number, row)

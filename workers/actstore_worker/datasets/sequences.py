@@ -18,9 +18,7 @@ from actstore_worker.datasets.documents import Document
 from actstore_worker.models.model import ModelDescription
 from actstore_worker.models.prompts import check_ids, tokenised
 
-# The coordinator holds the tokens of a run in memory during its capture, four bytes each.
-TOKENS_MAX = 500_000_000
-# Documents of a run: the coordinator also holds some 50 bytes of each.
+# Documents of a run: the coordinator holds some 50 bytes of each in memory, beside the tokens.
 DOCUMENTS_MAX = 50_000_000
 # Documents are passed to the tokenizer, which has its own threads, in groups of about this many characters, and of at
 # most so many documents: a group that has begun is not interrupted.
@@ -182,7 +180,7 @@ def tokenise(
     described: ModelDescription,
     documents: Iterable[Document],
     shape: SequenceShape,
-    tokens_max: int = TOKENS_MAX,
+    tokens_max: int,
     documents_max: int = DOCUMENTS_MAX,
 ) -> TokenisedDataset:
     """Turns documents into sequences. Documents that are token ids already are cut in the same way as texts.

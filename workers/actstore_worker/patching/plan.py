@@ -1,6 +1,6 @@
 """The plan of a sweep: pairs of prompts as tokens, and the cells of its grid."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import get_args
 
@@ -27,7 +27,13 @@ from actstore_worker.patching.inputs.checks import (
 )
 from actstore_worker.patching.inputs.kinds import EMBEDDING, FEATURES
 from actstore_worker.patching.inputs.limits import PatchingLimits
-from actstore_worker.patching.inputs.prompts import PairTokens, check_equal_lengths, check_spans, pair_tokens
+from actstore_worker.patching.inputs.prompts import (
+    PairTokens,
+    check_equal_lengths,
+    check_pair_characters,
+    check_spans,
+    pair_tokens,
+)
 from actstore_worker.patching.inputs.receivers import check_heard, find_receivers
 from actstore_worker.patching.inputs.sae_features import active_features, check_features
 from actstore_worker.patching.inputs.stored_rows import check_stored_rows
@@ -152,22 +158,16 @@ def plan_sweep(
     find active features.
     """
     check_causal(model, "it does not predict next tokens, so a patch has no logits to change")
-    check_count(len(request.pairs), limits.pairs, "pairs")
-    check_spans(request.spans)
-    pairs = tuple(pair_tokens(model, pair, request.prepend_bos, request.spans) for pair in request.pairs)
-    if not request.spans:
-        check_equal_lengths(model, pairs)
-    directions = tuple(dict.fromkeys(request.directions)) or _DIRECTIONS
+    pairs = sized_pairs(model, request, limits)
+    directions = _directions(request)
     check_sources(request)
     check_spans_alone(request, pairs)
     check_screen(request, limits.cells)
     receivers = find_receivers(model, request)
     sae = _sae(model, request, supplies)
     repeats = len(pairs) * len(directions)
-    grid = (
-        *_grid(model, request, receivers, pairs, repeats, limits),
-        *_feature_grid(model, sae, request, pairs, repeats, limits),
-    )
+    rows = _rows_of_layers(model, request, receivers, pairs)
+    grid = (*_grid(model, request, rows, pairs), *_feature_grid(model, sae, request, pairs, repeats, limits))
     check_heard(receivers, {cell.site for entry in grid for cell in entry.cells}, request)
     _check_cell_count(len(grid) * repeats, limits)
     plan = SweepPlan(
@@ -179,32 +179,66 @@ def plan_sweep(
     return plan
 
 
-def _grid(
-    model: LanguageModel,
-    request: RunSweep,
-    receivers: Receivers | None,
-    pairs: Sequence[PairTokens],
-    repeats: int,
-    limits: PatchingLimits,
-) -> Iterator[Entry]:
-    """Yields all entries except features. Errors: BadRequest before the first entry. The entries are repeated for each
-    pair and direction.
+def sized_pairs(model: LanguageModel, request: RunSweep, limits: PatchingLimits) -> tuple[PairTokens, ...]:
+    """Tokenizes the pairs of a sweep. Errors: BadRequest for too many, or for prompts that must be too long, before any
+    is tokenized; for too many cells, before an SAE is opened.
     """
+    check_count(len(request.pairs), limits.pairs, "pairs")
+    check_spans(request.spans)
+    for pair in request.pairs:
+        check_pair_characters(model, pair)
+    pairs = tuple(pair_tokens(model, pair, request.prepend_bos, request.spans) for pair in request.pairs)
+    if not request.spans:
+        check_equal_lengths(model, pairs)
+    rows = _rows_of_layers(model, request, find_receivers(model, request), pairs)
+    _check_cell_count((rows.count + _known_rows_beside(request, rows)) * len(pairs) * len(_directions(request)), limits)
+    return pairs
+
+
+def _directions(request: RunSweep) -> tuple[PatchDirection, ...]:
+    return tuple(dict.fromkeys(request.directions)) or _DIRECTIONS
+
+
+@dataclass(frozen=True)
+class _RowsOfLayers:
+    """The rows of a grid that patch sites of layers: by kind, the windows of layers and the heads; and the places."""
+
+    windows: Mapping[str, Sequence[range]]
+    heads: Mapping[str, Sequence[int | None]]
+    places: Sequence[_Place]
+
+    @property
+    def count(self) -> int:
+        return sum(len(self.heads[kind]) * len(found) for kind, found in self.windows.items()) * len(self.places)
+
+
+def _rows_of_layers(
+    model: LanguageModel, request: RunSweep, receivers: Receivers | None, pairs: Sequence[PairTokens]
+) -> _RowsOfLayers:
+    """Errors: BadRequest."""
     kinds, layers = _kinds(model, request), chosen_layers(model, request.layers)
     places = _places(request, pairs)
     windows = _windows(layers, request.window_layers, model.layer_count)
     windows_of = {kind: [found for found in windows if _sends(receivers, Site(found[0], kind))] for kind in kinds}
     heads = {kind: chosen_heads(model, kind, request.heads) if kind in HEAD_KINDS else (None,) for kind in kinds}
-    count = sum(len(heads[kind]) * len(windows_of[kind]) for kind in kinds) * len(places) + len(request.joint)
-    embedded = EMBEDDING in request.sites
-    _check_cell_count((count + embedded * len(places)) * repeats, limits)
-    for kind in kinds:
-        for window in windows_of[kind]:
-            for place in places:
-                for head in heads[kind]:
+    return _RowsOfLayers(windows_of, heads, places)
+
+
+def _known_rows_beside(request: RunSweep, rows: _RowsOfLayers) -> int:
+    """Of features that are not named, it is not known how many there are."""
+    features = len(set(request.features)) + 2 if request.sae else 0
+    return (features + (EMBEDDING in request.sites)) * len(rows.places) + len(request.joint)
+
+
+def _grid(model: LanguageModel, request: RunSweep, rows: _RowsOfLayers, pairs: Sequence[PairTokens]) -> Iterator[Entry]:
+    """Yields all entries except features, which are repeated for each pair and direction. Errors: BadRequest."""
+    for kind, windows in rows.windows.items():
+        for window in windows:
+            for place in rows.places:
+                for head in rows.heads[kind]:
                     sites = [Site(layer, kind, head) for layer in window]
                     yield Entry(place.cells(sites), kind, window[0], place.position, head, place.name, place.span)
-    for place in places if embedded else ():
+    for place in rows.places if EMBEDDING in request.sites else ():
         cells = place.cells([Site(0, "resid_pre")])
         yield Entry(cells, EMBEDDING, position=place.position, name=place.name, span=place.span)
     for joint in request.joint:
@@ -219,8 +253,8 @@ def _feature_grid(
     repeats: int,
     limits: PatchingLimits,
 ) -> Iterator[Entry]:
-    """Yields, at each position, a cell for each feature, one for all of them, and one for the error. Errors: as
-    `_grid`.
+    """Yields, at each position, a cell for each feature, one for all of them, and one for the error. Errors:
+    BadRequest before the first entry.
     """
     if sae is None:
         return

@@ -65,8 +65,7 @@ def pair_tokens(
     model: LanguageModel, pair: PromptPair, prepend_bos: bool | None, spans: Sequence[PatchSpan] = ()
 ) -> PairTokens:
     """Tokenizes a pair. Without spans the prompts must have the same length. `prepend_bos` is as in `prompt_ids`."""
-    for field, prompt in (("clean", pair.clean), ("corrupt", pair.corrupt)):
-        check_characters(model, field, prompt)
+    check_pair_characters(model, pair)
     clean = prompt_ids(model, pair.clean, prepend_bos, "clean")
     corrupt = prompt_ids(model, pair.corrupt, prepend_bos, "corrupt")
     if not spans:
@@ -84,6 +83,14 @@ def pair_tokens(
             allowed="another token than clean_answer",
         )
     return PairTokens(clean, corrupt, clean_answer, corrupt_answer, found)
+
+
+def check_pair_characters(model: LanguageModel, pair: PromptPair) -> None:
+    """Refuses prompts that must be longer than the model's context, before they are tokenized: BadRequest
+    LIMIT_EXCEEDED.
+    """
+    for field, prompt in (("clean", pair.clean), ("corrupt", pair.corrupt)):
+        check_characters(model, field, prompt)
 
 
 def _check_lengths(model: LanguageModel, clean: Sequence[int], corrupt: Sequence[int]) -> None:

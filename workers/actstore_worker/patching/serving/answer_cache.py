@@ -21,9 +21,9 @@ from actstore_storage.runs.opening import open_run
 from actstore_storage.upkeep.answer_cache import KeptAnswer, KeptLimits, is_kept, keep, read_kept
 from actstore_worker.models.model import LanguageModel
 from actstore_worker.patching.inputs.limits import PatchingLimits
-from actstore_worker.patching.inputs.prompts import pair_tokens
 from actstore_worker.patching.inputs.supplies import Supplies
 from actstore_worker.patching.legs import ROWS_AT_ONCE
+from actstore_worker.patching.plan import sized_pairs
 from actstore_worker.patching.updates import NOTHING_CHECKED, CheckedCells, Finished, SweepUpdate
 from actstore_worker.provenance import versions
 
@@ -43,7 +43,7 @@ class AnswerCache:
     def key(self, model: LanguageModel, request: RunSweep, kernel: str) -> str | None:
         """Returns the cache key; None for a request that will be refused, because running it reports the error."""
         try:
-            parts: list[Any] = [*_of_model(model, kernel), *_of_pairs(model, request)]
+            parts: list[Any] = [*_of_model(model, kernel), *self._of_pairs(model, request)]
             parts += [*self._of_supplies(request), *self._of_limits()]
         except ActstoreError:
             return None
@@ -83,6 +83,10 @@ class AnswerCache:
         limits = self._limits
         return KeptLimits(limits.kept_answers, limits.kept_total_bytes, limits.kept_days)
 
+    def _of_pairs(self, model: LanguageModel, request: RunSweep) -> Iterator[dict[str, Any]]:
+        """Returns the tokens that are read, independent of how texts, spans and answers are tokenized."""
+        yield from map(asdict, sized_pairs(model, request, self._limits))
+
     def _of_supplies(self, request: RunSweep) -> Iterator[str]:
         if request.sae:
             yield self._supplies.find_sae(request.sae).sha256
@@ -92,12 +96,6 @@ class AnswerCache:
 
     def _of_limits(self) -> tuple[int, ...]:
         return self._limits.audited_cells, self._limits.tokens_per_slice, self._limits.stored_rows
-
-
-def _of_pairs(model: LanguageModel, request: RunSweep) -> Iterator[dict[str, Any]]:
-    """Returns the tokens that are read, independent of how texts, spans and answers are tokenized."""
-    for pair in request.pairs:
-        yield asdict(pair_tokens(model, pair, request.prepend_bos, request.spans))
 
 
 def _of_model(model: LanguageModel, kernel: str) -> tuple[str, ...]:

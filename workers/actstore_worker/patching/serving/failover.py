@@ -14,9 +14,6 @@ from actstore_api.records.patching import SweepCells, SweepProgress, SweepResult
 from actstore_storage.errors import ActstoreError
 from actstore_worker.patching.updates import NOTHING_FINISHED, CheckedCells, Finished, SweepUpdate
 
-# A sweep that kills its processes must come to an end.
-TRIES = 3
-
 
 class ProcessDied(Exception):
     """The process that computed the sweep has died."""
@@ -24,9 +21,10 @@ class ProcessDied(Exception):
 
 async def going_on(
     start: Callable[[Finished], AsyncGenerator[SweepUpdate, None]],
-    most_tries: int = TRIES,
+    most_tries: int,
 ) -> AsyncGenerator[SweepProgress | SweepCells | SweepResult, None]:
-    """Yields the updates of a sweep, whichever process runs it. `start` starts it after the finished rows.
+    """Yields the updates of a sweep, whichever process runs it. `start` starts it after the finished rows. A sweep that
+    kills so many processes in a row comes to an end.
 
     Errors: the sweep's own; WORKERS_UNAVAILABLE after several processes died in a row without finishing a row.
     """
