@@ -64,21 +64,23 @@ def test_questions_that_are_answered_at_once_look_for_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "why"),
+    ("asked", "why", "again"),
     [
-        (settings("cuda"), "no node with a GPU now, and none is expected"),
-        (settings("cuda", 8, 0.001), "a node with a GPU was asked for 0 s ago, and has not come"),
+        (settings("cuda"), "no node with a GPU now, and none is expected: answers", None),
+        (settings("cuda", 8, 0.001), "was asked for 0 s ago, and has not come. Try again in 60 s; answers", "60.0"),
     ],
 )
-def test_a_question_is_refused_if_no_replica_may_come_or_none_came_in_time(asked: WorkerSettings, why: str) -> None:
+def test_a_question_is_refused_if_no_replica_may_come_or_none_came_in_time(
+    asked: WorkerSettings, why: str, again: str | None
+) -> None:
     async def work() -> None:
         answering = asyncio.get_running_loop().create_future()
         async for _ in Arrivals(asked, lambda: 0).awaited(answering):
             pass
 
-    with pytest.raises(ActstoreError, match=f"{why}. Try again in 60 s") as refused:
+    with pytest.raises(ActstoreError, match=why) as refused:
         run(work())
-    assert refused.value.reason == "WORKERS_UNAVAILABLE"
+    assert (refused.value.reason, refused.value.details.get("retry_seconds")) == ("WORKERS_UNAVAILABLE", again)
 
 
 def test_one_look_serves_all_that_wait(monkeypatch: pytest.MonkeyPatch) -> None:
