@@ -141,6 +141,7 @@ KERNEL = Label("kernel", ("resumed", "full"))
 QUEUE_CLASS = Label("class", ("interactive", "bulk"))
 STATE = Label("state", ("complete", "failed", "cancelled"))
 USE = Label("use", ("captures", "questions"))
+DEVICE = Label("device", ("cpu", "gpu"))
 SAE = Label("sae", bound=SAES_MAX)
 
 C, G, H = MetricType.COUNTER, MetricType.GAUGE, MetricType.HISTOGRAM
@@ -447,7 +448,7 @@ CAPTURE_WORKERS = Metric(
     G,
     "workers",
     "Capture workers that are there, by their device.",
-    (Label("device", ("cpu", "gpu")),),
+    (DEVICE,),
     WORKERS,
 )
 CAPTURE_WORKERS_WANTED = Metric(
@@ -466,13 +467,26 @@ CAPTURE_WORKERS_IDLE = Metric(
     exporters=WORKERS,
 )
 MODEL_REPLICAS = Metric(
-    "actstore_model_replicas", G, "replicas", "Model replicas that answer questions and run sweeps.", exporters=WORKERS
+    "actstore_model_replicas",
+    G,
+    "replicas",
+    "Model replicas that answer questions and run sweeps, by their device.",
+    (DEVICE,),
+    WORKERS,
 )
 MODEL_REPLICAS_WANTED = Metric(
     "actstore_model_replicas_wanted",
     G,
     "replicas",
     "Model replicas that Ray Serve keeps or starts. If it is more than answer, those wait for their nodes, or load.",
+    exporters=WORKERS,
+)
+MODEL_REPLICA_SECONDS = Metric(
+    "actstore_model_replica_seconds_total",
+    C,
+    "seconds",
+    "Seconds for which live questions and sweeps used the device of a model replica. Divided by the time and the "
+    "replicas, their use.",
     exporters=WORKERS,
 )
 SHARD_ATTEMPTS = Metric(
@@ -550,6 +564,15 @@ GPU_MEMORY = Metric(
     (USE, Label("state", ("allocated", "reserved"))),
     WORKERS,
 )
+GPU_MEMORY_SHORTAGES = Metric(
+    "actstore_gpu_memory_shortages_total",
+    C,
+    "shortages",
+    "How often a GPU had no memory for a tensor. outcome: retried (torch gave back what it had reserved and no longer "
+    "used, and asked again), or failed (out of memory: the shard or the question failed).",
+    (USE, Label("outcome", ("retried", "failed"))),
+    WORKERS,
+)
 # SAEs.
 SAE_FVU = Metric(
     "actstore_sae_fvu",
@@ -612,7 +635,14 @@ FSCK_RUN = Metric(
 )
 
 # What each process of the workers counts for itself and reports to the one that exports it.
-REPORTED = (STORE_OPERATIONS, STORE_OPERATION_SECONDS, STORE_BYTES, MODEL_LOAD_SECONDS, GPU_MEMORY)
+REPORTED = (
+    STORE_OPERATIONS,
+    STORE_OPERATION_SECONDS,
+    STORE_BYTES,
+    MODEL_LOAD_SECONDS,
+    GPU_MEMORY,
+    GPU_MEMORY_SHORTAGES,
+)
 METRICS: Mapping[str, Metric] = {found.name: found for found in list(globals().values()) if isinstance(found, Metric)}
 
 

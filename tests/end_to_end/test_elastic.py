@@ -218,8 +218,9 @@ def test_without_a_node_all_but_live_work_is_answered(
     assert (estimate.documents, estimate.seconds) == (40 * SHARDS, 0)
     assert [row["name"] for row in lab.datasets()] == ["words.jsonl"]
     assert (list(lab.runs()), gpus.wanted()) == ([], {})
-    for name in ("capture_workers_wanted", "capture_workers_idle", "model_replicas", "model_replicas_wanted"):
+    for name in ("capture_workers_wanted", "capture_workers_idle", "model_replicas_wanted"):
         assert gauge(metrics_address, f"actstore_{name}") == 0
+    assert gauge(metrics_address, "actstore_model_replicas", "gpu") == 0
 
 
 def test_a_question_brings_a_node_and_lets_it_go(caller: Caller, gpus: ElasticCluster, metrics_address: str) -> None:
@@ -234,7 +235,7 @@ def test_a_question_brings_a_node_and_lets_it_go(caller: Caller, gpus: ElasticCl
     waits = {update.progress.waits_for for update in updates if update.HasField("progress")}
     assert "a node with a GPU" in waits
     assert waits <= {"a node with a GPU", "a model replica", ""}
-    wait_until(lambda: gauge(metrics_address, "actstore_model_replicas") == 1, "the metric of a replica")
+    wait_until(lambda: gauge(metrics_address, "actstore_model_replicas", "gpu") == 1, "the metric of a replica")
     assert len(processes(node, "ray::ServeReplica")) == 1
     gpus.take_idle()
     wait_until(lambda: gauge(metrics_address, "actstore_model_replicas_wanted") == 0, "no replica is wanted")
