@@ -39,18 +39,24 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 
 class Sharing(LoadScopeScheduling):
-    """What several pytest processes have of the tests: each file is one's, for the sake of its fixtures, and all files
-    with stacks are one's, which begins with them and has them in turn.
+    """What several pytest processes have of the tests: each file is one's, for the sake of its fixtures, and the files
+    with stacks are two's, which begin with them and have them in turn.
     """
 
     def _split_scope(self, nodeid: str) -> str:
         return _group(nodeid.partition("::")[0])
 
 
+# Stacks that are only asked questions. All others are also killed or started again: both groups take about as long.
+_ASKED = ("tests/docs/", "tests/topology/", "tests/end_to_end/test_main_job.py")
+
+
 @cache
 def _group(file: str) -> str:
     """`file` is relative to the project, wherever pytest was started."""
-    return "stack" if "pytest.mark.stack" in (PROJECT / file).read_text() else file
+    if "pytest.mark.stack" not in (PROJECT / file).read_text():
+        return file
+    return "stacks that are asked" if file.startswith(_ASKED) else "stacks that are killed"
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Sharing:
@@ -59,7 +65,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Sharing
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with stacks come first, for they take longest."""
-    items.sort(key=lambda item: _group(item.nodeid.partition("::")[0]) != "stack")
+    items.sort(key=lambda item: not _group(item.nodeid.partition("::")[0]).startswith("stacks"))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import secrets
 import signal
 import subprocess
@@ -22,6 +23,7 @@ from ray.util import get_node_ip_address
 from actstore._stack.seaweed import free_ports
 from actstore_worker.cluster.joining.agents import agent_ports_chosen
 from actstore_worker.cluster.joining.process import PROXY_READY_SECONDS
+from actstore_worker.cluster.joining.sockets import free_port
 from tests.waiting import wait_until
 from tests.worker_process import READY_SECONDS, command_line, descendants, inherited
 
@@ -30,6 +32,7 @@ PROGRAMS = Path(sys.executable).parent
 RAY = Path(__file__).parents[1] / "deploy" / "images" / "ray"
 STOP_SECONDS = 60
 HTTP_SECONDS = 5
+AGENT_PORTS = {"metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port", "runtime_env_agent_port"}
 # By the options of `ray start`.
 _PORTS = {
     "port": "gcs",
@@ -44,7 +47,9 @@ _PORTS = {
 
 @contextmanager
 def ray_cluster() -> Iterator[Cluster]:
-    """A cluster of this process, to which nodes are added. Its head runs what coordinates, and has no CPU for more."""
+    """A cluster of this process, to which `added_node` adds nodes. Its head runs what coordinates, and has no CPU for
+    more.
+    """
     with ExitStack() as stack:
         # A short path: Ray's socket names must fit into 107 bytes.
         scratch = stack.enter_context(
@@ -59,6 +64,20 @@ def ray_cluster() -> Iterator[Cluster]:
         cluster = Cluster(initialize_head=True, head_node_args=head)
         stack.callback(cluster.shutdown)
         yield cluster
+
+
+def added_node(cluster: Cluster, cpus: int, gpus: int = 0) -> Any:
+    """Returns a new node of `ray_cluster`. Its GPUs are only said to be there."""
+    # Ray's Cluster takes this port away from every node but the head, unless it is told.
+    return cluster.add_node(num_cpus=cpus, num_gpus=gpus, dashboard_agent_listen_port=free_port())
+
+
+def agent_ports_to_wait_for(raylet: int) -> set[str]:
+    """The ports of its agents that the process waits for, as it is not told them. It does not wait for long: on a busy
+    machine the node would fail to start.
+    """
+    told = re.findall(r" --([\w-]+)=[1-9]\d* ", command_line(raylet).replace(" ", "  "))
+    return AGENT_PORTS - {name.replace("-", "_") for name in told}
 
 
 @dataclass(frozen=True)

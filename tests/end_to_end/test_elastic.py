@@ -10,7 +10,7 @@ import random
 import signal
 import urllib.request
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,7 +38,7 @@ from tests.capture_requests import capture_request
 from tests.coordinating import ThreadWorker, coordinator, watch
 from tests.coordinating import run as run_here
 from tests.made_models.random_models import WORDS, save_model
-from tests.ray_head import ray_cluster
+from tests.ray_head import added_node, agent_ports_to_wait_for, ray_cluster
 from tests.topology.caller import Caller, swept_cells
 from tests.waiting import wait_until
 from tests.worker_process import READY_SECONDS, TOKEN, WorkerProcess, command_line, descendants, running_workers
@@ -74,7 +74,7 @@ class ElasticCluster:
         return bool(found.status == NodeStatus.Value("IDLE"))
 
     def add(self) -> Any:
-        node = self.cluster.add_node(num_cpus=2, num_gpus=1)
+        node = added_node(self.cluster, cpus=2, gpus=1)
         self.nodes.append(node)
         return node
 
@@ -126,6 +126,14 @@ def bucket(folder: Path) -> Bucket:
 def gpus() -> Iterator[ElasticCluster]:
     with ray_cluster() as cluster:
         yield ElasticCluster(cluster)
+
+
+@pytest.fixture(autouse=True)
+def _no_node_is_left(gpus: ElasticCluster) -> Iterator[None]:
+    """A test that fails leaves none to the next one."""
+    yield
+    for node in list(gpus.nodes):
+        gpus.kill(node)
 
 
 @pytest.fixture(scope="module")
@@ -211,6 +219,10 @@ def gauge(address: str, name: str, label: str = "") -> float:
     return found[name, label]
 
 
+def waited_for(updates: list[Any]) -> set[str]:
+    return {update.progress.waits_for for update in list(updates) if update.HasField("progress")}
+
+
 def test_without_a_node_all_but_live_work_is_answered(
     lab: actstore.Lab, gpus: ElasticCluster, metrics_address: str
 ) -> None:
@@ -225,16 +237,18 @@ def test_without_a_node_all_but_live_work_is_answered(
 
 def test_a_question_brings_a_node_and_lets_it_go(caller: Caller, gpus: ElasticCluster, metrics_address: str) -> None:
     """A sweep says what it waits for."""
+    updates: list[Any] = []
     with ThreadPoolExecutor(1) as thread:
-        answered: Future[list[Any]] = thread.submit(caller.sweep)
+        answered = thread.submit(lambda: [updates.append(update) for update in caller.sweeping()])
+        wait_until(lambda: "a node with a GPU" in waited_for(updates), "a sweep that says that it waits for a node")
         wait_until(lambda: gpus.wanted() == {REPLICA: 1}, "a replica that wants a GPU")
         node = gpus.add()
-        *updates, last = answered.result(READY_SECONDS)
-    assert swept_cells(updates).num_rows
+        assert agent_ports_to_wait_for(_raylet(node)) == set()
+        answered.result(READY_SECONDS)
+    *before, last = updates
+    assert swept_cells(before).num_rows
     assert last.HasField("result")
-    waits = {update.progress.waits_for for update in updates if update.HasField("progress")}
-    assert "a node with a GPU" in waits
-    assert waits <= {"a node with a GPU", "a model replica", ""}
+    assert waited_for(before) <= {"a node with a GPU", "a model replica", ""}
     wait_until(lambda: gauge(metrics_address, "actstore_model_replicas", "gpu") == 1, "the metric of a replica")
     assert len(processes(node, "ray::ServeReplica")) == 1
     gpus.take_idle()

@@ -12,7 +12,7 @@ from ray.cluster_utils import Cluster
 
 import actstore
 from actstore._stack.seaweed import free_ports
-from tests.ray_head import ray_cluster
+from tests.ray_head import added_node, ray_cluster
 from tests.servers import SeaweedServer
 from tests.service.process import COMMAND, environment
 from tests.waiting import wait_until
@@ -93,7 +93,7 @@ class KillableLab:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self._cluster.remove_node(node, allow_graceful=False)
-        self._cluster.add_node(num_cpus=NODE_CPUS)
+        added_node(self._cluster, NODE_CPUS)
 
     def _kill_service(self) -> None:
         self.stop_service()
@@ -127,7 +127,7 @@ def killable_lab(folder: Path) -> Iterator[KillableLab]:
         seaweed = stack.enter_context(SeaweedServer())
         cluster = stack.enter_context(ray_cluster())
         for _ in range(NODES):
-            cluster.add_node(num_cpus=NODE_CPUS)
+            added_node(cluster, NODE_CPUS)
         variables = store_variables(seaweed) | secret_files(folder, seaweed)
         variables |= {"ACTSTORE_RAY_ADDRESS": cluster.address, "ACTSTORE_RAY_ISOLATED_BY": "one machine, for a test"}
         workers = stack.enter_context(

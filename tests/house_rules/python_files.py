@@ -4,6 +4,7 @@ import ast
 import tomllib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -38,7 +39,12 @@ def module_name(path: Path) -> str:
 
 
 def parsed(path: Path) -> ast.Module:
-    """Returns the syntax tree of a file."""
+    """Returns the syntax tree of a file, which nobody may change: several rules read it."""
+    return _parsed(path, path.stat().st_mtime_ns)
+
+
+@cache
+def _parsed(path: Path, _changed_ns: int) -> ast.Module:
     return ast.parse(path.read_text())
 
 

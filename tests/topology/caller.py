@@ -55,7 +55,11 @@ class Caller:
         return (update.progress for update in self.captures.WatchCapture(request, **self.with_token))
 
     def sweep(self, **change: object) -> list[patching_pb2.RunSweepResponse]:
-        return list(self.sweeps.RunSweep(self._sweep(change), **self.with_token))
+        return list(self.sweeping(**change))
+
+    def sweeping(self, **change: object) -> Iterator[patching_pb2.RunSweepResponse]:
+        """The updates as they come."""
+        yield from self.sweeps.RunSweep(self._sweep(change), **self.with_token)
 
     def estimate(self, **change: object) -> patching_pb2.SweepEstimate:
         request = patching_pb2.EstimateSweepRequest(sweep=self._sweep(change))

@@ -169,8 +169,8 @@ class RunSweep:
 
 @dataclass(frozen=True)
 class SweepProgress:
-    """The progress of a sweep, in cells. `waits_for` is what it waits for before its first cell, such as a node with a
-    GPU; the cells are not counted then. Empty: it runs.
+    """The progress of a sweep, in cells. `waits_for` is what it waits for, such as a node with a GPU: before its first
+    cell, when the cells are not counted yet, or after the process that ran it has died. Empty: it runs.
     """
 
     cells_done: int

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import signal
 import stat
 import subprocess
@@ -14,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from actstore_worker.__main__ import RAY_GONE
+from tests.ray_head import agent_ports_to_wait_for
 from tests.waiting import wait_until
 from tests.worker_process import command_line, descendants, inherited
 
 START_SECONDS = 180
-AGENT_PORTS = {"metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port", "runtime_env_agent_port"}
 WORKERS = [sys.executable, "-m", "actstore_worker"]
 
 
@@ -109,9 +108,7 @@ def test_workers_whose_ray_is_gone_say_so_and_end(tmp_path: Path) -> None:
     with started(settings, tmp_path) as process:
         folder, children = wait_for_serve(process), descendants(process.pid)
         (doomed,) = (pid for pid in children if command_line(pid).split(" ")[0].endswith("/raylet"))
-        # It waits for the agents' ports that it is not told, and not for long: on a busy machine the start would fail.
-        told = re.findall(r" --([\w-]+)=[1-9]\d* ", command_line(doomed).replace(" ", "  "))
-        assert {name.replace("-", "_") for name in told} >= AGENT_PORTS
+        assert agent_ports_to_wait_for(doomed) == set()
         os.kill(doomed, signal.SIGKILL)
         _, errors = process.communicate(timeout=START_SECONDS)
     assert process.returncode == RAY_GONE

@@ -444,6 +444,7 @@ def test_a_sweep_whose_process_dies_goes_on_without_computing_a_row_twice(
     async def start(finished: Finished) -> Any:
         begun.append(finished)
         parts = 0
+        yield SweepProgress(0, 0, "a model replica")  # as the gateway does, which does not count cells
         async with aclosing(sweeps.run(served, request_, finished)) as updates:
             async for update in updates:
                 if len(begun) == 1 and parts == dies_after:
@@ -457,6 +458,9 @@ def test_a_sweep_whose_process_dies_goes_on_without_computing_a_row_twice(
     updates = asyncio.run(everything())
     expected = alone(model, request_)
     assert [found.rows is not None for found in begun] == [False, dies_after > 0]
+    told = [update for update in updates if isinstance(update, SweepProgress)]
+    assert [one.cells_done for one in told] == sorted(one.cells_done for one in told)
+    assert (told[0], sum(bool(one.waits_for) for one in told)) == (SweepProgress(0, 0, "a model replica"), 2)
     assert_same(cells(updates), expected.cells)
     end = updates[-1]
     assert isinstance(end, SweepResult)

@@ -4,7 +4,7 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
@@ -39,77 +39,84 @@ class NotOpened(Exception):
 def model_replica(models_per_replica: int) -> type:
     """Returns the deployment's class; Serve needs the number of models in the decorator."""
 
-    class ModelReplica:
-        def __init__(self, settings: WorkerSettings) -> None:
-            start_process("replica", settings.log_form, os.environ)
-            self._made = _Made(settings)
-            # The models that are asked for now, by their id in Serve.
-            self._asked: WeakValueDictionary[str, ModelReference] = WeakValueDictionary()
-            if settings.device == "cuda":
-                self._made.replica()  # A process without the GPU that it has to have does not start.
-
+    class ModelReplica(_Answering):
         @serve.multiplexed(max_num_models_per_replica=models_per_replica)  # type: ignore[untyped-decorator]
         async def model(self, model_id: str) -> "OpenModel":
-            asked, replica = self._asked[model_id], await self._replica()
-            try:
-                return await asyncio.to_thread(replica.open, asked.name, asked.revision)
-            except Exception as error:  # noqa: BLE001  Serve writes its text into a file
-                raise NotOpened(error) from None
-
-        async def sweep(
-            self, headers: Headers, request: RunSweep, finished: Finished, caller: Caller
-        ) -> AsyncIterator[SweepUpdate | Failed]:
-            async with aclosing(self._swept(request, finished, caller)) as updates:
-                async for update in answered_in_parts("replica/RunSweep", headers, updates):
-                    yield update
-
-        async def estimate(self, headers: Headers, request: RunSweep, caller: Caller) -> SweepEstimate | Failed:
-            return await answered("replica/EstimateSweep", headers, self._estimated(request, caller))
-
-        async def ask(self, headers: Headers, question: Question, caller: Caller) -> Any:
-            return await answered(f"replica/{type(question).__name__}", headers, self._answered(question, caller))
-
-        async def _swept(
-            self, request: RunSweep, finished: Finished, caller: Caller
-        ) -> AsyncGenerator[SweepUpdate, None]:
-            began = time.monotonic()
-            replica, served = await self._replica(), await self._served(request.model)
-            later = caller.after(time.monotonic() - began)
-            later.check_waits()
-            async with aclosing(replica.sweeps.run(served, request, finished, later)) as updates:
-                async for update in updates:
-                    yield update
-
-        async def _estimated(self, request: RunSweep, caller: Caller) -> SweepEstimate:
-            began = time.monotonic()
-            replica, served = await self._replica(), await self._served(request.model)
-            later = caller.after(time.monotonic() - began)
-            later.check_waits()
-            return await replica.sweeps.estimate(served, request, later)
-
-        async def _answered(self, question: Question, caller: Caller) -> Any:
-            began = time.monotonic()
-            replica = await self._replica()
-            named = await asyncio.to_thread(replica.live.model_of, question)
-            served = None if named is None else await self._served(named)
-            model = None if served is None else served.model
-            return await replica.ask(question, model, caller.after(time.monotonic() - began))
-
-        async def _replica(self) -> "Replica":
-            return await asyncio.to_thread(self._made.replica)
-
-        async def _served(self, asked: ModelReference) -> "Served":
-            """The model, which Serve knows by its id, whatever the current contents of its files."""
-            model_id = model_id_of(asked)
-            held = self._asked.setdefault(model_id, asked)  # for as long as somebody asks for it
-            try:
-                opened = await self.model(model_id)
-            except NotOpened as error:
-                raise error.error from None
-            del held
-            return await asyncio.to_thread(opened.get)
+            return await self._opened(model_id)
 
     return ModelReplica
+
+
+class _Answering:
+    """Answers what the gateway asks. `model` is the deployment's, which holds as many as it may."""
+
+    model: Callable[[str], Awaitable["OpenModel"]]
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        start_process("replica", settings.log_form, os.environ)
+        self._made = _Made(settings)
+        # The models that are asked for now, by their id in Serve.
+        self._asked: WeakValueDictionary[str, ModelReference] = WeakValueDictionary()
+        if settings.device == "cuda":
+            self._made.replica()  # A process without the GPU that it has to have does not start.
+
+    async def sweep(
+        self, headers: Headers, request: RunSweep, finished: Finished, caller: Caller
+    ) -> AsyncIterator[SweepUpdate | Failed]:
+        async with aclosing(self._swept(request, finished, caller)) as updates:
+            async for update in answered_in_parts("replica/RunSweep", headers, updates):
+                yield update
+
+    async def estimate(self, headers: Headers, request: RunSweep, caller: Caller) -> SweepEstimate | Failed:
+        return await answered("replica/EstimateSweep", headers, self._estimated(request, caller))
+
+    async def ask(self, headers: Headers, question: Question, caller: Caller) -> Any:
+        return await answered(f"replica/{type(question).__name__}", headers, self._answered(question, caller))
+
+    async def _swept(self, request: RunSweep, finished: Finished, caller: Caller) -> AsyncGenerator[SweepUpdate, None]:
+        began = time.monotonic()
+        replica, served = await self._replica(), await self._served(request.model)
+        later = caller.after(time.monotonic() - began)
+        later.check_waits()
+        async with aclosing(replica.sweeps.run(served, request, finished, later)) as updates:
+            async for update in updates:
+                yield update
+
+    async def _estimated(self, request: RunSweep, caller: Caller) -> SweepEstimate:
+        began = time.monotonic()
+        replica, served = await self._replica(), await self._served(request.model)
+        later = caller.after(time.monotonic() - began)
+        later.check_waits()
+        return await replica.sweeps.estimate(served, request, later)
+
+    async def _answered(self, question: Question, caller: Caller) -> Any:
+        began = time.monotonic()
+        replica = await self._replica()
+        named = await asyncio.to_thread(replica.live.model_of, question)
+        served = None if named is None else await self._served(named)
+        model = None if served is None else served.model
+        return await replica.ask(question, model, caller.after(time.monotonic() - began))
+
+    async def _replica(self) -> "Replica":
+        return await asyncio.to_thread(self._made.replica)
+
+    async def _opened(self, model_id: str) -> "OpenModel":
+        asked, replica = self._asked[model_id], await self._replica()
+        try:
+            return await asyncio.to_thread(replica.open, asked.name, asked.revision)
+        except Exception as error:  # noqa: BLE001  Serve writes its text into a file
+            raise NotOpened(error) from None
+
+    async def _served(self, asked: ModelReference) -> "Served":
+        """The model, which Serve knows by its id, whatever the current contents of its files."""
+        model_id = model_id_of(asked)
+        held = self._asked.setdefault(model_id, asked)  # for as long as somebody asks for it
+        try:
+            opened = await self.model(model_id)
+        except NotOpened as error:
+            raise error.error from None
+        del held
+        return await asyncio.to_thread(opened.get)
 
 
 class _Made:

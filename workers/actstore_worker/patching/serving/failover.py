@@ -6,6 +6,7 @@ per slice, for an event that rarely happens.
 """
 
 from collections.abc import AsyncGenerator, Callable
+from dataclasses import replace
 
 import pyarrow as pa
 
@@ -29,7 +30,7 @@ async def going_on(
 
     Errors: the sweep's own; WORKERS_UNAVAILABLE after several processes died in a row without finishing a row.
     """
-    finished, tries = NOTHING_FINISHED, most_tries
+    finished, tries, last = NOTHING_FINISHED, most_tries, SweepProgress(0, 0)
     while True:
         updates = start(finished)
         try:
@@ -37,6 +38,9 @@ async def going_on(
                 if isinstance(update, CheckedCells):
                     finished, tries = _with(finished, update), most_tries
                     yield SweepCells(update.rows)
+                elif isinstance(update, SweepProgress):
+                    last = _counted(update, last)
+                    yield last
                 else:
                     yield update
         except ProcessDied:
@@ -48,6 +52,11 @@ async def going_on(
             return
         finally:
             await updates.aclose()
+
+
+def _counted(update: SweepProgress, last: SweepProgress) -> SweepProgress:
+    """While the sweep waits for another process, the cells that it had are still done."""
+    return replace(last, waits_for=update.waits_for) if update.waits_for else update
 
 
 def _with(finished: Finished, update: CheckedCells) -> Finished:
