@@ -383,7 +383,8 @@ def _retry_seconds(error: Any) -> float | None:
     status, retry = rpc_status.from_call(error), error_details_pb2.RetryInfo()
     if status is None or not any(packed.Unpack(retry) for packed in status.details):
         return None
-    return retry.retry_delay.ToMilliseconds() / 1000
+    seconds: float = retry.retry_delay.ToMilliseconds() / 1000
+    return seconds
 
 
 def _next_step(said: str, address: str) -> str:
