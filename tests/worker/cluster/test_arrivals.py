@@ -2,13 +2,15 @@
 
 import asyncio
 from collections.abc import Coroutine
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from actstore_storage.errors import ActstoreError
 from actstore_worker.cluster.placement import arrivals, resources
 from actstore_worker.cluster.placement.arrivals import Arrivals
+from actstore_worker.cluster.placement.capture_workers import _CaptureActor
 from actstore_worker.settings import RayLimits, WorkerSettings
 from tests.waiting import PATIENCE_SECONDS
 
@@ -130,3 +132,15 @@ def test_a_question_goes_on_waiting_while_serve_does_not_answer() -> None:
         return [told async for told in Arrivals(settings("cpu"), count).awaited(answering)]
 
     assert run(work()) == ["a model replica"] * 2
+
+
+def test_no_call_to_a_capture_worker_lets_an_error_out() -> None:
+    """Ray would write its text, which may have what a caller sent."""
+    actor = _CaptureActor.__new__(_CaptureActor)
+
+    def fail(*_: Any) -> float:
+        raise KeyError("planted prompt")
+
+    actor._worker = cast(Any, SimpleNamespace(capture=fail, flops=fail, interrupt=fail))
+    found: list[Any] = [actor.capture({}, cast(Any, None)), actor.flops({}), actor.interrupt({}, "attempt")]
+    assert [(one.error.reason, "planted" in str(one.error)) for one in found] == [("INTERNAL", False)] * 3
