@@ -156,11 +156,7 @@ BUILD_INFO = Metric(
 )
 # Calls.
 CALLS_STARTED = Metric(
-    "actstore_calls_started_total",
-    C,
-    "calls",
-    "gRPC calls that began, refused ones too.",
-    (METHOD,),
+    "actstore_calls_started_total", C, "calls", "gRPC calls that began, refused ones too.", (METHOD,)
 )
 CALLS = Metric(
     "actstore_calls_total",
@@ -209,19 +205,11 @@ SENT_BYTES = Metric(
     (METHOD,),
 )
 CALL_PLACES = Metric(
-    "actstore_call_places",
-    G,
-    "calls",
-    "Calls of a class that may run at the same time.",
-    (CALL_CLASS,),
+    "actstore_call_places", G, "calls", "Calls of a class that may run at the same time.", (CALL_CLASS,)
 )
 CALL_PLACES_TAKEN = Metric("actstore_call_places_taken", G, "calls", "Calls of a class that run now.", (CALL_CLASS,))
 CALLS_WAITING = Metric(
-    "actstore_calls_waiting",
-    G,
-    "calls",
-    "Calls of a class that wait, because all places are taken.",
-    (CALL_CLASS,),
+    "actstore_calls_waiting", G, "calls", "Calls of a class that wait, because all places are taken.", (CALL_CLASS,)
 )
 PRINCIPAL_CALLS = Metric(
     "actstore_principal_calls_total",
@@ -347,10 +335,7 @@ SWEEP_SECONDS = Metric(
     buckets=WORK_SECONDS,
 )
 SWEEP_AUDITS_FAILED = Metric(
-    "actstore_sweep_audits_failed_total",
-    C,
-    "sweeps",
-    "Sweeps aborted because the audit error exceeded the tolerance.",
+    "actstore_sweep_audits_failed_total", C, "sweeps", "Sweeps aborted because the audit error exceeded the tolerance."
 )
 SWEEP_CELLS = Metric(
     "actstore_sweep_cells_total",
@@ -444,12 +429,7 @@ QUEUE_WAITED = Metric(
     WORKERS,
 )
 CAPTURE_WORKERS = Metric(
-    "actstore_capture_workers",
-    G,
-    "workers",
-    "Capture workers that are there, by their device.",
-    (DEVICE,),
-    WORKERS,
+    "actstore_capture_workers", G, "workers", "Capture workers that are there, by their device.", (DEVICE,), WORKERS
 )
 CAPTURE_WORKERS_WANTED = Metric(
     "actstore_capture_workers_wanted",
@@ -485,8 +465,7 @@ MODEL_REPLICA_SECONDS = Metric(
     "actstore_model_replica_seconds_total",
     C,
     "seconds",
-    "Seconds for which live questions and sweeps used the device of a model replica. Divided by the time and the "
-    "replicas, their use.",
+    "Seconds for which live questions and sweeps used model replicas. Divided by time and replicas, their use.",
     exporters=WORKERS,
 )
 SHARD_ATTEMPTS = Metric(
@@ -568,8 +547,7 @@ GPU_MEMORY_SHORTAGES = Metric(
     "actstore_gpu_memory_shortages_total",
     C,
     "shortages",
-    "How often a GPU had no memory for a tensor. outcome: retried (torch gave back what it had reserved and no longer "
-    "used, and asked again), or failed (out of memory: the shard or the question failed).",
+    "How often a tensor found no room on its GPU. outcome: retried (torch made room), or failed (out of memory).",
     (USE, Label("outcome", ("retried", "failed"))),
     WORKERS,
 )
@@ -582,11 +560,7 @@ SAE_FVU = Metric(
     (SAE,),
 )
 SAE_FVU_CLAIMED = Metric(
-    "actstore_sae_fvu_claimed",
-    G,
-    "1",
-    "What the files of that SAE claim of it. Absent if they claim nothing.",
-    (SAE,),
+    "actstore_sae_fvu_claimed", G, "1", "What the files of that SAE claim of it. Absent if they claim nothing.", (SAE,)
 )
 SAE_CHECKS = Metric(
     "actstore_sae_checks_total",
