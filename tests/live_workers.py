@@ -47,7 +47,9 @@ class LocalModels:
 
     def run(self, request: RunSweep, caller: Caller) -> AsyncGenerator[SweepProgress | SweepCells | SweepResult, None]:
         served = self._served(request.model)
-        return going_on(lambda finished: self._replica.sweeps.run(served, request, finished, caller), most_tries=1)
+        return going_on(
+            lambda finished, late: self._replica.sweeps.run(served, request, finished, caller.after(late)), most_tries=1
+        )
 
     async def estimate(self, request: RunSweep, caller: Caller) -> SweepEstimate:
         return await self._replica.sweeps.estimate(self._served(request.model), request, caller)

@@ -28,10 +28,21 @@ from tests.waiting import wait_until
 from tests.worker_process import READY_SECONDS, command_line, descendants, inherited
 
 PROGRAMS = Path(sys.executable).parent
+# The command of the workers' image.
+RAY = Path(__file__).parents[1] / "deploy" / "images" / "ray"
 STOP_SECONDS = 60
 HTTP_SECONDS = 5
 AGENT_PORTS = {"metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port", "runtime_env_agent_port"}
-_PORTS = ("gcs", "dashboard", "agent", "client", "metrics")
+# By the options of `ray start`.
+_PORTS = {
+    "port": "gcs",
+    "dashboard-port": "dashboard",
+    "ray-client-server-port": "client",
+    "metrics-export-port": "metrics",
+    "dashboard-agent-listen-port": "agent",
+    "dashboard-agent-grpc-port": "agent-grpc",
+    "runtime-env-agent-port": "runtime-env",
+}
 
 
 @contextmanager
@@ -109,15 +120,16 @@ class RayHead:
 @contextmanager
 def ray_head(log: Path, cpus: int = 2, **environment: str) -> Iterator[RayHead]:
     """Several seconds, several processes; none of them is left. `environment` is that of all its processes."""
-    token, ports = secrets.token_urlsafe(), dict(zip(_PORTS, free_ports(len(_PORTS)), strict=True))
+    token, ports = secrets.token_urlsafe(), dict(zip(_PORTS.values(), free_ports(len(_PORTS)), strict=True))
     # A short path: Ray's socket names must fit into 107 bytes.
     with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as scratch:
         (Path(scratch) / "ray").mkdir()
         authentication = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
         usual = {"RAY_TMPDIR": scratch, "HOME": scratch, "RAY_USAGE_STATS_ENABLED": "0"}
+        usual["PATH"] = f"{PROGRAMS}{os.pathsep}{os.environ['PATH']}"
         variables = inherited() | usual | authentication | environment
         with log.open("wb") as said:
-            process = subprocess.Popen(_command(scratch, ports, cpus), env=variables, stdout=said, stderr=said)
+            process = subprocess.Popen(head_command(scratch, ports, cpus), env=variables, stdout=said, stderr=said)
         head = RayHead(process.pid, Path(scratch), get_node_ip_address(), ports, token, variables)
         try:
             health = f"http://localhost:{ports['dashboard']}/api/gcs_healthz"
@@ -143,20 +155,17 @@ def get(address: str, headers: Mapping[str, str] | None = None) -> str:
         return str(answer.read().decode())
 
 
-def _command(folder: str, ports: Mapping[str, int], cpus: int) -> list[str]:
+def head_command(folder: str, ports: Mapping[str, int], cpus: int) -> list[str]:
+    """What starts the head, as Ray's operator makes it of the manifest: its options are those, with other ports."""
     named = {
-        "port": ports["gcs"],
-        "dashboard-port": ports["dashboard"],
-        "dashboard-agent-listen-port": ports["agent"],
-        "ray-client-server-port": ports["client"],
-        "metrics-export-port": ports["metrics"],
+        **{option: ports[name] for option, name in _PORTS.items()},
         "num-cpus": cpus,
         "object-store-memory": 100 * 2**20,
         "dashboard-host": "0.0.0.0",  # noqa: S104
         "temp-dir": f"{folder}/ray",
     }
     options = [f"--{name}={value}" for name, value in named.items()]
-    return [str(PROGRAMS / "ray"), "start", "--head", "--block", *options]
+    return [str(RAY), "start", "--head", "--block", *options]
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:

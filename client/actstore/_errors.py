@@ -30,9 +30,11 @@ class ActstoreError(Exception):
     """`reason` is a key of actstore_api.reasons.REASONS; `field`, `value`, `allowed` are None if there are none.
 
     `request_id` names the request in the logs of service and workers; None if the error did not come from a service.
+    `retry_seconds` is after how many seconds the same is worth asking again; None if the service did not say.
     """
 
     request_id: str | None = None
+    retry_seconds: float | None = None
 
     def __init__(
         self,

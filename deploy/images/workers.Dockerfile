@@ -26,7 +26,9 @@ RUN python requirements.py worker trace --without torch > requirements.txt \
 COPY --from=wheel /wheel /wheel
 RUN pip install --no-cache-dir --root-user-action=ignore --no-deps /wheel/*.whl && pip check && rm -rf /src /wheel
 WORKDIR /srv/actstore
-# Ray's operator starts `ray` in a login shell, which finds /usr/local/bin, where pip has put it.
+# Ray's operator starts `ray` in a login shell, which finds /usr/local/bin. Ours is Ray's, and tells a raylet the ports of
+# its agents, for which it would wait.
+COPY --chmod=0755 deploy/images/ray /usr/local/bin/ray
 ENV PYTHONUNBUFFERED=1 PYTHONSAFEPATH=1
 USER 10001:10001
 CMD ["python", "-P", "-m", "actstore_worker"]

@@ -655,6 +655,53 @@ ALERTS = (
         needs_workers=True,
     ),
     Alert(
+        "ReplicaIdle",
+        "ticket",
+        'sum(actstore_model_replicas{device="gpu"}) > 0'
+        " and on () sum(rate(actstore_model_replica_seconds_total[30m])) == 0",
+        "2h",
+        "{{ $value }} model replicas hold GPUs that answered nothing",
+        "GPUs are held for live questions and sweeps, and nobody has asked any for two hours. Only their cost is wrong.",
+        (
+            "Replicas without questions are let go after `ray.replica_idle_seconds`, down to `ray.model_replicas_min`. If "
+            "that keeps them so that a first answer is quick, and you want it so, silence this alert.",
+            "Fewer are kept than are there: see in Serve's log why they are not let go.",
+        ),
+        {
+            'actstore_model_replicas{device="gpu"}': "1x240",
+            "actstore_model_replica_seconds_total": "500x240",
+        },
+        {
+            'actstore_model_replicas{device="cpu"}': "1x240",
+            'actstore_model_replicas{device="gpu"}': "0x240",
+            "actstore_model_replica_seconds_total": "500x240",
+        },
+        after="4h",
+        needs_workers=True,
+    ),
+    Alert(
+        "GpuMemoryShort",
+        "ticket",
+        'sum by (use) (increase(actstore_gpu_memory_shortages_total{outcome="failed"}[1h])) > 0'
+        ' or sum by (use) (increase(actstore_gpu_memory_shortages_total{outcome="retried"}[1h])) > 60',
+        "0m",
+        "GPUs were short of memory {{ $value | humanize }} times within an hour, for {{ $labels.use }}",
+        "A tensor found no room on its GPU, and a shard or a question failed; or room was made for more than one tensor a "
+        "minute, which makes everything slow.",
+        (
+            "captures: lower `sequences_per_batch`, or store fewer sites and SAEs in one run.",
+            "questions: shorter texts, fewer cells or features at once; lower `ray.models_per_replica`.",
+            "A capture worker and a replica may share one GPU, and Ray divides no memory: see the dashboard Capture, Memory of "
+            "GPUs. A model has to fit twice, or one of the two needs nodes of its own.",
+        ),
+        {'actstore_gpu_memory_shortages_total{use="captures",outcome="failed"}': "0x50 1x10"},
+        {
+            'actstore_gpu_memory_shortages_total{use="captures",outcome="failed"}': "3x60",
+            'actstore_gpu_memory_shortages_total{use="captures",outcome="retried"}': "0+0.5x60",
+        },
+        needs_workers=True,
+    ),
+    Alert(
         "NonFinite",
         "ticket",
         "sum by (product) (increase(actstore_nonfinite_values_total[1h])) > 0",

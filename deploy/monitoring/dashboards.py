@@ -158,7 +158,11 @@ CAPTURE = Dashboard(
         Panel(
             "Model replicas",
             "short",
-            (("sum(actstore_model_replicas)", "there"), ("sum(actstore_model_replicas_wanted)", "wanted")),
+            (
+                ("sum by (device) (actstore_model_replicas)", "{{device}}"),
+                ("sum(actstore_model_replicas_wanted)", "wanted"),
+                ("sum(rate(actstore_model_replica_seconds_total[5m]))", "in use"),
+            ),
         ),
         Panel("Attempts at shards", "ops", ((_rate("actstore_shard_attempts_total", "outcome"), "{{outcome}}"),)),
         Panel(
@@ -175,6 +179,11 @@ CAPTURE = Dashboard(
             "Memory of GPUs",
             "bytes",
             (("sum by (use, state) (actstore_gpu_memory_bytes)", "{{use}} {{state}}"),),
+        ),
+        Panel(
+            "Shortages of GPU memory",
+            "ops",
+            ((_rate("actstore_gpu_memory_shortages_total", "use, outcome"), "{{use}} {{outcome}}"),),
         ),
     ),
 )

@@ -141,6 +141,7 @@ KERNEL = Label("kernel", ("resumed", "full"))
 QUEUE_CLASS = Label("class", ("interactive", "bulk"))
 STATE = Label("state", ("complete", "failed", "cancelled"))
 USE = Label("use", ("captures", "questions"))
+DEVICE = Label("device", ("cpu", "gpu"))
 SAE = Label("sae", bound=SAES_MAX)
 
 C, G, H = MetricType.COUNTER, MetricType.GAUGE, MetricType.HISTOGRAM
@@ -155,11 +156,7 @@ BUILD_INFO = Metric(
 )
 # Calls.
 CALLS_STARTED = Metric(
-    "actstore_calls_started_total",
-    C,
-    "calls",
-    "gRPC calls that began, refused ones too.",
-    (METHOD,),
+    "actstore_calls_started_total", C, "calls", "gRPC calls that began, refused ones too.", (METHOD,)
 )
 CALLS = Metric(
     "actstore_calls_total",
@@ -208,19 +205,11 @@ SENT_BYTES = Metric(
     (METHOD,),
 )
 CALL_PLACES = Metric(
-    "actstore_call_places",
-    G,
-    "calls",
-    "Calls of a class that may run at the same time.",
-    (CALL_CLASS,),
+    "actstore_call_places", G, "calls", "Calls of a class that may run at the same time.", (CALL_CLASS,)
 )
 CALL_PLACES_TAKEN = Metric("actstore_call_places_taken", G, "calls", "Calls of a class that run now.", (CALL_CLASS,))
 CALLS_WAITING = Metric(
-    "actstore_calls_waiting",
-    G,
-    "calls",
-    "Calls of a class that wait, because all places are taken.",
-    (CALL_CLASS,),
+    "actstore_calls_waiting", G, "calls", "Calls of a class that wait, because all places are taken.", (CALL_CLASS,)
 )
 PRINCIPAL_CALLS = Metric(
     "actstore_principal_calls_total",
@@ -346,10 +335,7 @@ SWEEP_SECONDS = Metric(
     buckets=WORK_SECONDS,
 )
 SWEEP_AUDITS_FAILED = Metric(
-    "actstore_sweep_audits_failed_total",
-    C,
-    "sweeps",
-    "Sweeps aborted because the audit error exceeded the tolerance.",
+    "actstore_sweep_audits_failed_total", C, "sweeps", "Sweeps aborted because the audit error exceeded the tolerance."
 )
 SWEEP_CELLS = Metric(
     "actstore_sweep_cells_total",
@@ -443,12 +429,7 @@ QUEUE_WAITED = Metric(
     WORKERS,
 )
 CAPTURE_WORKERS = Metric(
-    "actstore_capture_workers",
-    G,
-    "workers",
-    "Capture workers that are there, by their device.",
-    (Label("device", ("cpu", "gpu")),),
-    WORKERS,
+    "actstore_capture_workers", G, "workers", "Capture workers that are there, by their device.", (DEVICE,), WORKERS
 )
 CAPTURE_WORKERS_WANTED = Metric(
     "actstore_capture_workers_wanted",
@@ -466,13 +447,25 @@ CAPTURE_WORKERS_IDLE = Metric(
     exporters=WORKERS,
 )
 MODEL_REPLICAS = Metric(
-    "actstore_model_replicas", G, "replicas", "Model replicas that answer questions and run sweeps.", exporters=WORKERS
+    "actstore_model_replicas",
+    G,
+    "replicas",
+    "Model replicas that answer questions and run sweeps, by their device.",
+    (DEVICE,),
+    WORKERS,
 )
 MODEL_REPLICAS_WANTED = Metric(
     "actstore_model_replicas_wanted",
     G,
     "replicas",
     "Model replicas that Ray Serve keeps or starts. If it is more than answer, those wait for their nodes, or load.",
+    exporters=WORKERS,
+)
+MODEL_REPLICA_SECONDS = Metric(
+    "actstore_model_replica_seconds_total",
+    C,
+    "seconds",
+    "Seconds for which live questions and sweeps used model replicas. Divided by time and replicas, their use.",
     exporters=WORKERS,
 )
 SHARD_ATTEMPTS = Metric(
@@ -550,6 +543,14 @@ GPU_MEMORY = Metric(
     (USE, Label("state", ("allocated", "reserved"))),
     WORKERS,
 )
+GPU_MEMORY_SHORTAGES = Metric(
+    "actstore_gpu_memory_shortages_total",
+    C,
+    "shortages",
+    "How often a tensor found no room on its GPU. outcome: retried (torch made room), or failed (out of memory).",
+    (USE, Label("outcome", ("retried", "failed"))),
+    WORKERS,
+)
 # SAEs.
 SAE_FVU = Metric(
     "actstore_sae_fvu",
@@ -559,11 +560,7 @@ SAE_FVU = Metric(
     (SAE,),
 )
 SAE_FVU_CLAIMED = Metric(
-    "actstore_sae_fvu_claimed",
-    G,
-    "1",
-    "What the files of that SAE claim of it. Absent if they claim nothing.",
-    (SAE,),
+    "actstore_sae_fvu_claimed", G, "1", "What the files of that SAE claim of it. Absent if they claim nothing.", (SAE,)
 )
 SAE_CHECKS = Metric(
     "actstore_sae_checks_total",
@@ -612,7 +609,14 @@ FSCK_RUN = Metric(
 )
 
 # What each process of the workers counts for itself and reports to the one that exports it.
-REPORTED = (STORE_OPERATIONS, STORE_OPERATION_SECONDS, STORE_BYTES, MODEL_LOAD_SECONDS, GPU_MEMORY)
+REPORTED = (
+    STORE_OPERATIONS,
+    STORE_OPERATION_SECONDS,
+    STORE_BYTES,
+    MODEL_LOAD_SECONDS,
+    GPU_MEMORY,
+    GPU_MEMORY_SHORTAGES,
+)
 METRICS: Mapping[str, Metric] = {found.name: found for found in list(globals().values()) if isinstance(found, Metric)}
 
 

@@ -5,7 +5,7 @@ errors.
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
 
 import grpc
 from google.rpc import status_pb2
@@ -32,6 +32,9 @@ STATUS_KEY = "grpc-status-details-bin"
 _ANSWERS = frozenset({grpc.StatusCode.OK, grpc.StatusCode.UNIMPLEMENTED})
 # Caused by the caller, so they say nothing about the workers.
 _CALLERS = frozenset({grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED})
+
+
+Metadata: TypeAlias = tuple[tuple[str, str], ...]
 
 
 class Gateway:
@@ -65,10 +68,8 @@ class Gateway:
         left = call.seconds_left()
         most = self._limits.information_seconds
         seconds = most if left is None else min(left, most)
-        verb = VERBS["GetWorkersInfo"]
-        request = encode(GetWorkersInfo()).SerializeToString()
         try:
-            said = await self._open().unary_unary(verb.path)(request, timeout=seconds, metadata=self._metadata_of(call))
+            said = await self._information(seconds, self._metadata_of(call))
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.UNIMPLEMENTED:
                 raise _too_old("a version that does not say what it is", API_LEVEL) from None
@@ -120,25 +121,27 @@ class Gateway:
 
     def _code(self) -> grpc.StatusCode:
         try:
-            asyncio.run_coroutine_threadsafe(self._information(), self._loop).result()
+            asked = self._information(self._limits.totals_seconds, self._metadata())
+            asyncio.run_coroutine_threadsafe(asked, self._loop).result()
         except grpc.aio.AioRpcError as error:
             return error.code()
         return grpc.StatusCode.OK
 
-    async def _information(self) -> None:
+    async def _information(self, seconds: float, metadata: Metadata) -> bytes:
         method = self._open().unary_unary(VERBS["GetWorkersInfo"].path)
         request = encode(GetWorkersInfo()).SerializeToString()
-        await method(request, timeout=self._limits.totals_seconds, metadata=self._metadata())
+        answer: bytes = await method(request, timeout=seconds, metadata=metadata)
+        return answer
 
     async def close(self) -> None:
         if self._channel is not None:
             await self._channel.close()
 
-    def _metadata(self) -> tuple[tuple[str, str], ...]:
+    def _metadata(self) -> Metadata:
         """The token is asked for at each call, because its file may have changed."""
         return (("application", APPLICATION), ("authorization", f"Bearer {self._token()}"), *headers_of("service"))
 
-    def _metadata_of(self, call: Call) -> tuple[tuple[str, str], ...]:
+    def _metadata_of(self, call: Call) -> Metadata:
         return (*self._metadata(), *(carried() | {HEADER: call.request_id}).items(), (PRINCIPAL, call.name))
 
     def _open(self) -> Any:

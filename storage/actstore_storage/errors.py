@@ -33,7 +33,7 @@ class ActstoreError(Exception):
         allowed: object = None,
         retry_seconds: object = None,
     ) -> None:
-        """`retry_seconds`: for BUSY, when the same is worth trying again."""
+        """`retry_seconds`: when the same is worth trying again, if that is known."""
         super().__init__(message)
         self.message = message
         self.reason = reason or self.default_reason

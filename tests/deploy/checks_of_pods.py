@@ -19,6 +19,17 @@ _BASE_BYTES = 512 * 2**20
 _UNITS = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "": 1}
 # Volumes that the restricted profile of Kubernetes knows and that this project needs.
 _VOLUMES = {"emptyDir", "secret", "persistentVolumeClaim", "configMap"}
+# The ports of the agents of a Ray node, as `ray start` names them, and the one where Ray's operator probes them.
+AGENT_PORTS = (
+    "metrics-export-port",
+    "dashboard-agent-listen-port",
+    "dashboard-agent-grpc-port",
+    "runtime-env-agent-port",
+)
+_PROBED = {"dashboard-agent-listen-port": "52365"}
+# Those of Ray's other processes, and those that Linux hands out: a connection may have one before an agent does.
+_RAY_PORTS = {6379, 8265, 10001, 44217, 44227}
+_HANDED_OUT = range(32768, 61000)
 _HOST = ("hostNetwork", "hostPID", "hostIPC", "hostUsers")
 _RESTRICTED = {
     "allowPrivilegeEscalation": False,
@@ -106,6 +117,22 @@ def ray_sizes(objects: list[Manifest]) -> Iterator[str]:
             yield f"{pod.path}: object-store-memory is not set"
         if gpus != "0" and not (pod.spec.get("tolerations") and pod.spec.get("nodeSelector")):
             yield f"{pod.path} has GPUs, and neither toleration nor node selector"
+
+
+def agent_ports(objects: list[Manifest]) -> Iterator[str]:
+    """Every node of Ray is told the ports of its agents, for which it would wait else, and nothing else has them."""
+    for pod in (pod for pod in pods(objects) if pod.ray):
+        told = {name: str(pod.start.get(name, "0")) for name in AGENT_PORTS}
+        others = _RAY_PORTS | {port for name, port in pod.ports().items() if name != "metrics"}
+        for name, port in told.items():
+            if not int(port) or int(port) in others or list(told.values()).count(port) > 1:
+                yield f"{pod.path}: {name} is {port}, which is none or another's"
+            if int(port) in _HANDED_OUT and port != _PROBED.get(name):
+                yield f"{pod.path}: {name} is {port}, which Linux may give to a connection"
+            if port != _PROBED.get(name, port):
+                yield f"{pod.path}: {name} is {port}, and Ray's operator asks at {_PROBED[name]}"
+        if told["metrics-export-port"] != str(pod.ports().get("metrics")):
+            yield f"{pod.path}: its metrics are at {told['metrics-export-port']}, and its port is another"
 
 
 def images(objects: list[Manifest]) -> Iterator[str]:
@@ -242,6 +269,7 @@ CHECKS = (
     api_tokens,
     resources,
     ray_sizes,
+    agent_ports,
     images,
     ray_versions,
     probes,

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -95,13 +96,18 @@ def test_the_service_has_neither_torch_nor_ray() -> None:
 def test_the_context_has_the_code_of_the_wheel() -> None:
     ignored = (ROOT / ".dockerignore").read_text().splitlines()
     packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
-    copied = set(
-        re.findall(r"[\w./]+\.(?:toml|txt|py)", " ".join(re.findall(r"^COPY (.*)$", _dockerfile("workers"), re.M)))
-    )
+    lines = [line.split() for line in re.findall(r"^COPY ((?!--from).*)$", _dockerfile("workers"), re.MULTILINE)]
+    copied = {word for line in lines for word in line[:-1] if not word.startswith("--") and word != "."}
     for path in {*packages["packages"], *copied, "README.md", "LICENSE"}:
         assert f"!{path}" in ignored, path
         assert (ROOT / path).exists(), path
     assert ignored[1] == "*"
+
+
+def test_the_command_of_ray_is_the_one_that_nodes_start_with() -> None:
+    assert re.search(r"^COPY --chmod=0755 deploy/images/ray /usr/local/bin/ray$", _dockerfile("workers"), re.MULTILINE)
+    (module,) = re.findall(r"^exec python -P -m (\S+) \"\$@\"$", (IMAGES / "ray").read_text(), re.MULTILINE)
+    assert find_spec(module)
 
 
 def _build(folder: Path, *arguments: str, base: str = BASE) -> subprocess.CompletedProcess[str]:

@@ -230,8 +230,9 @@ def test_without_a_node_all_but_live_work_is_answered(
     assert (estimate.documents, estimate.seconds) == (40 * SHARDS, 0)
     assert [row["name"] for row in lab.datasets()] == ["words.jsonl"]
     assert (list(lab.runs()), gpus.wanted()) == ([], {})
-    for name in ("capture_workers_wanted", "capture_workers_idle", "model_replicas", "model_replicas_wanted"):
+    for name in ("capture_workers_wanted", "capture_workers_idle", "model_replicas_wanted"):
         assert gauge(metrics_address, f"actstore_{name}") == 0
+    assert gauge(metrics_address, "actstore_model_replicas", "gpu") == 0
 
 
 def test_a_question_brings_a_node_and_lets_it_go(caller: Caller, gpus: ElasticCluster, metrics_address: str) -> None:
@@ -248,7 +249,7 @@ def test_a_question_brings_a_node_and_lets_it_go(caller: Caller, gpus: ElasticCl
     assert swept_cells(before).num_rows
     assert last.HasField("result")
     assert waited_for(before) <= {"a node with a GPU", "a model replica", ""}
-    wait_until(lambda: gauge(metrics_address, "actstore_model_replicas") == 1, "the metric of a replica")
+    wait_until(lambda: gauge(metrics_address, "actstore_model_replicas", "gpu") == 1, "the metric of a replica")
     assert len(processes(node, "ray::ServeReplica")) == 1
     gpus.take_idle()
     wait_until(lambda: gauge(metrics_address, "actstore_model_replicas_wanted") == 0, "no replica is wanted")

@@ -31,11 +31,11 @@ from actstore_storage.bucket.access import S3Access
 from actstore_storage.bucket.opening import open_bucket
 from tests.deploy.manifests import KUBERNETES
 from tests.made_models.random_models import WORDS, save_model
-from tests.ray_head import RayHead, answers, get, ray_head
+from tests.ray_head import RayHead, agent_ports_to_wait_for, answers, get, head_command, ray_head
 from tests.servers import SeaweedServer
 from tests.service.access.test_access_file import entry, written
 from tests.waiting import wait_until
-from tests.worker_process import READY_SECONDS
+from tests.worker_process import READY_SECONDS, command_line, descendants
 
 pytestmark = pytest.mark.stack
 
@@ -164,6 +164,15 @@ def test_the_probes_of_kuberay_succeed(cluster: Cluster) -> None:
         f"http://{cluster.head.ip}:{cluster.serve_port}/-/healthz",
     ):
         assert answers(address), address
+
+
+def test_the_head_waits_for_no_port_of_its_agents(cluster: Cluster) -> None:
+    """Its command has the options of the manifest, and the raylet is told each port that it would wait for else."""
+    service = yaml.safe_load((KUBERNETES / "base" / "ray-service.yaml").read_text())
+    given = {word[2:].partition("=")[0] for word in head_command("", cluster.head.ports, 0) if "=" in word}
+    assert set(service["spec"]["rayClusterConfig"]["headGroupSpec"]["rayStartParams"]) <= given
+    (raylet,) = (pid for pid in descendants(cluster.head.pid) if command_line(pid).split(" ")[0].endswith("/raylet"))
+    assert agent_ports_to_wait_for(raylet) == set()
 
 
 def test_a_capture_and_a_live_question_through_two_services(cluster: Cluster, captured: actstore.Run) -> None:

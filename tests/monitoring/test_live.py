@@ -40,7 +40,7 @@ from tests.monitoring.queries import queries, selectors
 from tests.monitoring.tools import tool
 from tests.stored_run import DENSE_SITE, MODEL, SAE, write_stored_run
 from tests.waiting import wait_until
-from tests.worker.cluster.test_metrics import REPORT, TOTALS
+from tests.worker.cluster.test_metrics import GPU, REPORT, TOTALS
 
 # Only a service with TLS has it.
 WITHOUT_TLS = "actstore_certificate_expiry_timestamp_seconds"
@@ -169,12 +169,13 @@ class Workers:
             {"tokens_a_minute": 3},
         )
         self.pool = SimpleNamespace(devices={"cuda": 2}, wanted=3, idle_workers=1)
-        self.replicas = SimpleNamespace(wanted=2, running=2)
+        self.replicas, self.on_gpus = SimpleNamespace(wanted=2, running=2), True
 
     async def totals(self) -> Any:
         self.used_by.add("ann", Used(50, 2.0))
         self.activity.captured(REPORT, 400.0)
         self.activity.failed(lost=False)
+        self.activity.live_seconds += 1.0
         done = self.activity.attempts["committed"]
         queues = tuple(replace(one, captures_started=done, waited_seconds=2.0 * done) for one in TOTALS.queues)
         return replace(TOTALS, shards_committed=done, tokens_committed=done, bytes_committed=done, queues=queues)
@@ -183,7 +184,7 @@ class Workers:
 async def _export(address: str) -> None:
     metrics = WorkerMetrics()
     metrics.store.ended("get", "ok", 0.01)
-    reporting = Reporting("captures", metrics.exported.add_report, lambda: {"allocated": 10, "reserved": 20})
+    reporting = Reporting("captures", metrics.exported.add_report, lambda: GPU)
     for look in range(LOOKS):  # a rate is of what grows
         asyncio.get_running_loop().call_later(look, lambda: (reporting.loaded(2.0), reporting.report()))
     MetricsServer(address, Workers(), metrics)

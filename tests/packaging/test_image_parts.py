@@ -103,10 +103,10 @@ def _ready(process: "subprocess.Popen[str]") -> dict[str, str]:
 
 
 def _base() -> dict[str, str]:
-    """Where Python lies, and the topmost folder above it that others may not enter."""
+    """Where Python lies, and the topmost folder above it that others may not enter; no folder is writable."""
     base = Path(sys.base_prefix)
     closed = [str(above) for above in reversed(base.parents) if not above.stat().st_mode & stat.S_IXOTH]
-    return {"BASE": str(base), "CLOSED": closed[0] if closed else ""}
+    return {"BASE": str(base), "CLOSED": closed[0] if closed else "", "WRITABLE": ""}
 
 
 def _rights(pid: int) -> dict[str, str]:
@@ -150,7 +150,7 @@ def _workers_run(python: Path, folder: Path) -> None:
     store.mkdir()
     os.chown(store, USER, USER)
     token.write_text("only-for-this-test\n")
-    variables = {"ACTSTORE_STORE": str(store), "ACTSTORE_GATEWAY_TOKEN_FILE": str(token)}
+    variables = {"ACTSTORE_STORE": str(store), "ACTSTORE_GATEWAY_TOKEN_FILE": str(token), "WRITABLE": str(store)}
     with _started(python, "actstore_worker", folder, **variables) as (ready, pid):
         _check_rights(pid)
         assert ready["address"]

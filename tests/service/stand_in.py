@@ -124,6 +124,9 @@ class StandIn(CaptureServiceServicer, PatchingServiceServicer, WorkersInformatio
             details = ("grpc-status-details-bin", to_status(FAILURE).SerializeToString())
             context.set_trailing_metadata([details])
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, FAILURE.message * 2)
+        if name == "no-node":
+            details = {"retry_seconds": "60.0"}
+            context.abort_with_status(rpc_status.to_status(to_status(Failure("WORKERS_UNAVAILABLE", "none", details))))
         if name == "other-nowhere":
             details = {"field": "run", "value": name, "allowed": "other-run, planted"}
             context.abort_with_status(rpc_status.to_status(to_status(Failure("CAPTURE_NOT_FOUND", "no", details))))

@@ -6,12 +6,19 @@ from collections.abc import Callable
 
 import grpc
 import pytest
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
 
+from actstore import ActstoreError
+from actstore._transport.access import Connection, Retries
+from actstore._transport.service import GrpcBackend
+from actstore_api.records.capture import CancelCapture
 from actstore_api.v1 import capture_pb2, catalog_pb2, common_pb2, patching_pb2
+from actstore_service.calls.failures import PUSHBACK
 from actstore_service.server import Service
 from actstore_service.settings import Limits
 from tests.service import stand_in
-from tests.service.conftest import Caller, Serve
+from tests.service.conftest import TOKEN, Caller, Serve
 from tests.waiting import PATIENCE_SECONDS
 
 DEADLINE_SECONDS = 2.0
@@ -77,6 +84,26 @@ def test_a_bare_status_is_put_in_actstores_words(call: Caller, bare: str, code: 
     assert failure is not None
     assert (found, failure.reason) == (code, reason)
     assert "secret" not in failure.message
+
+
+def test_workers_that_say_when_to_come_back_are_believed(call: Caller, serve: Serve, workers: stand_in.StandIn) -> None:
+    """As for BUSY. Whose time is over before is not told to wait for it, and sees the reason at once."""
+    ask = call.stub("CaptureService").StartCapture
+    for seconds, pushback in ((PATIENCE_SECONDS, range(60_000, 62_000)), (2 * DEADLINE_SECONDS, range(-1, 0))):
+        with pytest.raises(grpc.RpcError) as caught:
+            ask(_start("no-node"), metadata=call.metadata, timeout=seconds)
+        status, retry = rpc_status.from_call(caught.value), error_details_pb2.RetryInfo()
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert any(packed.Unpack(retry) for packed in status.details)
+        assert retry.retry_delay.ToMilliseconds() in range(60_000, 62_000)
+        assert int(dict(caught.value.trailing_metadata())[PUSHBACK]) in pushback
+    service = serve(gateway=workers.address, gateway_token=stand_in.TOKEN)
+    client = GrpcBackend(service.address, TOKEN, tls=None, how=Connection(retries=Retries(1)))
+    for run, least in (("no-node", 60.0), ("refused", None)):
+        with pytest.raises(ActstoreError) as told:
+            client.ask(CancelCapture(run))
+        assert told.value.retry_seconds is None if least is None else told.value.retry_seconds >= least
+    client.close()
 
 
 @pytest.mark.parametrize("method", ["StartCapture", "WatchCapture"])

@@ -15,7 +15,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 import actstore
 from actstore_api.logs import traces
 from actstore_api.v1 import capture_pb2, common_pb2, model_pb2, patching_pb2
-from tests.service.observed.otlp import Receiver
+from tests.service.observed.otlp import Receiver, Span
 from tests.service.process import running_service
 from tests.topology.caller import CALL_SECONDS, TINY, Caller, pair_of, prompt, specification
 from tests.waiting import wait_until
@@ -90,6 +90,23 @@ def test_lines_of_a_capture_have_the_id_of_who_asked_and_its_attempts(caller: Ca
     assert "complete" in ended["message"]
     loaded = logs.line(process="capture", run=run, request_id="of-a-capture")
     assert {"shard", "attempt"} <= set(loaded)
+
+
+def test_shards_of_a_capture_are_in_the_trace_of_who_asked(caller: Caller, receiver: Receiver) -> None:
+    trace, parent = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+    asked = capture_pb2.StartCaptureRequest(specification=specification("traced", norm_sites=["resid_post.1"]))
+    how = _with(caller, "traced")
+    how["metadata"] = (*how["metadata"], ("traceparent", f"00-{trace}-{parent}-01"))
+    run = caller.captures.StartCapture(asked, **how).run
+    done = list(caller.watch(run))[-1]
+    coordinator = receiver.span(trace=trace, process="coordinator", name="coordinator/StartCapture")
+
+    def shards() -> list[Span]:
+        return [span for span in receiver.spans if span.trace == trace and span.process == "capture"]
+
+    wait_until(lambda: len(shards()) >= done.shards_total, "a span of each shard")
+    assert {span.parent for span in shards()} == {coordinator.own}
+    assert receiver.span(trace=trace, process="gateway").parent == parent
 
 
 def test_no_secret_and_no_prompt_is_in_any_log(

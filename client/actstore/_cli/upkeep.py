@@ -47,6 +47,10 @@ def _bucket_of(options: argparse.Namespace) -> Lab:
 
 
 def check(options: argparse.Namespace) -> int:
+    if options.metrics is not None and (options.run is not None or options.quick):
+        part = "a run" if options.run is not None else "--quick"
+        allowed = "actstore check --metrics FILE, without a run and without --quick"
+        raise refused("metrics tell what a check of the whole bucket found, and when", "metrics", part, allowed)
     with _bucket_of(options) as lab:
         verdict = lab.check(options.run, quick=options.quick, remove_orphans=options.remove_orphans)
     write_metrics(options, metrics_text([finding["kind"] for finding in verdict.to_dict()["rows"]], time.time()))

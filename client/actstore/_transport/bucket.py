@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from actstore_api.shape import Unreadable
 from actstore_storage import errors
 from actstore_storage.answers import Store, answer, is_stored, rows
 from actstore_storage.answers.kept import KeptRuns
-from actstore_storage.bucket import Bucket, access, opening
+from actstore_storage.bucket import access, opening
 from actstore_storage.parquet.row_cache import RowCache
 from actstore_storage.rows.export import export_saelens, export_safetensors
 from actstore_storage.runs.opening import check_store, open_run
@@ -34,21 +34,18 @@ class BucketBackend(Backend):
     def __init__(self, address: str, s3: S3Access | None) -> None:
         reached = access.S3Access(**asdict(s3)) if s3 else None
         with in_our_words():
-            self._opened = opening.open_bucket(address, reached)
-        self.address = self._opened.address
+            bucket = opening.open_bucket(address, reached)
+        self.address = bucket.address
         self._checked = False
-        self._store = Store(self._opened, RowCache(HELD_ROW_BYTES), KeptRuns(HELD_RUN_BYTES))
+        self._opened = Store(bucket, RowCache(HELD_ROW_BYTES), KeptRuns(HELD_RUN_BYTES))
 
     @property
-    def _bucket(self) -> Bucket:
+    def _store(self) -> Store:
         """Checked at the first question, because every answer about a mistyped folder would be empty."""
         if not self._checked:
-            check_store(self._opened)
+            check_store(self._opened.bucket)
             self._checked = True
         return self._opened
-
-    def _checked_store(self) -> Store:
-        return replace(self._store, bucket=self._bucket)
 
     def close(self) -> None:
         """Nothing is held open between calls."""
@@ -64,12 +61,12 @@ class BucketBackend(Backend):
             raise self._needs_service()
         with in_our_words():
             check_bounds(question)
-            return answer(self._checked_store(), question)
+            return answer(self._store, question)
 
     def rows(self, question: object) -> Rows:
         with in_our_words():
             check_bounds(question)
-            provenance, batches = rows(self._checked_store(), question)
+            provenance, batches = rows(self._store, question)
             return pa.Table.from_batches(list(batches)), provenance
 
     def listen(self, question: object) -> Iterator[Any]:  # noqa: ARG002
@@ -77,7 +74,7 @@ class BucketBackend(Backend):
 
     def check_runs(self, run: str | None, quick: bool, remove_orphans: bool) -> Verdict:
         with in_our_words():
-            found = fsck.check_runs(self._bucket, run, quick=quick, remove_orphans=remove_orphans)
+            found = fsck.check_runs(self._store.bucket, run, quick=quick, remove_orphans=remove_orphans)
         findings = pa.table({name: [getattr(one, name) for one in found.findings] for name in ("kind", "key", "what")})
         return Verdict(
             table=findings,
@@ -90,12 +87,12 @@ class BucketBackend(Backend):
 
     def remove_run(self, run: str, force: bool) -> int:
         with in_our_words():
-            return removal.remove_run(self._bucket, run, force=force)
+            return removal.remove_run(self._store.bucket, run, force=force)
 
     def export(self, run: str, site: str, layout: str, folder: Path) -> int:
         """How many files, or contexts, were written."""
         with in_our_words():
-            snapshot = open_run(self._bucket, run)
+            snapshot = open_run(self._store.bucket, run)
             if layout == "saelens":
                 return export_saelens(snapshot, site, folder)
             return len(export_safetensors(snapshot, site, folder))

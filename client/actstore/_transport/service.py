@@ -12,6 +12,7 @@ from urllib.request import getproxies
 from uuid import uuid4
 
 import grpc
+from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from actstore._errors import ActstoreError, Denied, Fault, error_of, refused
@@ -350,7 +351,7 @@ def _in_our_words(address: str) -> Iterator[None]:
         raise cancelled() from None
     except grpc.RpcError as error:
         found = _error(error, address)
-        found.request_id = _request_id(error)
+        found.request_id, found.retry_seconds = _request_id(error), _retry_seconds(error)
         raise found from None
     except ValueError as error:  # gRPC's own, for a channel that is closed
         if "closed" not in str(error):
@@ -378,6 +379,14 @@ def _request_id(error: Any) -> str | None:
     """From the trailers, which all answers of a service have; a call that reached none has no id."""
     sent = dict(error.trailing_metadata() or ()).get(request_ids.HEADER)
     return sent if isinstance(sent, str) else None
+
+
+def _retry_seconds(error: Any) -> float | None:
+    status, retry = rpc_status.from_call(error), error_details_pb2.RetryInfo()
+    if status is None or not any(packed.Unpack(retry) for packed in status.details):
+        return None
+    seconds: float = retry.retry_delay.ToMilliseconds() / 1000
+    return seconds
 
 
 def _next_step(said: str, address: str) -> str:

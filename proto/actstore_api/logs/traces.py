@@ -84,10 +84,15 @@ def carried() -> dict[str, str]:
     return {**({HEADER: request} if request else {}), **_CURRENT.get()}
 
 
-def apart(request_id: str) -> None:
-    """From here on, what this task does belongs to that request, and to no span: it may go on for days."""
+def traceparent() -> str:
+    """The span that runs in this context, for what outlives it; empty outside of a trace."""
+    return _CURRENT.get().get(_PARENT, "")
+
+
+def apart(request_id: str, parent: str = "") -> None:
+    """From here on, what this task does belongs to that request, and to the span `parent`, which may be long over."""
     REQUEST_ID.set(request_id)
-    _CURRENT.set(_NONE)
+    _CURRENT.set({_PARENT: parent} if _VALID.fullmatch(parent) else _NONE)
 
 
 def received(name: str, headers: Mapping[str, str]) -> Any:

@@ -45,8 +45,8 @@ def bad_request(error: Unreadable) -> BadRequest:
 
 
 def refusal(call: Call, error: Exception, retry_seconds: float, seen: Seen) -> status_pb2.Status:
-    """The error's status, or what of it the caller may see; it is noted in the call. A BUSY call may be tried again
-    after about `retry_seconds`.
+    """The error's status, or what of it the caller may see; it is noted in the call. A BUSY call that does not say when
+    may be tried again after about `retry_seconds`.
     """
     status = with_request_id(_status(call, error, retry_seconds, seen), call.request_id)
     failure = from_status(status)
@@ -57,7 +57,7 @@ def refusal(call: Call, error: Exception, retry_seconds: float, seen: Seen) -> s
 async def abort(call: Call, status: status_pb2.Status) -> NoReturn:
     """Ends the call with this status."""
     written = rpc_status.to_status(status)
-    trailers = (*written.trailing_metadata, (HEADER, call.request_id), *_pushback(status))
+    trailers = (*written.trailing_metadata, (HEADER, call.request_id), *_pushback(status, call.seconds_left()))
     await call.context.abort(written.code, written.details, trailers)
     raise AssertionError("abort returned")
 
@@ -85,9 +85,9 @@ def _hidden(call: Call, error: Exception) -> Failure:
 
 
 def _with_retry(status: status_pb2.Status, retry_seconds: float) -> status_pb2.Status:
-    """The same status, for BUSY with when to try again: as the error says, or after about `retry_seconds`."""
+    """The same status with when to try again: as the error says, or for BUSY after about `retry_seconds`."""
     failure = from_status(status)
-    if failure is not None and failure.reason == "BUSY":
+    if failure is not None and (failure.reason == "BUSY" or RETRY_SECONDS in failure.details):
         # Never sooner than the error says, and never all together.
         said_seconds = float(failure.details.get(RETRY_SECONDS, 0.5 * retry_seconds))
         _add_retry(status, said_seconds + retry_seconds * _CHANCE.random())
@@ -100,11 +100,15 @@ def _add_retry(status: status_pb2.Status, seconds: float) -> None:
     status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=delay))
 
 
-def _pushback(status: status_pb2.Status) -> tuple[tuple[str, str], ...]:
-    """When a client may try again. What is too large stays too large, so such a call must not be tried again."""
+def _pushback(status: status_pb2.Status, seconds_left: float | None) -> tuple[tuple[str, str], ...]:
+    """When a client may try again. What is too large stays too large, so such a call must not be tried again. Nor may
+    one whose time is over before: its client would wait in vain, and then see its deadline and not this error.
+    """
     retry = error_details_pb2.RetryInfo()
     if any(packed.Unpack(retry) for packed in status.details):
-        return ((PUSHBACK, str(retry.retry_delay.ToMilliseconds())),)
+        milliseconds = retry.retry_delay.ToMilliseconds()
+        late = seconds_left is not None and milliseconds >= 1000 * seconds_left
+        return ((PUSHBACK, NEVER if late else str(milliseconds)),)
     return ((PUSHBACK, NEVER),) if status.code == code_pb2.RESOURCE_EXHAUSTED else ()
 
 

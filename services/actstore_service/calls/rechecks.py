@@ -9,17 +9,14 @@ from contextlib import contextmanager
 
 from actstore_service.access import Access, Principal
 from actstore_service.calls.call import Call
+from actstore_service.calls.waits import Ending
 from actstore_storage.errors import ActstoreError
 
 
-class _Watched:
-    def __init__(self, task: "asyncio.Task[object]", call: Call) -> None:
-        self.task, self.call = task, call
-        self.error: ActstoreError | None = None
-
-    def end(self, error: ActstoreError) -> None:
-        self.error = error
-        self.task.cancel()
+class _Watched(Ending):
+    def __init__(self, call: Call) -> None:
+        super().__init__()
+        self.call = call
 
 
 class Rechecks:
@@ -35,20 +32,13 @@ class Rechecks:
         """For the block of the current task. Errors: UNAUTHENTICATED or PERMISSION_DENIED where it is ended."""
         one = self._begin(call)
         try:
-            yield
-        except asyncio.CancelledError:
-            # If the caller has left as well, the task is to be cancelled in any case.
-            if one.error is not None and not one.task.uncancel():
-                raise one.error from None
-            raise
+            with one.block():
+                yield
         finally:
             del self._watched[one]
 
     def _begin(self, call: Call) -> _Watched:
-        task = asyncio.current_task()
-        if task is None:
-            raise RuntimeError("only a task answers calls")
-        one = _Watched(task, call)
+        one = _Watched(call)
         self._watched[one] = None
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(self._seconds, self._look)

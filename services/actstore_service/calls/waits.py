@@ -11,14 +11,36 @@ from contextlib import contextmanager
 _LATE, _LATE_SECONDS = 0.25, 1.0
 
 
-class _Wait:
-    def __init__(self, task: "asyncio.Task[object]", began: float) -> None:
-        self.task, self.began = task, began
-        self.ended = False
+class Ending:
+    """A block of the current task that something else may end, with the error that the block then raises."""
 
-    def end(self) -> None:
-        self.ended = True
-        self.task.cancel()
+    def __init__(self) -> None:
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("only a task can be ended")
+        self._task = task
+        self.error: Exception | None = None
+
+    def end(self, error: Exception) -> None:
+        self.error = error
+        self._task.cancel()
+
+    @contextmanager
+    def block(self) -> Iterator[None]:
+        """Errors: that of `end`."""
+        try:
+            yield
+        except asyncio.CancelledError:
+            # If the caller has left as well, the task is to be cancelled in any case.
+            if self.error is not None and not self._task.uncancel():
+                raise self.error from None
+            raise
+
+
+class _Wait(Ending):
+    def __init__(self, began: float) -> None:
+        super().__init__()
+        self.began = began
 
 
 class Waits:
@@ -37,26 +59,20 @@ class Waits:
         """For the block of the current task. Errors: TimeoutError where it is ended."""
         wait = self._begin()
         try:
-            yield
-        except asyncio.CancelledError:
-            # If the caller has left as well, the task is to be cancelled in any case.
-            if wait.ended and not wait.task.uncancel():
-                raise TimeoutError from None
-            raise
+            with wait.block():
+                yield
         finally:
             del self._waits[wait]
 
     def end_oldest(self) -> None:
         for wait in self._waits:
-            if not wait.ended:
-                wait.end()
+            if wait.error is None:
+                wait.end(TimeoutError())
                 return
 
     def _begin(self) -> _Wait:
-        loop, task = asyncio.get_running_loop(), asyncio.current_task()
-        if task is None:
-            raise RuntimeError("only a task waits for a client")
-        wait = _Wait(task, loop.time())
+        loop = asyncio.get_running_loop()
+        wait = _Wait(loop.time())
         self._waits[wait] = None
         if self._timer is None:
             self._timer = loop.call_later(self._pause(), self._look)
@@ -70,6 +86,6 @@ class Waits:
         for wait in self._waits:  # the oldest first
             if wait.began + self._seconds > loop.time():
                 break
-            if not wait.ended:
-                wait.end()
+            if wait.error is None:
+                wait.end(TimeoutError())
         self._timer = loop.call_later(self._pause(), self._look) if self._waits else None

@@ -32,12 +32,14 @@ class Queued:
         submitted_seconds: When it was accepted, in seconds since 1970.
         turn: Captures of a class start in this order. A principal's next capture has its turn later by its estimated
             work, in tokens times layers.
+        traceparent: The span that its work belongs to, as W3C's header has it; empty: none.
     """
 
     principal: str = DEFAULT_PRINCIPAL
     capture_class: CaptureClass = "bulk"
     submitted_seconds: float = 0.0
     turn: float = 0.0
+    traceparent: str = ""
 
 
 NO_PLACE = Queued()
@@ -58,8 +60,11 @@ def read_wanted(data: bytes, key: str, read: Callable[[dict[str, Any]], Request]
 
 
 def seal_queued(run: str, queued: Queued) -> bytes:
-    """Writes the place of a run's capture."""
-    return seal({"run": run, **asdict(queued)})
+    """Writes the place of a run's capture. Without a span, it is the record that it was before there were any."""
+    found = asdict(queued)
+    if not queued.traceparent:
+        del found["traceparent"]
+    return seal({"run": run, **found})
 
 
 def read_queued(data: bytes, key: str) -> Queued:

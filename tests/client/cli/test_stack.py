@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager, redirect_stdout, suppress
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
@@ -203,8 +203,20 @@ def test_export_and_check_find_the_store_of_a_stack(plant_workers: Plant, tmp_pa
         write_stored_run(open_bucket(stack.store))
         assert actstore_says("export", "planted", DENSE_SITE, str(tmp_path / "out"))["files"] > 0
         assert actstore_says("check", "planted")["sound"]
+        _check_leaves_metrics_of_all_or_none(tmp_path / "found.prom")
         assert actstore_says("remove", "planted", "--yes")["objects"] > 0
     assert list((tmp_path / "out").iterdir())
+
+
+def _check_leaves_metrics_of_all_or_none(file: Path) -> None:
+    """A part of the bucket would tell what was found last, and when, as if it had been all."""
+    for part in (("planted",), ("--quick",)):
+        with redirect_stderr(io.StringIO()) as said:
+            assert main(["check", *part, "--metrics", str(file)]) == 1
+        assert "metrics tell what a check of the whole bucket found" in said.getvalue()
+        assert not file.exists()
+    assert actstore_says("check", "--metrics", str(file))["sound"]
+    assert "actstore_fsck_last_run_timestamp_seconds " in file.read_text()
 
 
 def test_a_trainer_ends_with_its_command(plant_workers: Plant, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import actstore
 from actstore import BadRequest, Denied, Lab, S3Access, StoreFailed, Unavailable
 from actstore._transport.bucket import BucketBackend
 from actstore._transport.service import GrpcBackend
+from actstore_storage.answers import Store, answer
 from actstore_storage.bucket.opening import open_bucket
 from actstore_storage.bucket.probe import probe
 
@@ -27,6 +28,21 @@ def test_a_folder_is_a_bucket(tmp_path: Path) -> None:
     (tmp_path / ".hidden").mkdir()
     for address in (str(tmp_path), "./", ".", "./store", "store/", ".hidden/../store", tmp_path):
         assert isinstance(actstore.connect(address)._backend, BucketBackend)
+
+
+def test_questions_to_a_bucket_share_one_store(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With all that it keeps, and whoever asks: none is made for a question."""
+    asked: list[object] = []
+
+    def noted(store: Store, question: object) -> object:
+        asked.append(store)
+        return answer(store, question)
+
+    monkeypatch.setattr("actstore._transport.bucket.answer", noted)
+    with actstore.connect(store) as lab:
+        assert len(lab.runs()) == len(lab.runs()) > 0
+    assert len(asked) > 1
+    assert all(one is asked[0] for one in asked)
 
 
 def test_a_folder_that_is_no_store_says_so(store: Path, tmp_path: Path) -> None:

@@ -2,13 +2,15 @@
 
 import asyncio
 from collections.abc import Coroutine
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from actstore_storage.errors import ActstoreError
 from actstore_worker.cluster.placement import arrivals, resources
 from actstore_worker.cluster.placement.arrivals import Arrivals
+from actstore_worker.cluster.placement.capture_workers import _CaptureActor
 from actstore_worker.settings import RayLimits, WorkerSettings
 from tests.waiting import PATIENCE_SECONDS
 
@@ -64,21 +66,23 @@ def test_questions_that_are_answered_at_once_look_for_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "why"),
+    ("asked", "why", "again"),
     [
-        (settings("cuda"), "no node with a GPU now, and none is expected"),
-        (settings("cuda", 8, 0.001), "a node with a GPU was asked for 0 s ago, and has not come"),
+        (settings("cuda"), "no node with a GPU now, and none is expected: answers", None),
+        (settings("cuda", 8, 0.001), "was asked for 0 s ago, and has not come. Try again in 60 s; answers", "60.0"),
     ],
 )
-def test_a_question_is_refused_if_no_replica_may_come_or_none_came_in_time(asked: WorkerSettings, why: str) -> None:
+def test_a_question_is_refused_if_no_replica_may_come_or_none_came_in_time(
+    asked: WorkerSettings, why: str, again: str | None
+) -> None:
     async def work() -> None:
         answering = asyncio.get_running_loop().create_future()
         async for _ in Arrivals(asked, lambda: 0).awaited(answering):
             pass
 
-    with pytest.raises(ActstoreError, match=f"{why}. Try again in 60 s") as refused:
+    with pytest.raises(ActstoreError, match=why) as refused:
         run(work())
-    assert refused.value.reason == "WORKERS_UNAVAILABLE"
+    assert (refused.value.reason, refused.value.details.get("retry_seconds")) == ("WORKERS_UNAVAILABLE", again)
 
 
 def test_one_look_serves_all_that_wait(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,3 +132,15 @@ def test_a_question_goes_on_waiting_while_serve_does_not_answer() -> None:
         return [told async for told in Arrivals(settings("cpu"), count).awaited(answering)]
 
     assert run(work()) == ["a model replica"] * 2
+
+
+def test_no_call_to_a_capture_worker_lets_an_error_out() -> None:
+    """Ray would write its text, which may have what a caller sent."""
+    actor = _CaptureActor.__new__(_CaptureActor)
+
+    def fail(*_: Any) -> float:
+        raise KeyError("planted prompt")
+
+    actor._worker = cast(Any, SimpleNamespace(capture=fail, flops=fail, interrupt=fail))
+    found: list[Any] = [actor.capture({}, cast(Any, None)), actor.flops({}), actor.interrupt({}, "attempt")]
+    assert [(one.error.reason, "planted" in str(one.error)) for one in found] == [("INTERNAL", False)] * 3

@@ -13,7 +13,7 @@ from actstore_worker.capture.activity import Activity
 from actstore_worker.capture.queueing.usage import UsedBy
 from actstore_worker.capture.shards.report import ShardReport
 from actstore_worker.cluster.metrics import WorkerMetrics
-from actstore_worker.cluster.placement.reporting import Reporting
+from actstore_worker.cluster.placement.reporting import GpuMemory, Reporting
 from actstore_worker.models.used import Used
 
 REPORT = ShardReport(
@@ -36,6 +36,7 @@ TOTALS = GetCaptureTotalsAnswer(
     queues=(QueueTotals("interactive", 1, 2.0, 3, 4.0), QueueTotals("bulk", 5, 6.0, 7, 8.0)),
     principals=(PrincipalTotals("ada", 9.0),),
 )
+GPU = GpuMemory({"allocated": 10, "reserved": 20}, {"retried": 2, "failed": 1})
 QUEUES = {"actstore_queue_depth", "actstore_queue_oldest_seconds"}
 
 
@@ -48,21 +49,24 @@ def test_every_metric_of_the_workers_is_told_and_none_twice() -> None:
     metrics, activity = WorkerMetrics(), Activity()
     activity.captured(REPORT, 400.0)
     activity.failed(lost=True)
+    activity.live_seconds = 8.0
     pool = SimpleNamespace(devices={"cuda": 2}, wanted=3, idle_workers=1)
     coordinator = SimpleNamespace(
         activity=activity,
         paused=1,
         pool=pool,
         replicas=SimpleNamespace(wanted=2, running=1),
+        on_gpus=True,
         used_by=UsedBy(10),
         quota_refusals={"tokens_a_minute": 3},
     )
     coordinator.used_by.add("ann", Used(50, 2.0))
     metrics.store.ended("get", "ok", 0.1)
     metrics.store.moved("read", 10)
-    replica = Reporting("questions", metrics.exported.add_report, lambda: {"allocated": 10, "reserved": 20})
+    replica = Reporting("questions", metrics.exported.add_report, lambda: GPU)
     replica.loaded(3.0)
-    replica.report()
+    for _ in range(2):
+        replica.report()
     for _ in range(2):
         metrics.update(TOTALS)
         metrics.look_at(coordinator)  # type: ignore[arg-type]
@@ -82,7 +86,11 @@ def test_every_metric_of_the_workers_is_told_and_none_twice() -> None:
     assert found["actstore_shard_attempts_total", "lost"] == 1
     assert (found["actstore_capture_workers", "gpu"], found["actstore_capture_workers", "cpu"]) == (2, 0)
     assert (found["actstore_capture_workers_wanted", ""], found["actstore_capture_workers_idle", ""]) == (3, 1)
-    assert (found["actstore_model_replicas_wanted", ""], found["actstore_model_replicas", ""]) == (2, 1)
+    replicas = [found["actstore_model_replicas", device] for device in ("gpu", "cpu")]
+    assert (found["actstore_model_replicas_wanted", ""], *replicas) == (2, 1, 0)
+    assert found["actstore_model_replica_seconds_total", ""] == 8
+    shortages = [found["actstore_gpu_memory_shortages_total", f"{outcome}/questions"] for outcome in GPU.shortages]
+    assert shortages == [2, 1]
     assert found["actstore_principal_tokens_total", "ann"] == 50
     assert found["actstore_quota_refusals_total", "tokens_a_minute"] == 3
 
@@ -108,7 +116,9 @@ class Coordinator:
 def test_what_processes_count_is_added_up_with_what_the_coordinator_did_itself() -> None:
     coordinator = Coordinator()
     coordinator.metrics.store.ended("get", "ok", 0.1)
-    reportings = [Reporting(use, coordinator.take, lambda: {"allocated": 5}) for use in ("captures", "captures")]
+    reportings = [
+        Reporting(use, coordinator.take, lambda: GpuMemory({"allocated": 5})) for use in ("captures", "captures")
+    ]
     for count, reporting in enumerate(reportings, start=1):
         for _ in range(count):
             reporting.store.ended("get", "ok", 2.0)
@@ -140,7 +150,7 @@ def test_a_report_that_does_not_arrive_is_part_of_the_next_one() -> None:
 
 def test_gauges_of_a_process_that_has_gone_end(monkeypatch: pytest.MonkeyPatch) -> None:
     coordinator = Coordinator()
-    Reporting("questions", coordinator.take, lambda: {"reserved": 5}).report()
+    Reporting("questions", coordinator.take, lambda: GpuMemory({"reserved": 5})).report()
     assert _values(coordinator.metrics)["actstore_gpu_memory_bytes", "reserved/questions"] == 5
     monkeypatch.setattr(exporting, "REPORTS_LAST_SECONDS", 0.0)
     assert _values(coordinator.metrics)["actstore_gpu_memory_bytes", "reserved/questions"] == 0

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from actstore_api.logs.traces import carried, received
 from actstore_api.records.capture import CaptureProgress
 from actstore_storage.bucket import Bucket
 from actstore_storage.errors import ActstoreError, BadRequest, NotThere
@@ -25,6 +26,7 @@ from actstore_worker.caller import Caller
 from actstore_worker.capture.coordinator import Coordinator
 from actstore_worker.capture.limits import CoordinatorLimits
 from actstore_worker.capture.preparing import Preparing, sealed_request
+from actstore_worker.capture.shards.report import ShardReport
 from actstore_worker.capture.shards.tasks import ShardTask
 from actstore_worker.models.used import Used
 from tests.coordinating import LIMITS, REQUEST, SHARDS, ThreadWorker, bucket, coordinator, lab, run, watch
@@ -317,10 +319,38 @@ def test_a_request_says_who_asked_when_and_of_which_class(lab: Path, bucket: Buc
         b, first = places
         assert 0 < first.submitted_seconds <= b.submitted_seconds
         assert 0 == first.turn < b.turn
+        assert [place.traceparent for place in places] == ["", ""]
         gate.open.set()
         await watch(captures, "b")
 
     gated(work)
+
+
+def test_shards_belong_to_the_span_of_who_asked_also_after_the_coordinator(lab: Path, bucket: Bucket) -> None:
+    """The second coordinator knows it from the bucket alone, and each attempt carries it to its worker."""
+    parent = f"00-{'a1' * 16}-{'b2' * 8}-01"
+    carried_along = []
+
+    class Asked(ThreadWorker):
+        async def capture(self, task: ShardTask) -> ShardReport:
+            carried_along.append(carried().get("traceparent"))
+            return await super().capture(task)
+
+    async def ask(gate: Gate) -> None:
+        captures = coordinator(lab, bucket, ThreadWorker(bucket, gate))
+        with received("coordinator/StartCapture", {"traceparent": parent}):
+            await asyncio.create_task(captures.submit(REQUEST))
+
+    async def go_on() -> None:
+        captures = coordinator(lab, bucket, Asked(bucket))
+        assert await captures.resume()
+        await watch(captures, "run")
+
+    gated(ask)
+    assert queued_place(bucket, "run") == replace(queued_place(bucket, "run") or Queued(), traceparent=parent)
+    run(go_on())
+    assert carried_along
+    assert set(carried_along) == {parent}
 
 
 @pytest.mark.parametrize("said", [b'"principal":"ann"', b'"capture_class":"huge"', b'"later":1'])

@@ -441,7 +441,7 @@ def test_a_sweep_whose_process_dies_goes_on_without_computing_a_row_twice(
 ) -> None:
     served, begun, request_ = sweeps.serve(share(model, Turns())), [], replace(request_, fresh=True)
 
-    async def start(finished: Finished) -> Any:
+    async def start(finished: Finished, _: float) -> Any:
         begun.append(finished)
         parts = 0
         yield SweepProgress(0, 0, "a model replica")  # as the gateway does, which does not count cells
@@ -493,8 +493,9 @@ def test_no_message_grows_with_the_sweep(model: LanguageModel) -> None:
 def test_a_sweep_that_kills_every_process_ends() -> None:
     begun = []
 
-    async def start(finished: Finished) -> Any:
-        begun.append(finished)
+    async def start(finished: Finished, late: float) -> Any:
+        begun.append((finished, late))
+        await asyncio.sleep(0.01)
         raise ProcessDied
         yield
 
@@ -505,4 +506,7 @@ def test_a_sweep_that_kills_every_process_ends() -> None:
     with pytest.raises(ActstoreError) as refusal:
         asyncio.run(everything())
     assert refusal.value.reason == "WORKERS_UNAVAILABLE"
-    assert len(begun) == 3
+    lates = [late for _, late in begun]
+    assert len(lates) == 3
+    # Each has less time than the one before.
+    assert all(later - sooner >= 0.009 for sooner, later in itertools.pairwise(lates))

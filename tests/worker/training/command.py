@@ -16,8 +16,8 @@ RUN_SECONDS = 300
 class Command:
     """`python -m actstore_worker.training` on a store."""
 
-    def __init__(self, store: Path) -> None:
-        self._environment = os.environ | {"ACTSTORE_STORE": str(store), "OMP_NUM_THREADS": "1"}
+    def __init__(self, store: Path, **environment: str) -> None:
+        self._environment = os.environ | {"ACTSTORE_STORE": str(store), "OMP_NUM_THREADS": "1"} | environment
 
     def start(self, *arguments: str) -> "subprocess.Popen[str]":
         command = [sys.executable, "-m", "actstore_worker.training", "planted", SITE, "--json", *arguments]

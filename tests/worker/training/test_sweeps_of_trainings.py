@@ -9,6 +9,7 @@ from actstore_storage.format.keys import training_key
 from actstore_storage.registry.saes import list_saes
 from actstore_worker.training.recipe import Training
 from tests.planted_rows import SITE, write_planted_rows
+from tests.service.observed.otlp import Receiver, receiving
 from tests.worker.training.command import Command
 
 
@@ -22,8 +23,10 @@ def test_a_sweep_runs_side_by_side_and_a_failing_one_ends_no_other(tmp_path: Pat
     )  # fmt: skip
     bucket.put(training_key(taken.name), taken.to_json())
     options = ["--width", "32", "64", "--k", "3", "--batch-rows", "64", "--rows", "6400", "--name", "sweep"]
-    status, said, complained = Command(tmp_path).run(*options)
+    with receiving() as receiver:
+        status, said, complained = Command(tmp_path, **receiver.variables).run(*options)
     assert status == 1, complained
+    _check_spans(receiver)
     failed, done = said[-1]["trained"]
     assert (failed["name"], failed["failed"]["reason"]) == ("sweep-w32-k3", "SAE_EXISTS")
     assert (done["name"], done["l0"]) == ("sweep-w64-k3", 3.0)
@@ -35,3 +38,15 @@ def test_a_sweep_runs_side_by_side_and_a_failing_one_ends_no_other(tmp_path: Pat
     status, _, complained = Command(tmp_path).run("--width", "2", "--k", "3", "--batch-rows", "64")
     assert status == 2
     assert complained == "actstore: k cannot be 3.0\n  allowed: at most the width, 2\n"
+
+
+def _check_spans(receiver: Receiver) -> None:
+    """One of the command, and below it one of each training, in whichever process it ran; all are there at its end."""
+    (command,) = (span for span in receiver.spans if span.name == "training/TrainSaes")
+    trainings = [span for span in receiver.spans if span.name == "training/Train"]
+    assert (command.parent, command.failed) == ("", True)
+    assert sorted(span.failed for span in trainings) == [False, True]
+    assert {(span.trace, span.parent) for span in trainings} == {(command.trace, command.own)}
+    assert {span.attributes["actstore.request_id"] for span in receiver.spans} == {
+        command.attributes["actstore.request_id"]
+    }

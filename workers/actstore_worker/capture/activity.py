@@ -22,6 +22,9 @@ class Activity:
     non_finite: Counter[str] = field(default_factory=Counter)
     """Rows or features of committed shards that are infinite or NaN: rows, features."""
 
+    live_seconds: float = 0.0
+    """Seconds for which sweeps and live questions had a device."""
+
     def captured(self, report: ShardReport, token_layers: float) -> None:
         """Counts an attempt that ended well."""
         self.attempts["committed" if report.won else "second"] += 1

@@ -118,7 +118,7 @@ class Attempts:
         return dict(sorted(waiting.items(), key=lambda found: found[1].capture.token_layers_committed))
 
     async def _attempt(self, running: _Running, shard: int, worker: Worker) -> None:
-        apart(running.capture.request_id)
+        apart(running.capture.request_id, running.capture.queued.traceparent)
         try:
             await self._make(running.capture, running.plan, shard, worker)
         finally:

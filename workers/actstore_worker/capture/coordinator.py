@@ -270,7 +270,7 @@ class Coordinator:
 
     async def _run(self, capture: CaptureState, plan: RunPlan | None) -> None:
         """Captures a run. All captures share the workers: see `Attempts`."""
-        apart(capture.request_id)
+        apart(capture.request_id, capture.queued.traceparent)
         FIELDS.set({"run": capture.record.run})
         if capture.pending:
             plan = plan or await self._plan_again(capture)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
+from actstore_api.logs.traces import traceparent
 from actstore_api.records.capture import CaptureClass, CaptureSpecification, QueuePlace, QueueTotals
 from actstore_storage.format.specification import RunRecord
 from actstore_storage.runs.snapshot import Snapshot
@@ -77,7 +78,7 @@ class QueuedCaptures:
         kind: CaptureClass = "interactive" if work <= self._limits.interactive_token_layers else "bulk"
         self._check(Entry(record.run, Flow(kind, principal), math.inf, math.inf, work))
         self._tokens.take(principal, tokens)
-        queued = Queued(principal, kind, time.time(), self._turns[kind].give(principal, work))
+        queued = Queued(principal, kind, time.time(), self._turns[kind].give(principal, work), traceparent())
         self._beginning[record.run] = Entry(
             record.run, Flow(kind, principal), queued.turn, queued.submitted_seconds, work
         )

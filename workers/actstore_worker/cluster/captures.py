@@ -45,7 +45,7 @@ class RayCoordinator(Coordinator):
         places = DatasetPlaces(settings.dataset_folders, stores, settings.allow_hub, settings.datasets)
         device = "cuda" if on_gpus else "cpu"
         plan_settings = PlanSettings(places, device, settings.write_format, **asdict(settings.planning))
-        self._settings, self._on_gpus = settings, on_gpus
+        self._settings, self.on_gpus = settings, on_gpus
         self.replicas = NO_REPLICAS
         super().__init__(
             Preparing(bucket, catalog, plan_settings),
@@ -65,15 +65,15 @@ class RayCoordinator(Coordinator):
         return await self._answers.answer(question, caller)
 
     def _new_worker(self) -> RemoteWorker:
-        return RemoteWorker(self._settings, self.pool.most, on_gpu=self._on_gpus)
+        return RemoteWorker(self._settings, self.pool.most, on_gpu=self.on_gpus)
 
     def _size_of_pool(self) -> tuple[int, int]:
         """How many workers there may be, and for how many there is room now. Asks Ray, which may block.
 
         GPUs that have gone are expected back: captures do not go on without them.
         """
-        self._on_gpus = self._on_gpus or uses_gpus(self._settings)
-        return worker_count(self._settings, on_gpus=self._on_gpus), worker_room(on_gpus=self._on_gpus)
+        self.on_gpus = self.on_gpus or uses_gpus(self._settings)
+        return worker_count(self._settings, on_gpus=self.on_gpus), worker_room(on_gpus=self.on_gpus)
 
     async def _look_after_captures(self) -> None:
         """Continues what an earlier coordinator left, and follows the cluster as it grows and shrinks."""

@@ -116,7 +116,7 @@ class _RemoteModels:
 
     def run(self, request: RunSweep, caller: Caller) -> Updates:
         """Sends it to a replica that has the model, and to another one if that dies."""
-        return going_on(lambda finished: self._run(request, finished, caller), self._tries)
+        return going_on(lambda finished, late: self._run(request, finished, caller.after(late)), self._tries)
 
     async def _run(self, request: RunSweep, finished: Finished, caller: Caller) -> AsyncGenerator[SweepUpdate, None]:
         handle = self._handle.options(stream=True, multiplexed_model_id=model_id_of(request.model))

@@ -45,6 +45,7 @@ class Counted(Protocol):
 
     activity: Activity
     used_by: UsedBy
+    on_gpus: bool
 
     async def totals(self) -> GetCaptureTotalsAnswer: ...
 
@@ -95,7 +96,8 @@ class WorkerMetrics:
             self.exported.set(catalogue.CAPTURE_WORKERS, pool.devices.get(device, 0), name)
         self.exported.set(catalogue.CAPTURE_WORKERS_WANTED, pool.wanted)
         self.exported.set(catalogue.CAPTURE_WORKERS_IDLE, pool.idle_workers)
-        self.exported.set(catalogue.MODEL_REPLICAS, replicas.running)
+        for name, here in (("gpu", coordinator.on_gpus), ("cpu", not coordinator.on_gpus)):
+            self.exported.set(catalogue.MODEL_REPLICAS, replicas.running if here else 0, name)
         self.exported.set(catalogue.MODEL_REPLICAS_WANTED, replicas.wanted)
         for principal, used in dict(coordinator.used_by.principals).items():
             self.exported.count_to(catalogue.PRINCIPAL_TOKENS, used.tokens, principal)
@@ -103,6 +105,7 @@ class WorkerMetrics:
             self.exported.count_to(catalogue.QUOTA_REFUSALS, refusals, quota)
         activity = coordinator.activity
         self.exported.count_to(catalogue.CAPTURE_TOKEN_LAYERS, activity.token_layers)
+        self.exported.count_to(catalogue.MODEL_REPLICA_SECONDS, activity.live_seconds)
         for metric, counts in (
             (catalogue.SHARD_ATTEMPTS, activity.attempts),
             (catalogue.CAPTURE_SECONDS, activity.seconds),

@@ -17,6 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TextIO
 
+from actstore_api.logs.traces import carried, end_traces, received, start_traces
 from actstore_storage.bucket.opening import open_bucket
 from actstore_storage.errors import ActstoreError
 from actstore_storage.settings.store import absolute
@@ -25,7 +26,7 @@ from actstore_worker.errors import SettingsError
 from actstore_worker.settings import read_trainer, s3_without_keys
 from actstore_worker.training.advice import warnings_of
 from actstore_worker.training.grid import DEFAULT_SPARSITY, Grid, trainings
-from actstore_worker.training.job import Job, run_job
+from actstore_worker.training.job import Job, run_in_process_of_its_own, run_job
 from actstore_worker.training.recipe import CHECKPOINT_STEPS, SPARSITY, Training
 
 DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
@@ -40,12 +41,16 @@ _OPTIONS = ("batch_rows", "learning_rate", "seed", "normalise", "held_out_every"
 def main(arguments: Sequence[str] | None = None) -> int:
     options = trainer_parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # the same end as for Ctrl-C
+    start_traces("training", os.environ)
     with os.fdopen(reserve_standard_output(), "w", buffering=1) as output:
         try:
             jobs = _jobs(options)
             for warning in dict.fromkeys(warning for job in jobs for warning in warnings_of(job.training)):
                 print(f"actstore: warning: {warning}", file=sys.stderr, flush=True)
-            return _run(jobs, _Teller(output, options.json, options.result))
+            with received("training/TrainSaes", {}) as span:
+                status = _run(jobs, _Teller(output, options.json, options.result))
+                span.note(failed=status != DONE)
+            return status
         except SettingsError as error:
             print(f"actstore: {error}", file=sys.stderr)
             return REFUSED
@@ -55,6 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt:
             print("actstore: interrupted; run the same command to continue from the last checkpoint", file=sys.stderr)
             return INTERRUPTED
+        finally:
+            end_traces()
 
 
 def _jobs(options: argparse.Namespace) -> list[Job]:
@@ -90,13 +97,14 @@ def _side_by_side(jobs: list[Job], teller: "_Teller") -> list[Any]:
     with TemporaryDirectory(prefix="actstore-") as folder:
         here = Path(folder) if settings.ray_address is None else None
         s3 = s3_without_keys(jobs[0].s3, here)
-        sent = [replace(job, s3=s3) for job in jobs]
-        return side_by_side(run_job, sent, teller.progress, settings.ray_address, settings.ray_isolated_by)
+        sent = [replace(job, s3=s3, headers=carried()) for job in jobs]
+        cluster = settings.ray_address, settings.ray_isolated_by
+        return side_by_side(run_in_process_of_its_own, sent, teller.progress, *cluster)
 
 
 def _alone(job: Job, teller: "_Teller") -> Any:
     try:
-        return run_job(job, teller.progress)
+        return run_job(replace(job, headers=carried()), teller.progress)
     except ActstoreError as error:
         return error
 

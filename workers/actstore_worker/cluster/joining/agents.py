@@ -20,9 +20,26 @@ _LISTEN_PORT = re.compile(r"--listen-port=([1-9]\d*)")
 
 
 @contextmanager
+def raylets_told() -> Iterator[None]:
+    """Within this context, each raylet that this process starts is told the port that its agent has for HTTP."""
+    start = services.start_ray_process
+
+    def told_the_port(command: list[str], *args: Any, **options: Any) -> Any:
+        found = _LISTEN_PORT.search(" ".join(command))
+        told = [f"--dashboard_agent_listen_port={found[1]}"] if found else []
+        return start([*command, *told], *args, **options)
+
+    services.start_ray_process = told_the_port
+    try:
+        yield
+    finally:
+        services.start_ray_process = start
+
+
+@contextmanager
 def agent_ports_chosen() -> Iterator[None]:
     """Within this context, each node that this process starts has ports for its agents that were free just before."""
-    parameters, start = parameter.RayParams, services.start_ray_process
+    parameters = parameter.RayParams
 
     def with_ports(*args: Any, **options: Any) -> Any:
         ports: dict[str, int] = {}
@@ -32,13 +49,9 @@ def agent_ports_chosen() -> Iterator[None]:
         made.update(**ports)
         return made
 
-    def told_the_port(command: list[str], *args: Any, **options: Any) -> Any:
-        found = _LISTEN_PORT.search(" ".join(command))
-        told = [f"--dashboard_agent_listen_port={found[1]}"] if found else []
-        return start([*command, *told], *args, **options)
-
-    parameter.RayParams, services.start_ray_process = with_ports, told_the_port
+    parameter.RayParams = with_ports
     try:
-        yield
+        with raylets_told():
+            yield
     finally:
-        parameter.RayParams, services.start_ray_process = parameters, start
+        parameter.RayParams = parameters

@@ -110,5 +110,6 @@ def _failed(name: str, error: Exception) -> Failed:
     return Failed(error)
 
 
-def unavailable(message: str) -> ActstoreError:
-    return ActstoreError(message, reason="WORKERS_UNAVAILABLE")
+def unavailable(message: str, retry_seconds: float | None = None) -> ActstoreError:
+    """`retry_seconds`: when it is worth trying again, if that is known."""
+    return ActstoreError(message, reason="WORKERS_UNAVAILABLE", retry_seconds=retry_seconds)

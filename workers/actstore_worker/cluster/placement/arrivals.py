@@ -6,13 +6,13 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from typing import Any
 
-from actstore_storage.errors import ActstoreError
 from actstore_worker.cluster.placement.answers import unavailable
 from actstore_worker.cluster.placement.resources import gpu_count, gpus_most, uses_gpus
 from actstore_worker.settings import WorkerSettings
 
 # How often a question that waits looks for a replica, and when a caller may come back who was refused.
 LOOK_SECONDS, _RETRY_SECONDS = 1.0, 60.0
+_WITHOUT = "answers from the store need none"
 
 
 class Arrivals:
@@ -67,11 +67,8 @@ class Arrivals:
         elif gpus_most(self._settings):
             what = "a node with a GPU"
         else:
-            raise _refusal("the workers have no node with a GPU now, and none is expected")
+            raise unavailable(f"the workers have no node with a GPU now, and none is expected: {_WITHOUT}")
         if seconds > self._settings.ray.replica_start_seconds:
-            raise _refusal(f"{what} was asked for {seconds:.0f} s ago, and has not come")
+            late = f"{what} was asked for {seconds:.0f} s ago, and has not come"
+            raise unavailable(f"{late}. Try again in {_RETRY_SECONDS:.0f} s; {_WITHOUT}", _RETRY_SECONDS)
         return what
-
-
-def _refusal(why: str) -> ActstoreError:
-    return unavailable(f"{why}. Try again in {_RETRY_SECONDS:.0f} s; answers from the store need none")

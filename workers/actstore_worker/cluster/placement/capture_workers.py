@@ -59,10 +59,10 @@ class RemoteWorker:
         return await answer(self._actor.capture.remote(carried(), task))
 
     async def flops(self) -> float:
-        return await answer(self._actor.flops.remote())
+        return await answer(self._actor.flops.remote(carried()))
 
     async def interrupt(self, attempt: str) -> None:
-        await answer(self._actor.interrupt.remote(attempt))
+        await answer(self._actor.interrupt.remote(carried(), attempt))
 
 
 class _CaptureActor:
@@ -92,8 +92,8 @@ class _CaptureActor:
     def capture(self, headers: Headers, task: "Task[Any]") -> "ShardReport | Failed":
         return done("capture", headers, lambda: self._worker.capture(task))
 
-    def flops(self) -> float:
-        return self._worker.flops()
+    def flops(self, headers: Headers) -> float | Failed:
+        return done("capture/flops", headers, self._worker.flops)
 
-    def interrupt(self, attempt: str) -> None:
-        self._worker.interrupt(attempt)
+    def interrupt(self, headers: Headers, attempt: str) -> Failed | None:
+        return done("capture/interrupt", headers, lambda: self._worker.interrupt(attempt))

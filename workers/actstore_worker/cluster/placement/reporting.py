@@ -4,6 +4,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from uuid import uuid4
 
 import ray
@@ -20,6 +21,17 @@ REPORT_SECONDS = 15.0
 _ANSWER_SECONDS = 5.0
 
 
+@dataclass(frozen=True)
+class GpuMemory:
+    """Bytes of a process's GPU by their state, and how often memory was short, by what came of it."""
+
+    n_bytes: Mapping[str, int] = field(default_factory=dict)
+    shortages: Mapping[str, int] = field(default_factory=dict)
+
+
+NO_GPU = GpuMemory()
+
+
 class Reporting:
     """The metrics of one process of the workers, which reports them to the coordinator at intervals.
 
@@ -27,9 +39,9 @@ class Reporting:
     """
 
     def __init__(
-        self, use: str, deliver: Callable[[str, Report], None], gpu_memory: Callable[[], Mapping[str, int]] = dict
+        self, use: str, deliver: Callable[[str, Report], None], gpu_memory: Callable[[], GpuMemory] = GpuMemory
     ) -> None:
-        """`use` is what its models are for, as the catalogue has it; `gpu_memory` has bytes by state."""
+        """`use` is what its models are for, as the catalogue has it."""
         self._gpu_memory = gpu_memory
         self._exported = Exported(Exporter.WORKERS, of_process=False)
         self.store = ExportedStore(self._exported)
@@ -69,8 +81,11 @@ class Reporting:
                 self._arrived = True
 
     def _look_at_gpus(self) -> None:
-        for state, n_bytes in self._gpu_memory().items():
+        found = self._gpu_memory()
+        for state, n_bytes in found.n_bytes.items():
             self._exported.set(catalogue.GPU_MEMORY, n_bytes, self._use, state)
+        for outcome, shortages in found.shortages.items():
+            self._exported.count_to(catalogue.GPU_MEMORY_SHORTAGES, shortages, self._use, outcome)
 
 
 def to_coordinator(process: str, report: Report) -> None:

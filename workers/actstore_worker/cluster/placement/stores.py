@@ -7,6 +7,7 @@ import ray
 
 from actstore_storage.bucket import Bucket
 from actstore_worker.catalog.folders import ModelCatalog
+from actstore_worker.cluster.placement.reporting import NO_GPU, GpuMemory
 from actstore_worker.errors import SettingsError
 from actstore_worker.sae.stored import StoredSaes
 from actstore_worker.settings import WorkerSettings
@@ -35,10 +36,14 @@ def device_here(settings: WorkerSettings) -> "torch.device":
     return torch.device("cuda" if usable and settings.device != "cpu" else "cpu")
 
 
-def gpu_memory() -> dict[str, int]:
-    """Bytes of GPUs by their state; none in a process that has not used one."""
+def gpu_memory() -> GpuMemory:
+    """What torch says of its GPU; nothing in a process that has not used one."""
     import torch  # As above.
 
     if not torch.cuda.is_initialized():
-        return {}
-    return {"allocated": torch.cuda.memory_allocated(), "reserved": torch.cuda.memory_reserved()}
+        return NO_GPU
+    found = torch.cuda.memory_stats()
+    return GpuMemory(
+        {"allocated": torch.cuda.memory_allocated(), "reserved": torch.cuda.memory_reserved()},
+        {"retried": found.get("num_alloc_retries", 0), "failed": found.get("num_ooms", 0)},
+    )

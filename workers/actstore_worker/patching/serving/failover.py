@@ -5,6 +5,7 @@ is computed again. Rows kept by the process itself would be lost with it, and ro
 per slice, for an event that rarely happens.
 """
 
+import time
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
 
@@ -20,17 +21,19 @@ class ProcessDied(Exception):
 
 
 async def going_on(
-    start: Callable[[Finished], AsyncGenerator[SweepUpdate, None]],
+    start: Callable[[Finished, float], AsyncGenerator[SweepUpdate, None]],
     most_tries: int,
 ) -> AsyncGenerator[SweepProgress | SweepCells | SweepResult, None]:
-    """Yields the updates of a sweep, whichever process runs it. `start` starts it after the finished rows. A sweep that
-    kills so many processes in a row comes to an end.
+    """Yields the updates of a sweep, whichever process runs it. `start` starts it after the finished rows, so many
+    seconds late: its caller waits for no longer than before. A sweep that kills so many processes in a row comes to an
+    end.
 
     Errors: the sweep's own; WORKERS_UNAVAILABLE after several processes died in a row without finishing a row.
     """
     finished, tries, last = NOTHING_FINISHED, most_tries, SweepProgress(0, 0)
+    began = time.monotonic()
     while True:
-        updates = start(finished)
+        updates = start(finished, time.monotonic() - began)
         try:
             async for update in updates:
                 if isinstance(update, CheckedCells):
