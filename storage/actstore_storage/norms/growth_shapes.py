@@ -169,9 +169,9 @@ def _solver(at: Steps, degree: int) -> NDArray[np.float64]:
 
 
 def _least_squares(at: Steps, logs: Steps, degree: int) -> _Polynomial:
-    # About the mean, so that equal norms have a slope of exactly 0.
-    found = _solver(at, degree) @ (logs - logs.mean())
-    found[0] += logs.mean()
+    # From the first, so that equal norms have a slope of exactly 0; their mean would be rounded.
+    found = _solver(at, degree) @ (logs - logs[0])
+    found[0] += logs[0]
     return _Polynomial(found)
 
 
@@ -180,7 +180,7 @@ def _resampled_coefficients(at: Steps, resampled: Resampled | None) -> tuple[Ste
     logs = None if resampled is None else resampled.logs()
     if logs is None or not len(logs):
         return None, None
-    logs -= logs.mean(axis=1, keepdims=True)
+    logs -= logs[:, :1].copy()
     return logs @ _solver(at, 1)[1], logs @ _solver(at, 2)[2]
 
 
@@ -280,7 +280,9 @@ def _power_law(at: Steps, logs: Steps, u: float) -> tuple[Steps, float | None]:
 
 
 def _least(loss: Callable[[float], float], grid: Steps) -> float:
-    """The minimum: the best of a grid, then golden-section search between its neighbors."""
+    """The minimum: the best of a grid, or of golden-section search between its neighbors. Search ends at the edge of a
+    flat part, which may be a jump.
+    """
     best = int(np.argmin([loss(float(u)) for u in grid]))
     low, high = float(grid[max(0, best - 1)]), float(grid[min(len(grid) - 1, best + 1)])
     for _ in range(_GOLDEN_STEPS):
@@ -290,7 +292,7 @@ def _least(loss: Callable[[float], float], grid: Steps) -> float:
             high = right
         else:
             low = left
-    return (low + high) / 2
+    return min(float(grid[best]), (low + high) / 2, key=loss)
 
 
 def _aic(residual: Steps, parameters: int) -> float:

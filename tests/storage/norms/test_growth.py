@@ -20,7 +20,7 @@ from actstore_storage.norms.growth import (
     resample_means,
 )
 from actstore_storage.norms.growth_shapes import EXPONENTIAL, FASTER, IRREGULAR, NONE, SLOWER, GrowthFit, fit_steps
-from actstore_storage.norms.growth_steps import student_bound
+from actstore_storage.norms.growth_steps import Resampled, student_bound
 from actstore_storage.norms.rows import KeptTokens
 from actstore_storage.norms.sequence_sums import SequenceSums
 from actstore_storage.registry.models import ModelRecord, register_model
@@ -254,6 +254,53 @@ def test_shapes_are_those_that_scipy_fits() -> None:
         assert found[shape]["aic"] == pytest.approx(aic, rel=1e-6)
         assert found[shape]["exponent"] == pytest.approx(fixed or best.x[2], rel=1e-3)
         assert found[shape]["r_squared"] == pytest.approx(1 - best.fun @ best.fun / (15 * logs.var()), rel=1e-6)
+
+
+@pytest.mark.parametrize(("exponent", "r"), [(0.7, 0.3), (-1.5, -1 / 30), (2.5, 1.0), (0.3, 50.0), (-0.4, -0.05)])
+def test_a_power_law_is_found_as_it_was_planted(exponent: float, r: float) -> None:
+    """Of norms that rise later and later, too, whose exponent is below 0."""
+    at = np.arange(20.0)
+    (best,) = fit_steps(at, 3 * (1 + r * at) ** exponent).shapes.to_pylist()[:1]
+    assert (best["shape"], best["parameters"]) == ("power_law", 3)
+    assert best["exponent"] == pytest.approx(exponent, rel=1e-6)
+    assert best["r_squared"] == pytest.approx(1, abs=1e-9)
+
+
+def test_an_exponential_is_the_power_law_without_an_exponent() -> None:
+    """Both criteria are those of float32's rounding, and differ by the one parameter more."""
+    at = np.arange(20.0)
+    first, second, *others = fit_steps(at, 3 * np.exp(0.05 * at)).shapes.to_pylist()
+    assert [(row["shape"], row["parameters"], row["exponent"]) for row in (first, second)] == [
+        ("exponential", 2, None),
+        ("power_law", 3, None),
+    ]
+    least = 20 * np.log(1e-7**2)
+    assert (first["aic"], second["aic"]) == pytest.approx((least + 2 * 3, least + 2 * 4), rel=1e-12)
+    assert [(row["shape"], row["parameters"], row["exponent"]) for row in others] == [
+        ("linear", 2, 1.0),
+        ("square_root", 2, 0.5),
+    ]
+
+
+@pytest.mark.parametrize("first_step", [1.0, -1.0])
+def test_a_shape_that_would_bend_without_end_bends_as_far_as_shapes_may(first_step: float) -> None:
+    """Norms that change once and then stay: the best of all bends between -8 and 16 is at the end, or near it."""
+    at, logs = np.arange(20.0), np.array([0.0] + [first_step] * 19)
+    found = {row["shape"]: row for row in fit_steps(at, np.exp(logs)).shapes.to_pylist()}
+    bends = np.linspace(-8, 16, 4801)
+    for shape, exponent in (("square_root", 0.5), ("linear", 1.0)):
+        along = exponent * np.log1p(np.expm1(bends)[:, None] * at / at[-1])
+        least = min(((logs - curve) - (logs - curve).mean()).var() for curve in along)
+        assert found[shape]["r_squared"] == pytest.approx(1 - least / logs.var(), abs=1e-5)
+
+
+@pytest.mark.parametrize("norm", [1.0, 7.3, 1e-3])
+def test_equal_norms_have_no_slope_and_no_bend(norm: float) -> None:
+    norms = np.full(20, norm)
+    found = fit_steps(np.arange(20.0), norms, Resampled(np.repeat(norms[None], 50, axis=0), 50))
+    assert (found.rate, found.rate_interval) == (1, (1, 1))
+    assert (found.curvature, found.curvature_interval) == (0, (0, 0))
+    assert (found.bend, found.r_squared, found.verdict) == (0, 1, NONE)
 
 
 def planted(run: str = "run", rate: float = RATE, revision: str = "", scale: float = 1.0, seed: int = 5) -> RandomRun:

@@ -89,6 +89,18 @@ def test_growth_that_a_sample_might_lack_is_none(spread: float, verdict: str) ->
     assert fit_steps(AT, np.exp(logs), Resampled(np.exp(sizes * logs), 100)).verdict == verdict
 
 
+@pytest.mark.parametrize(
+    ("bend", "spread", "verdict"),
+    [(0.6, 0.9, FASTER), (0.6, 1.1, EXPONENTIAL), (-0.6, 0.9, SLOWER), (-0.6, 1.1, NONE)],
+)
+def test_a_bend_that_a_sample_might_lack_does_not_count(bend: float, spread: float, verdict: str) -> None:
+    """Half of the resamples bend more by so much of the bend, and half less: all bend alike where that is below 1."""
+    straight = 0.05 * STEPS
+    sizes = np.array([1 - spread, 1 + spread] * 50)[:, None]
+    resampled = Resampled(np.exp(straight + sizes * (bent(bend) - straight)), 100)
+    assert fit_steps(STEPS, np.exp(bent(bend)), resampled).verdict == verdict
+
+
 def criteria(found: GrowthFit) -> tuple[float, float]:
     """Of the exponential, and of the better of the two shapes that flatten."""
     aic = {row["shape"]: row["aic"] for row in found.shapes.to_pylist()}

@@ -53,6 +53,12 @@ def test_shares_add_up_to_the_logit_difference(model: LanguageModel) -> None:
     parts = ["embedding"]
     parts += (["z"] * model.head_count + [*model.written_kinds]) * model.layer_count
     assert [share.part for share in shares] == [*parts, "bias"]
+    of_layers, in_layer = shares[1:-1], model.head_count + len(model.written_kinds)
+    heads = [*range(model.head_count), *[None] * len(model.written_kinds)]
+    assert [share.head for share in of_layers] == heads * model.layer_count
+    assert [share.layer for share in of_layers] == [place // in_layer for place in range(len(of_layers))]
+    assert {(share.layer, share.head) for share in (shares[0], shares[-1])} == {(None, None)}
+    assert {type(share.share) for share in shares} == {float}
 
 
 def test_a_bias_of_the_unembedding_is_of_no_part(model: LanguageModel) -> None:
