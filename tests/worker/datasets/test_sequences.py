@@ -1,13 +1,14 @@
 """Sequences against a slow, obvious cutter."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from actstore_storage.errors import BadRequest
+from actstore_storage.errors import ActstoreError, BadRequest
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.datasets.documents import Document
 from actstore_worker.datasets.sequences import SequenceShape, TokenisedDataset, TokenSequences
@@ -15,7 +16,9 @@ from actstore_worker.datasets.sequences import tokenise as tokenise_documents
 from actstore_worker.models.loading import describe_model
 from actstore_worker.models.model import ModelDescription
 from actstore_worker.models.prompts import text_ids
-from tests.made_models.small_models import BOS, save_family, save_gpt2, save_neox
+from actstore_worker.models.tokens.ended_tokenizer import EndedTokenizer
+from tests.made_models.small_models import BOS, BUNDLED_MODELS, save_family, save_gpt2, save_neox
+from tests.worker_process import command_line, descendants
 
 
 def tokenise(described: ModelDescription, texts: list[str], shape: SequenceShape, **limits: int) -> TokenisedDataset:
@@ -144,7 +147,9 @@ def test_a_tokenizer_larger_than_its_model_is_refused_where_it_matters(tmp_path:
         tokenise_documents(described, [Document(7, np.array([1, 100, 2], np.int32))], shape, tokens_max=100)
 
 
-def test_a_regular_expression_that_explodes_ends_soon_and_is_told(tmp_path: Path) -> None:
+def test_a_regular_expression_that_explodes_ends_soon_and_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = save_gpt2(tmp_path / "gpt2")
     tokenizer = json.loads((folder / "tokenizer.json").read_text())
     tokenizer["pre_tokenizer"] = {
@@ -154,13 +159,16 @@ def test_a_regular_expression_that_explodes_ends_soon_and_is_told(tmp_path: Path
     described = describe_model(ModelCatalog((tmp_path,)).find_model("gpt2"))
     text = "a" * 40 + "b"
     asked: list[Callable[[], object]] = [
-        lambda: tokenise(described, ["b", text], SequenceShape(8, prepend_bos=True)),
         lambda: text_ids(described, text),
+        lambda: tokenise(described, ["b", text], SequenceShape(8, prepend_bos=True)),
+        lambda: tokenise(described, ["b", text], SequenceShape(8, prepend_bos=True)),
     ]
     for ask in asked:
-        with pytest.raises(BadRequest, match=r"its tokenizer fails: PanicException: .*retry-limit") as refused:
+        with pytest.raises(BadRequest, match=r"its tokenizer fails: .*PanicException: .*retry-limit") as refused:
             ask()
         assert (refused.value.reason, refused.value.details["value"]) == ("MODEL_UNSUPPORTED", "gpt2")
+        # The same where long texts are tokenized.
+        monkeypatch.setattr("actstore_worker.datasets.sequences._GROUP_CHARACTERS", 1)
 
 
 def test_a_long_dataset_is_tokenised_in_groups(described: ModelDescription, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,6 +178,40 @@ def test_a_long_dataset_is_tokenised_in_groups(described: ModelDescription, monk
     parts = tokenise(described, DOCUMENTS, shape).sequences
     np.testing.assert_array_equal(whole.tokens, parts.tokens)
     np.testing.assert_array_equal(whole.documents, parts.documents)
+
+
+@pytest.mark.parametrize("kind", ["neox", "gpt2", "bert", "bundled"])
+def test_a_long_text_has_the_same_tokens_in_a_process_of_its_own(tmp_path: Path, kind: str) -> None:
+    """Special tokens in a text, and what no vocabulary has, too. The next text finds the process that is there."""
+    folders = {"neox": save_neox, "gpt2": save_gpt2, "bert": lambda folder: save_family("bert", folder)}
+    if kind == "bundled":
+        described = describe_model(ModelCatalog((BUNDLED_MODELS,)).find_model("pystdlib"))
+    else:
+        folders[kind](tmp_path / kind)
+        described = describe_model(ModelCatalog((tmp_path,)).find_model(kind))
+    special = "".join(described.tokenizer.all_special_tokens)
+    texts = [f"{special}def f(a):\n\treturn '{special} é 𝄞 \0'\r\n  " * 50, "", "abc" * 1000]
+    with EndedTokenizer(described.tokenizer, lambda: None) as apart:
+        found = [apart.ids(text).tolist() for text in texts]
+    assert found == [described.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+
+
+def test_a_long_text_ends_with_its_caller(described: ModelDescription) -> None:
+    """It would take a minute, and is left as soon as it has begun."""
+    here = set(descendants(os.getpid()))
+
+    def begun() -> set[int]:
+        return {pid for pid in descendants(os.getpid()) if "ended_tokenizer" in command_line(pid)} - here
+
+    def check() -> None:
+        if begun():
+            raise ActstoreError("nobody waits", reason="CANCELLED")
+
+    with pytest.raises(ActstoreError, match="nobody waits"):
+        tokenise_documents(
+            described, [Document(0, "ab cd " * 4_000_000)], SequenceShape(8, prepend_bos=True), 10**8, check=check
+        )
+    assert not begun()
 
 
 def test_a_dataset_of_too_many_tokens_is_refused_unless_it_is_cut(described: ModelDescription) -> None:

@@ -87,7 +87,7 @@ def plan_capture(
     noted = NotedSources()
     with _naming_dataset(asked.dataset_reference.name):
         found = noted.passing(documents(asked.dataset, asked.query, reading))
-        tokenised = tokenise(asked.model, found, asked.shape, settings.run_tokens_max)
+        tokenised = tokenise(asked.model, found, asked.shape, settings.run_tokens_max, check=reading.check)
     sizes, per_shard = _sizes(asked, tokenised.sequences, settings)
     specification = _specification(asked, tokenised, per_shard)
     files = asked.dataset

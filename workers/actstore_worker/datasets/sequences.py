@@ -3,7 +3,7 @@ several sequences.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,11 +17,14 @@ from actstore_storage.runs.shard_writer import TokenRows
 from actstore_worker.datasets.documents import Document
 from actstore_worker.models.model import ModelDescription
 from actstore_worker.models.prompts import check_ids, tokenised
+from actstore_worker.models.tokens.ended_tokenizer import EndedTokenizer
+from actstore_worker.models.tokens.tokenizer_files import refusing_tokenizer
 
 # Documents of a run: the coordinator holds some 50 bytes of each in memory, beside the tokens.
 DOCUMENTS_MAX = 50_000_000
 # Documents are passed to the tokenizer, which has its own threads, in groups of about this many characters, and of at
-# most so many documents: a group that has begun is not interrupted.
+# most so many documents: a group that has begun is not interrupted. A text that is longer is tokenized in a process of
+# its own, which is.
 _GROUP_CHARACTERS, _GROUP_DOCUMENTS = 1 << 18, 1024
 # Documents whose tokens are kept one by one, before they become one array: an array takes a hundred bytes.
 _SINGLE_DOCUMENTS = 4096
@@ -182,8 +185,10 @@ def tokenise(
     shape: SequenceShape,
     tokens_max: int,
     documents_max: int = DOCUMENTS_MAX,
+    check: Callable[[], None] = lambda: None,
 ) -> TokenisedDataset:
-    """Turns documents into sequences. Documents that are token ids already are cut in the same way as texts.
+    """Turns documents into sequences. Documents that are token ids already are cut in the same way as texts. `check` is
+    called while a long text is tokenized, and ends it by what it raises.
 
     Errors: BadRequest DATASET_EMPTY; ARGUMENT_INVALID if max_tokens cannot hold a sequence; MODEL_UNSUPPORTED if the
     model has no embedding for an id; LIMIT_EXCEEDED above `tokens_max` and `documents_max`.
@@ -191,26 +196,27 @@ def tokenise(
     before, after = described.around if shape.prepend_bos else ((), ())
     gathered = _Gathered(shape, before, after)
     begun = 0
-    for document, ids in _token_ids(described, documents):
-        own = _between(ids, before, after)
-        room = gathered.add(document, own)
-        begun += bool(before) and _begins_with(ids, before)
-        if not room:
-            break
-        if gathered.tokens > tokens_max:
-            raise _too_many("tokens", gathered.tokens, tokens_max)
-        if gathered.documents_seen > documents_max:
-            raise _too_many("documents", gathered.documents_seen, documents_max)
+    with EndedTokenizer(described.tokenizer, check) as apart:
+        for document, ids in _token_ids(described, documents, apart):
+            own = _between(ids, before, after)
+            room = gathered.add(document, own)
+            begun += bool(before) and _begins_with(ids, before)
+            if not room:
+                break
+            if gathered.tokens > tokens_max:
+                raise _too_many("tokens", gathered.tokens, tokens_max)
+            if gathered.documents_seen > documents_max:
+                raise _too_many("documents", gathered.documents_seen, documents_max)
     return TokenisedDataset(gathered.sequences(), gathered.digest.hexdigest(), gathered.documents_seen, begun)
 
 
 def _token_ids(
-    described: ModelDescription, documents: Iterable[Document]
+    described: ModelDescription, documents: Iterable[Document], apart: EndedTokenizer
 ) -> Iterator[tuple[int, Int[NDArray[np.int32], " token"]]]:
     """With each document's number."""
     for group in _groups(documents):
         texts = [document.content for document in group if isinstance(document.content, str)]
-        found = iter(_tokenised(described, texts))
+        found = _tokenised(described, texts, apart)
         for document in group:
             if isinstance(document.content, str):
                 ids, whence = next(found), "its tokenizer gives for"
@@ -234,9 +240,17 @@ def _begins_with(ids: Int[NDArray[np.int32], " token"], before: tuple[int, ...])
     return tuple(ids[: len(before)].tolist()) == before
 
 
-def _tokenised(described: ModelDescription, texts: list[str]) -> Iterator[Int[NDArray[np.int32], " token"]]:
-    if texts:
-        yield from (np.asarray(ids, dtype=np.int32) for ids in tokenised(described, texts))
+def _tokenised(
+    described: ModelDescription, texts: list[str], apart: EndedTokenizer
+) -> Iterator[Int[NDArray[np.int32], " token"]]:
+    short = [text for text in texts if len(text) <= _GROUP_CHARACTERS]
+    found = iter(tokenised(described, short) if short else ())
+    for text in texts:
+        if len(text) <= _GROUP_CHARACTERS:
+            yield np.asarray(next(found), dtype=np.int32)
+        else:
+            with refusing_tokenizer(described.name):
+                yield apart.ids(text)
 
 
 def _groups(documents: Iterable[Document]) -> Iterator[list[Document]]:

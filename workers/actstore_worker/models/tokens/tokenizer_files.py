@@ -14,7 +14,7 @@ from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from actstore_storage.errors import BadRequest
+from actstore_storage.errors import ActstoreError, BadRequest
 from actstore_worker.files.damage import DamagedFile, check_file
 from actstore_worker.files.strict_json import read_json
 from actstore_worker.models.tokens import TOKENIZER
@@ -77,12 +77,13 @@ def check_added(folder: Path, tokenizer: Any) -> None:
 @contextmanager
 def refusing_tokenizer(name: str) -> Iterator[None]:
     """Turns anything that a tokenizer raises into BadRequest MODEL_UNSUPPORTED, including Rust panics, which are not
-    Exceptions, for example when a regular expression backtracks past its limit.
+    Exceptions, for example when a regular expression backtracks past its limit. Errors of ours stay what they are.
     """
     try:
         yield
     except BaseException as error:
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+        ends = not isinstance(error, Exception) and type(error).__name__ != "PanicException"
+        if ends or isinstance(error, ActstoreError):
             raise
         raise BadRequest(
             f"model {name!r} cannot be used: its tokenizer fails: {type(error).__name__}: {error}",
