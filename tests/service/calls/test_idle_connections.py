@@ -94,13 +94,13 @@ def ask_everything(channel: grpc.Channel) -> None:
 
 
 def test_a_thousand_idle_connections_cost_nobody_anything(wide_store: str, certificate: Certificate) -> None:
-    patient = {"keepalive_seconds": 600, "handshake_seconds": 600}
+    patient = {"keepalive_seconds": 600, "handshake_seconds": 600, "memory_seconds": 0.2}
     with (
         service_over(wide_store, certificate=certificate, **patient) as service,
         asking(service, certificate) as channel,
     ):
         ask_everything(channel)
-        sizes = [service.resident_bytes()]
+        before = service.resident_bytes()
         for _ in range(2):
             silent, greeted = (
                 opened(service, CONNECTIONS // 2, certificate, greeted=greeted) for greeted in (False, True)
@@ -112,14 +112,14 @@ def test_a_thousand_idle_connections_cost_nobody_anything(wide_store: str, certi
                 with asking(service, certificate) as newcomer:
                     ask_everything(newcomer)
                 assert not any(map(is_closed, [*silent, *greeted]))
-                sizes.append(service.resident_bytes())
+                assert service.resident_bytes() - before < CONNECTIONS * 64 * KIBIBYTE
             wait_until(lambda: service.open_files() < 100, "connections that were closed are gone")
-        assert sizes[1] - sizes[0] < CONNECTIONS * 64 * KIBIBYTE
-        assert sizes[2] - sizes[1] < CONNECTIONS * 8 * KIBIBYTE  # what the first ones took is taken again
+            kept = CONNECTIONS * 24 * KIBIBYTE
+            wait_until(lambda kept=kept: service.resident_bytes() - before < kept, "their memory is given back")  # type: ignore[misc]
 
 
 def test_connections_that_say_nothing_are_ended_and_clients_are_not(wide_store: str, certificate: Certificate) -> None:
-    soon = {"keepalive_seconds": 1, "keepalive_timeout_seconds": 1, "handshake_seconds": 1}
+    soon = {"keepalive_seconds": 1, "keepalive_timeout_seconds": 6, "handshake_seconds": 1}
     with service_over(wide_store, certificate=certificate, **soon) as service, asking(service, certificate) as channel:
         ask_everything(channel)
         states: list[grpc.ChannelConnectivity] = []
