@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
+from jaxtyping import Float
 from numpy.typing import NDArray
 
 from actstore_storage.errors import BadRequest
@@ -169,10 +170,17 @@ def _solver(at: Steps, degree: int) -> NDArray[np.float64]:
 
 
 def _least_squares(at: Steps, logs: Steps, degree: int) -> _Polynomial:
-    # From the first, so that equal norms have a slope of exactly 0; their mean would be rounded.
-    found = _solver(at, degree) @ (logs - logs[0])
-    found[0] += logs[0]
+    middle = _middle(logs)
+    found = _solver(at, degree) @ (logs - middle)
+    found[0] += middle[0]
     return _Polynomial(found)
+
+
+def _middle(logs: Float[NDArray[np.float64], "*resample step"]) -> Float[NDArray[np.float64], "*resample 1"]:
+    """The mean over steps; of equal norms their log, so that they have a slope of exactly 0, for a mean is rounded."""
+    first = logs[..., :1]
+    found: NDArray[np.float64] = np.where((logs == first).all(-1, keepdims=True), first, logs.mean(-1, keepdims=True))
+    return found
 
 
 def _resampled_coefficients(at: Steps, resampled: Resampled | None) -> tuple[Steps, Steps] | tuple[None, None]:
@@ -180,7 +188,7 @@ def _resampled_coefficients(at: Steps, resampled: Resampled | None) -> tuple[Ste
     logs = None if resampled is None else resampled.logs()
     if logs is None or not len(logs):
         return None, None
-    logs -= logs[:, :1].copy()
+    logs -= _middle(logs)
     return logs @ _solver(at, 1)[1], logs @ _solver(at, 2)[2]
 
 
