@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Float
 from numpy.typing import NDArray
 
 from actstore_storage.errors import BadRequest
@@ -176,8 +175,10 @@ def _least_squares(at: Steps, logs: Steps, degree: int) -> _Polynomial:
     return _Polynomial(found)
 
 
-def _middle(logs: Float[NDArray[np.float64], "*resample step"]) -> Float[NDArray[np.float64], "*resample 1"]:
-    """The mean over steps; of equal norms their log, so that they have a slope of exactly 0, for a mean is rounded."""
+def _middle(logs: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The mean over steps, the last axis, which stays. Of equal norms it is their log, so that they have a slope of
+    exactly 0: a mean is rounded.
+    """
     first = logs[..., :1]
     found: NDArray[np.float64] = np.where((logs == first).all(-1, keepdims=True), first, logs.mean(-1, keepdims=True))
     return found
