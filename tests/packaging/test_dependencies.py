@@ -33,7 +33,7 @@ EXTRAS_OF_ROOMS = {
 EXTRAS_OF_CALLS = {"actstore": ["plot"]}
 # Libraries that a call asks for by name where they are missing, and that no extra brings.
 ASKED_FOR = {"actstore_worker": {"datasets"}}
-# Declared and not imported: transformers uses the one, and the recipes below models/ the other.
+# Declared and not imported: transformers uses it.
 USED_BY_OTHERS = {"accelerate"}
 # Distributions that share the namespace of their first name.
 NAMESPACES = ("google",)
