@@ -16,7 +16,7 @@ from actstore_worker.datasets.sequences import tokenise as tokenise_documents
 from actstore_worker.models.loading import describe_model
 from actstore_worker.models.model import ModelDescription
 from actstore_worker.models.prompts import text_ids
-from actstore_worker.models.tokens.ended_tokenizer import EndedTokenizer
+from actstore_worker.models.tokens.tokenizer_process import TokenizerProcess
 from tests.made_models.small_models import BOS, BUNDLED_MODELS, save_family, save_gpt2, save_neox
 from tests.worker_process import command_line, descendants
 
@@ -191,7 +191,7 @@ def test_a_long_text_has_the_same_tokens_in_a_process_of_its_own(tmp_path: Path,
         described = describe_model(ModelCatalog((tmp_path,)).find_model(kind))
     special = "".join(described.tokenizer.all_special_tokens)
     texts = [f"{special}def f(a):\n\treturn '{special} é 𝄞 \0'\r\n  " * 50, "", "abc" * 1000]
-    with EndedTokenizer(described.tokenizer, lambda: None) as apart:
+    with TokenizerProcess(described.tokenizer, lambda: None) as apart:
         found = [apart.ids(text).tolist() for text in texts]
     assert found == [described.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
 
@@ -201,7 +201,7 @@ def test_a_long_text_ends_with_its_caller(described: ModelDescription) -> None:
     here = set(descendants(os.getpid()))
 
     def begun() -> set[int]:
-        return {pid for pid in descendants(os.getpid()) if "ended_tokenizer" in command_line(pid)} - here
+        return {pid for pid in descendants(os.getpid()) if "tokenizer_process" in command_line(pid)} - here
 
     def check() -> None:
         if begun():

@@ -74,19 +74,13 @@ class _Answering:
         return await answered(f"replica/{type(question).__name__}", headers, self._answered(question, caller))
 
     async def _swept(self, request: RunSweep, finished: Finished, caller: Caller) -> AsyncGenerator[SweepUpdate, None]:
-        began = time.monotonic()
-        replica, served = await self._replica(), await self._served(request.model)
-        later = caller.after(time.monotonic() - began)
-        later.check_waits()
+        replica, served, later = await self._reached(request.model, caller)
         async with aclosing(replica.sweeps.run(served, request, finished, later)) as updates:
             async for update in updates:
                 yield update
 
     async def _estimated(self, request: RunSweep, caller: Caller) -> SweepEstimate:
-        began = time.monotonic()
-        replica, served = await self._replica(), await self._served(request.model)
-        later = caller.after(time.monotonic() - began)
-        later.check_waits()
+        replica, served, later = await self._reached(request.model, caller)
         return await replica.sweeps.estimate(served, request, later)
 
     async def _answered(self, question: Question, caller: Caller) -> Any:
@@ -96,6 +90,14 @@ class _Answering:
         served = None if named is None else await self._served(named)
         model = None if served is None else served.model
         return await replica.ask(question, model, caller.after(time.monotonic() - began))
+
+    async def _reached(self, model: ModelReference, caller: Caller) -> tuple["Replica", "Served", Caller]:
+        """What answers a sweep, and its caller, who has less time left. Errors: as `Caller.check_waits`."""
+        began = time.monotonic()
+        replica, served = await self._replica(), await self._served(model)
+        later = caller.after(time.monotonic() - began)
+        later.check_waits()
+        return replica, served, later
 
     async def _replica(self) -> "Replica":
         return await asyncio.to_thread(self._made.replica)

@@ -17,8 +17,8 @@ from actstore_storage.runs.shard_writer import TokenRows
 from actstore_worker.datasets.documents import Document
 from actstore_worker.models.model import ModelDescription
 from actstore_worker.models.prompts import check_ids, tokenised
-from actstore_worker.models.tokens.ended_tokenizer import EndedTokenizer
 from actstore_worker.models.tokens.tokenizer_files import refusing_tokenizer
+from actstore_worker.models.tokens.tokenizer_process import TokenizerProcess
 
 # Documents of a run: the coordinator holds some 50 bytes of each in memory, beside the tokens.
 DOCUMENTS_MAX = 50_000_000
@@ -196,7 +196,7 @@ def tokenise(
     before, after = described.around if shape.prepend_bos else ((), ())
     gathered = _Gathered(shape, before, after)
     begun = 0
-    with EndedTokenizer(described.tokenizer, check) as apart:
+    with TokenizerProcess(described.tokenizer, check) as apart:
         for document, ids in _token_ids(described, documents, apart):
             own = _between(ids, before, after)
             room = gathered.add(document, own)
@@ -211,7 +211,7 @@ def tokenise(
 
 
 def _token_ids(
-    described: ModelDescription, documents: Iterable[Document], apart: EndedTokenizer
+    described: ModelDescription, documents: Iterable[Document], apart: TokenizerProcess
 ) -> Iterator[tuple[int, Int[NDArray[np.int32], " token"]]]:
     """With each document's number."""
     for group in _groups(documents):
@@ -241,16 +241,17 @@ def _begins_with(ids: Int[NDArray[np.int32], " token"], before: tuple[int, ...])
 
 
 def _tokenised(
-    described: ModelDescription, texts: list[str], apart: EndedTokenizer
+    described: ModelDescription, texts: list[str], apart: TokenizerProcess
 ) -> Iterator[Int[NDArray[np.int32], " token"]]:
-    short = [text for text in texts if len(text) <= _GROUP_CHARACTERS]
+    is_long = [len(text) > _GROUP_CHARACTERS for text in texts]
+    short = [text for text, long in zip(texts, is_long, strict=True) if not long]
     found = iter(tokenised(described, short) if short else ())
-    for text in texts:
-        if len(text) <= _GROUP_CHARACTERS:
-            yield np.asarray(next(found), dtype=np.int32)
-        else:
+    for text, long in zip(texts, is_long, strict=True):
+        if long:
             with refusing_tokenizer(described.name):
                 yield apart.ids(text)
+        else:
+            yield np.asarray(next(found), dtype=np.int32)
 
 
 def _groups(documents: Iterable[Document]) -> Iterator[list[Document]]:

@@ -158,45 +158,22 @@ def plan_sweep(
     find active features.
     """
     check_causal(model, "it does not predict next tokens, so a patch has no logits to change")
-    pairs = sized_pairs(model, request, limits)
-    directions = _directions(request)
+    sized = size_of(model, request, limits)
+    pairs, receivers, repeats = sized.pairs, sized.receivers, sized.repeats
     check_sources(request)
     check_spans_alone(request, pairs)
     check_screen(request, limits.cells)
-    receivers = find_receivers(model, request)
     sae = _sae(model, request, supplies)
-    repeats = len(pairs) * len(directions)
-    rows = _rows_of_layers(model, request, receivers, pairs)
-    grid = (*_grid(model, request, rows, pairs), *_feature_grid(model, sae, request, pairs, repeats, limits))
+    grid = (*_grid(model, request, sized.rows, pairs), *_feature_grid(model, sae, request, pairs, repeats, limits))
     check_heard(receivers, {cell.site for entry in grid for cell in entry.cells}, request)
     _check_cell_count(len(grid) * repeats, limits)
     plan = SweepPlan(
-        pairs, directions, request.source, grid, request.screen, request.stored, sae, request.sae_error, receivers
+        pairs, sized.directions, request.source, grid, request.screen, request.stored, sae, request.sae_error, receivers
     )
     if request.stored is not None:
         sites = dict.fromkeys(cell.site for entry in plan.grid for cell in entry.cells)
         check_stored_rows(needed(supplies).bucket, model, sites, request.stored)
     return plan
-
-
-def sized_pairs(model: LanguageModel, request: RunSweep, limits: PatchingLimits) -> tuple[PairTokens, ...]:
-    """Tokenizes the pairs of a sweep. Errors: BadRequest for too many, or for prompts that must be too long, before any
-    is tokenized; for too many cells, before an SAE is opened.
-    """
-    check_count(len(request.pairs), limits.pairs, "pairs")
-    check_spans(request.spans)
-    for pair in request.pairs:
-        check_pair_characters(model, pair)
-    pairs = tuple(pair_tokens(model, pair, request.prepend_bos, request.spans) for pair in request.pairs)
-    if not request.spans:
-        check_equal_lengths(model, pairs)
-    rows = _rows_of_layers(model, request, find_receivers(model, request), pairs)
-    _check_cell_count((rows.count + _known_rows_beside(request, rows)) * len(pairs) * len(_directions(request)), limits)
-    return pairs
-
-
-def _directions(request: RunSweep) -> tuple[PatchDirection, ...]:
-    return tuple(dict.fromkeys(request.directions)) or _DIRECTIONS
 
 
 @dataclass(frozen=True)
@@ -210,6 +187,39 @@ class _RowsOfLayers:
     @property
     def count(self) -> int:
         return sum(len(self.heads[kind]) * len(found) for kind, found in self.windows.items()) * len(self.places)
+
+
+@dataclass(frozen=True)
+class SweepSize:
+    """What is known of a sweep from its request and its prompts' tokens alone."""
+
+    pairs: tuple[PairTokens, ...]
+    directions: tuple[PatchDirection, ...]
+    receivers: Receivers | None
+    rows: _RowsOfLayers
+
+    @property
+    def repeats(self) -> int:
+        """How often the grid is computed."""
+        return len(self.pairs) * len(self.directions)
+
+
+def size_of(model: LanguageModel, request: RunSweep, limits: PatchingLimits) -> SweepSize:
+    """Tokenizes the pairs of a sweep and counts its cells. Errors: BadRequest for too many pairs, or for prompts that
+    must be too long, before any is tokenized; for too many cells, before an SAE is opened.
+    """
+    check_count(len(request.pairs), limits.pairs, "pairs")
+    check_spans(request.spans)
+    for pair in request.pairs:
+        check_pair_characters(model, pair)
+    pairs = tuple(pair_tokens(model, pair, request.prepend_bos, request.spans) for pair in request.pairs)
+    if not request.spans:
+        check_equal_lengths(model, pairs)
+    receivers = find_receivers(model, request)
+    directions = tuple(dict.fromkeys(request.directions)) or _DIRECTIONS
+    size = SweepSize(pairs, directions, receivers, _rows_of_layers(model, request, receivers, pairs))
+    _check_cell_count((size.rows.count + _known_rows_beside(request, size.rows)) * size.repeats, limits)
+    return size
 
 
 def _rows_of_layers(

@@ -23,7 +23,7 @@ from actstore_worker.models.model import LanguageModel
 from actstore_worker.patching.inputs.limits import PatchingLimits
 from actstore_worker.patching.inputs.supplies import Supplies
 from actstore_worker.patching.legs import ROWS_AT_ONCE
-from actstore_worker.patching.plan import sized_pairs
+from actstore_worker.patching.plan import size_of
 from actstore_worker.patching.updates import NOTHING_CHECKED, CheckedCells, Finished, SweepUpdate
 from actstore_worker.provenance import versions
 
@@ -85,7 +85,7 @@ class AnswerCache:
 
     def _of_pairs(self, model: LanguageModel, request: RunSweep) -> Iterator[dict[str, Any]]:
         """Returns the tokens that are read, independent of how texts, spans and answers are tokenized."""
-        yield from map(asdict, sized_pairs(model, request, self._limits))
+        yield from map(asdict, size_of(model, request, self._limits).pairs)
 
     def _of_supplies(self, request: RunSweep) -> Iterator[str]:
         if request.sae:
