@@ -665,7 +665,7 @@ ALERTS = (
         (
             "Replicas without questions are let go after `ray.replica_idle_seconds`, down to `ray.model_replicas_min`. If "
             "that keeps them so that a first answer is quick, and you want it so, silence this alert.",
-            "Fewer are kept than are there: see in Serve's log why they are not let go.",
+            "If more are there than are kept, see in Serve's log why they are not let go.",
         ),
         {
             'actstore_model_replicas{device="gpu"}': "1x240",
