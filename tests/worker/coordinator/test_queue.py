@@ -454,7 +454,8 @@ def test_who_is_beyond_a_quota_of_use_starts_no_capture(lab: Path, bucket: Bucke
         first = await captures.submit(REQUEST, Caller("ann"))
         await watch(captures, first)
         assert captures.used_by.principals["ann"].tokens == open_run(bucket, first).record.tokens_total
-        captures.used("bob", Used(10))  # in a live question
+        captures.used_live("bob", Used(10, 2.5))
+        assert captures.activity.live_seconds == 2.5
         for name in ("ann", "bob"):
             with pytest.raises(BadRequest, match="of tokens_a_minute, which is 1"):
                 await captures.submit(replace(REQUEST, run="more"), Caller(name))

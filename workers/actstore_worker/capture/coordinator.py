@@ -114,8 +114,12 @@ class Coordinator:
         """Errors: BUSY or LIMIT_EXCEEDED for a principal that is beyond what it may use."""
         self._quotas.check(principal)
 
-    def used(self, principal: str, used: Used) -> None:
-        """Counts what a principal used, in a capture or elsewhere."""
+    def used_live(self, principal: str, used: Used) -> None:
+        """Counts what a principal used in live questions and sweeps."""
+        self.activity.live_seconds += used.device_seconds
+        self._used(principal, used)
+
+    def _used(self, principal: str, used: Used) -> None:
         self.used_by.add(principal, used)
         self._quotas.used(principal, used)
 
@@ -365,7 +369,7 @@ class Coordinator:
 
     def captured(self, capture: CaptureState, report: ShardReport) -> None:
         self.activity.captured(report, capture.shard_token_layers)
-        self.used(capture.queued.principal, Used(report.tokens, report.device_seconds))
+        self._used(capture.queued.principal, Used(report.tokens, report.device_seconds))
         self._captures.speed.observe(capture.shard_token_layers, report.device_seconds)
         if report.won:
             self._totals["shards_committed"] += 1

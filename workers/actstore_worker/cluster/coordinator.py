@@ -102,8 +102,7 @@ class _CoordinatorActor:
     async def used(self, used: Mapping[str, Used]) -> None:
         """Hears what sweeps and live questions used, by principal."""
         for principal, of_principal in used.items():
-            self._coordinator.used(principal, of_principal)
-            self._coordinator.activity.live_seconds += of_principal.device_seconds
+            self._coordinator.used_live(principal, of_principal)
 
     async def ask(self, headers: Headers, question: Any, caller: Caller) -> Any:
         name = f"coordinator/{type(question).__name__}"
