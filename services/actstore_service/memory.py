@@ -34,6 +34,29 @@ def give_back() -> None:
         library.malloc_trim(0)
 
 
+class _MallocInfo(ctypes.Structure):
+    """`struct mallinfo2` of glibc's malloc.h."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_size_t)
+        for name in (
+            "arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"
+        )
+    )  # fmt: skip
+
+
+def unused_bytes() -> int:
+    """The memory of this process that is in RAM, but for what malloc says is in use. Programs, stacks and Python's own
+    arenas are in it, too.
+    """
+    library = ctypes.CDLL(None)
+    if not hasattr(library, "mallinfo2"):  # an older glibc, or another C library
+        return resident_bytes()
+    library.mallinfo2.restype = _MallocInfo
+    told = library.mallinfo2()
+    return resident_bytes() - int(told.uordblks + told.hblkhd)
+
+
 def resident_bytes() -> int:
     """The memory of this process that is in RAM; 0 where the system does not say."""
     try:
@@ -44,18 +67,21 @@ def resident_bytes() -> int:
 
 
 class MemoryKeeper:
-    """A thread that gives memory back at intervals, if the process has grown by `growth_bytes` since the last time."""
+    """A thread that gives memory back at intervals, if what is unused has grown by `growth_bytes` since the last time.
+
+    What is in use does not count: a process that is large only while it answers would seem no larger afterwards.
+    """
 
     def __init__(
         self,
         interval_seconds: float,
         growth_bytes: int,
-        resident: Callable[[], int] = resident_bytes,
+        unused: Callable[[], int] = unused_bytes,
         give: Callable[[], None] = give_back,
     ) -> None:
         self._interval, self._growth = interval_seconds, growth_bytes
-        self._resident, self._give = resident, give
-        self._least = resident()
+        self._unused, self._give = unused, give
+        self._least = unused()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="memory", daemon=True)
 
@@ -67,11 +93,11 @@ class MemoryKeeper:
         self._thread.join()
 
     def look(self) -> None:
-        """Gives memory back if the process has grown."""
-        if self._resident() < self._least + self._growth:
+        """Gives memory back if enough is unused."""
+        if self._unused() < self._least + self._growth:
             return
         self._give()
-        self._least = self._resident()
+        self._least = self._unused()
 
     def _run(self) -> None:
         while not self._ended.wait(self._interval):

@@ -111,7 +111,8 @@ class Limits:
     memory_seconds: float = 5.0
     """Seconds between two looks whether the process should give memory back to the machine."""
     memory_growth_bytes: int = 16 * MEBIBYTE
-    """Bytes that the process may grow since it last gave memory back. Beyond them, it does so again."""
+    """Bytes that the process may keep unused, beside what it kept when it last gave memory back. Beyond them, it gives
+    memory back again."""
     information_seconds: float = 2.0
     """How long the workers may take to say what they are. Beyond it they count as unavailable for that call."""
     alive_seconds: float = 5.0
