@@ -8,10 +8,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from actstore_api.v1 import catalog_pb2
+import actstore
 from actstore_api.verbs import VERBS
 from tests.service.calls.conftest import Running, service_over
 from tests.service.conftest import TOKEN, Caller
@@ -20,16 +19,6 @@ from tests.waiting import PATIENCE_SECONDS, wait_until
 
 STATES = health_pb2.HealthCheckResponse
 METADATA = [("authorization", f"Bearer {TOKEN}")]
-RETRY = {
-    "maxAttempts": 5,
-    "initialBackoff": "0.1s",
-    "maxBackoff": "1s",
-    "backoffMultiplier": 2,
-    "retryableStatusCodes": ["UNAVAILABLE"],
-}
-ROUND_ROBIN = json.dumps(
-    {"loadBalancingConfig": [{"round_robin": {}}], "methodConfig": [{"name": [{}], "retryPolicy": RETRY}]}
-)
 
 
 def test_calls_are_answered_while_it_is_not_ready(wide_store: str) -> None:
@@ -77,21 +66,20 @@ def _begin(replica: ExitStack, store: str, listen: str) -> str:
 
 
 class _Load:
+    """Asks by turns, as the client does: it alone says what is tried again."""
+
     def __init__(self, addresses: list[str]) -> None:
         self.answered, self.failed, self.over = 0, [], threading.Event()
-        options = [("grpc.service_config", ROUND_ROBIN), ("grpc.max_reconnect_backoff_ms", 200)]
-        self._channel = grpc.insecure_channel(f"ipv4:{','.join(addresses)}", options)
+        self._lab = actstore.connect(f"ipv4:{','.join(addresses)}", token=TOKEN, tls=False)
 
     def run(self) -> None:
-        ask = self._channel.unary_unary(VERBS["ListRuns"].path)
-        request = catalog_pb2.ListRunsRequest().SerializeToString()
-        while not self.over.is_set():
-            try:
-                ask(request, metadata=METADATA, timeout=PATIENCE_SECONDS, wait_for_ready=True)
-                self.answered += 1
-            except grpc.RpcError as error:
-                self.failed.append((error.code(), error.details()))
-        self._channel.close()
+        with self._lab:
+            while not self.over.is_set():
+                try:
+                    self._lab.runs()
+                    self.answered += 1
+                except actstore.ActstoreError as error:
+                    self.failed.append(error)
 
 
 @contextmanager
