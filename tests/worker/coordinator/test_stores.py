@@ -123,6 +123,95 @@ def test_a_run_that_stays_wanted_is_complete_all_the_same_and_the_next_coordinat
     assert captured == bucket.keys("captures") == []
 
 
+def test_a_run_that_stays_wanted_is_let_go_once_the_store_lets_it(
+    lab: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    failing(monkeypatch, "unwant", lambda _, name: asked.append(name) or len(asked) < 3)
+
+    async def work() -> None:
+        captures = coordinator(lab, bucket, ThreadWorker(bucket), limits=replace(LIMITS, pause_seconds=0.01))
+        assert (await watch(captures, await captures.submit(REQUEST)))[-1].state == "complete"
+        while bucket.keys("captures"):
+            await asyncio.sleep(0.01)
+
+    run(work())
+    assert asked == ["run"] * 3
+
+
+def test_a_run_that_is_asked_for_again_is_not_let_go_for_its_end_before(
+    lab: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    away = [True]
+    failing(monkeypatch, "unwant", lambda *_: away[0])
+
+    async def work() -> None:
+        gate, tried = asyncio.Event(), []
+
+        class Slow(ThreadWorker):
+            async def capture(self, task: ShardTask) -> ShardReport:
+                tried.append(task.shard)
+                await gate.wait()
+                return await super().capture(task)
+
+        captures = coordinator(lab, bucket, Slow(bucket), limits=replace(LIMITS, pause_seconds=0.05))
+        await captures.submit(REQUEST)
+        assert (await captures.cancel("run")).state == "cancelled"
+        away[0] = False
+        await captures.submit(REQUEST)
+        await asyncio.sleep(0.2)  # in which the request would be removed
+        assert bucket.keys("captures") == ["captures/run.json"]
+        gate.set()
+        assert (await watch(captures, "run"))[-1].state == "complete"
+
+    run(work())
+    assert bucket.keys("captures") == []
+
+
+def broken(monkeypatch: pytest.MonkeyPatch, call: str, run: str) -> None:
+    """A fault of the program, as no known one is left to cause it."""
+    honest = getattr(Preparing, call)
+
+    def asked(preparing: Preparing, name: str) -> Any:
+        if name == run:
+            raise RuntimeError(f"no {call}")
+        return honest(preparing, name)
+
+    monkeypatch.setattr(Preparing, call, asked)
+
+
+def test_a_capture_that_a_fault_stops_has_failed_and_stays_requested(
+    lab: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken(monkeypatch, "fold", "run")
+
+    async def work() -> CaptureProgress:
+        captures = coordinator(lab, bucket, ThreadWorker(bucket))
+        return (await watch(captures, await captures.submit(REQUEST)))[-1]
+
+    ended = run(work())
+    assert (ended.state, ended.failure and ended.failure.reason) == ("failed", "INTERNAL")
+    assert bucket.keys("captures") == ["captures/run.json"]
+    assert "the capture of run cannot go on" in caplog.text
+    assert "RuntimeError: no fold" in caplog.text
+
+
+def test_a_fault_of_one_requested_capture_keeps_no_other_from_going_on(
+    lab: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken(monkeypatch, "opened", "a")
+    want(bucket, "a", "b")
+
+    async def work() -> None:
+        captures = coordinator(lab, bucket, ThreadWorker(bucket))
+        assert await captures.resume()
+        assert (await watch(captures, "b"))[-1].state == "complete"
+
+    run(work())
+    assert bucket.keys("captures") == ["captures/a.json"]
+    assert "the requested capture of run a cannot be resumed" in caplog.text
+
+
 def test_who_cancels_gets_no_more_shards_while_the_store_is_slow_to_let_the_run_go(
     lab: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:

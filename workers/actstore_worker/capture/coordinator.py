@@ -165,6 +165,8 @@ class Coordinator:
             except ActstoreError as error:
                 _log.warning("the requested capture of run %s cannot be resumed: %s", request.run, error.for_log)
                 whole = whole and error.reason not in PAUSING
+            except Exception:  # noqa: BLE001  a fault of one capture must not keep the others from going on
+                _log.exception("the requested capture of run %s cannot be resumed", request.run)
         self._start_next()
         return whole
 
@@ -273,9 +275,21 @@ class Coordinator:
         return replace(capture.progress(), queue=place, waits_for=self.pool.waits_for if waits else "")
 
     async def _run(self, capture: CaptureState, plan: RunPlan | None) -> None:
-        """Captures a run. All captures share the workers: see `Attempts`."""
+        """Captures a run, and ends it whatever happens: nobody waits for a capture that a fault has stopped.
+
+        After a fault it stays requested: the next coordinator tries again.
+        """
         apart(capture.request_id, capture.queued.traceparent)
         FIELDS.set({"run": capture.record.run})
+        try:
+            await self._capture(capture, plan)
+        except Exception:  # noqa: BLE001  a fault of one capture must not end the coordinator
+            _log.exception("the capture of %s cannot go on", capture.record.run)
+            failure = Failure("INTERNAL", "the capture cannot go on; the coordinator's log has the details", {})
+            await self._end(capture, "failed", failure, let_go=False)
+
+    async def _capture(self, capture: CaptureState, plan: RunPlan | None) -> None:
+        """Captures what is missing of a run. All captures share the workers: see `Attempts`."""
         if capture.pending:
             plan = plan or await self._plan_again(capture)
             if plan is None:
@@ -290,24 +304,18 @@ class Coordinator:
         It could be planned when it was submitted, so it stays requested: the next coordinator tries again.
         """
         while capture.active:
-            failure = None
             try:
                 plan = await self._plan(capture.request)
                 check_same_run(capture.record, plan.record)
             except ActstoreError as error:
                 failure = Failure(error.reason, error.message, error.details)
-            except Exception:  # noqa: BLE001  a fault of planning must not end the coordinator
-                _log.exception("the capture of %s cannot be planned", capture.record.run)
-                failure = Failure(
-                    "INTERNAL", "the capture cannot be planned; the coordinator's log has the details", {}
-                )
-            if failure is None:
+                if failure.reason not in PAUSING or capture.pause(failure) > self._limits.patience_seconds:
+                    await self._end(capture, "failed", failure, let_go=False)
+                else:
+                    await asyncio.sleep(self._limits.pause_seconds)
+            else:
                 capture.go_on()
                 return plan
-            if failure.reason not in PAUSING or capture.pause(failure) > self._limits.patience_seconds:
-                await self._end(capture, "failed", failure, let_go=False)
-            else:
-                await asyncio.sleep(self._limits.pause_seconds)
         return None
 
     async def fail(self, capture: CaptureState, failure: Failure) -> None:
@@ -360,8 +368,23 @@ class Coordinator:
     async def _unwant(self, run: str) -> None:
         try:
             await asyncio.to_thread(self._preparer.unwant, run)
-        except ActstoreError as error:  # The next coordinator then finds a request with nothing left to do.
-            _log.warning("the request for run %s could not be removed: %s", run, error.for_log)
+        except ActstoreError as error:
+            _log.warning("the request for run %s could not be removed yet: %s", run, error.for_log)
+            self._start(self._unwant_later(run))
+
+    async def _unwant_later(self, run: str) -> None:
+        """Removes a request once the store lets it, unless the run is asked for again. If this coordinator ends before,
+        the next one finds a request with nothing left to do.
+        """
+        gone = False
+        while not gone:
+            await asyncio.sleep(self._limits.pause_seconds)
+            async with self._lock(run):
+                if self._captures.is_active(run):
+                    return
+                with contextlib.suppress(ActstoreError):
+                    await asyncio.to_thread(self._preparer.unwant, run)
+                    gone = True
 
     def attempt_failed(self, failure: Failure) -> None:
         """Counts an attempt that failed."""
