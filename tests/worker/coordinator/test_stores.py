@@ -157,8 +157,8 @@ def test_a_run_that_is_asked_for_again_is_not_let_go_for_its_end_before(
         captures = coordinator(lab, bucket, Slow(bucket), limits=replace(LIMITS, pause_seconds=0.05))
         await captures.submit(REQUEST)
         assert (await captures.cancel("run")).state == "cancelled"
-        away[0] = False
         await captures.submit(REQUEST)
+        away[0] = False
         await asyncio.sleep(0.2)  # in which the request would be removed
         assert bucket.keys("captures") == ["captures/run.json"]
         gate.set()
