@@ -18,7 +18,8 @@ from tests.service.process import COMMAND, environment
 from tests.waiting import wait_until
 from tests.worker_process import TOKEN, WorkerProcess, command_line, descendants, running_workers
 
-NODE_CPUS = 2
+NODE_CPUS = 1
+LINES_SAID = 60
 NODES = 2  # beside the head, on which nothing captures
 
 
@@ -32,9 +33,10 @@ class KillableLab:
         service_port: int,
         workers: WorkerProcess,
         variables: dict[str, str],
+        log: Path,
     ) -> None:
-        """`variables`: of workers over its store, on its cluster."""
-        self.seaweed, self.workers, self.variables = seaweed, workers, variables
+        """`variables`: of workers over its store, on its cluster. `log`: the workers'."""
+        self.seaweed, self.workers, self.variables, self._log = seaweed, workers, variables, log
         self._cluster, self._service_port = cluster, service_port
         self._service: subprocess.Popen[bytes] | None = None
         self.targets = {
@@ -54,6 +56,15 @@ class KillableLab:
 
     def kill(self, target: str) -> None:
         self.targets[target]()
+
+    def said(self) -> str:
+        """What it says of its captures, and the end of the workers' log, for a test that fails."""
+        with self.connect() as lab:
+            try:
+                captures = str(lab.captures().to_dict()["rows"])
+            except actstore.ActstoreError as error:
+                captures = str(error)
+        return "\n".join([captures, *self._log.read_text().splitlines()[-LINES_SAID:]])
 
     def start_service(self) -> None:
         variables = environment(
@@ -129,18 +140,19 @@ def killable_lab(folder: Path) -> Iterator[KillableLab]:
         for _ in range(NODES):
             added_node(cluster, NODE_CPUS)
         variables = store_variables(seaweed) | secret_files(folder, seaweed)
+        log = folder / "workers.log"
         variables |= {"ACTSTORE_RAY_ADDRESS": cluster.address, "ACTSTORE_RAY_ISOLATED_BY": "one machine, for a test"}
         workers = stack.enter_context(
             running_workers(
                 variables["ACTSTORE_STORE"],
                 model_folder=folder / "models",
                 dataset_folder=folder / "data",
-                log=folder / "workers.log",
+                log=log,
                 environment=variables,
             )
         )
         (service_port,) = free_ports(1)
-        lab = KillableLab(seaweed, cluster, service_port, workers, variables)
+        lab = KillableLab(seaweed, cluster, service_port, workers, variables, log)
         stack.callback(lab.stop_service)
         lab.start_service()
         yield lab

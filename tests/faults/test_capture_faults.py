@@ -147,7 +147,7 @@ def wait(lab: KillableLab, run: str, target: str) -> None:
             assert capture.wait(progress=False, check_saes=False).complete
             return
         time.sleep(0.5)
-    pytest.fail(f"run {run} did not end in {ENDS_SECONDS} s")
+    pytest.fail(f"run {run} did not end in {ENDS_SECONDS} s: {lab.said()}")
 
 
 @pytest.mark.parametrize(("number", "target"), list(enumerate(kills())), ids=lambda value: f"{SEED}-{value}")
@@ -191,7 +191,7 @@ def test_the_queue_survives_a_killed_coordinator(
         ended: list[str] = []
         give_up = time.monotonic() + ENDS_SECONDS
         while len(ended) < len(names):
-            assert time.monotonic() < give_up, f"of {names} only {ended} ended"
+            assert time.monotonic() < give_up, f"of {names} only {ended} ended: {lab.said()}"
             wanted = {key.rpartition("/")[2].removesuffix(".json") for key in bucket.keys("captures")}
             ended += [name for name in names if name not in wanted and name not in ended]
             time.sleep(0.2)
