@@ -18,7 +18,10 @@ _OF_KEY = "actstore.of"
 # A page stays in a core's cache while it is encoded, checked and written: dense rows were written 1.6 times as fast as
 # in pages of a megabyte, which is Arrow's default.
 PAGE_BYTES = 256 << 10
-# Pages that may wait for the digest; with more, the writer waits too.
+# Bytes that are passed on together. Arrow writes the head of each page apart, and pages of few bytes where rows are
+# narrow: one at a time, handing them to the other thread took longer than encoding them.
+_PIECE_BYTES = 256 << 10
+# Pieces that may wait for the digest; with more, the writer waits too.
 _DIGEST_QUEUE = 64
 
 
@@ -93,20 +96,33 @@ class DigestStream:
         self.bytes = 0
         self._stream, self._digester = stream, digester
         self._digest = hashlib.sha256()
+        self._gathered: list[bytes] = []
+        self._gathered_bytes = 0
         self._waiting: deque[Future[None]] = deque()
         self._end: list[bytes] | None = None
 
     def write(self, data: bytes) -> int:
         if self.abandoned:
             return len(data)
-        self._waiting.append(self._digester.submit(self._digest.update, data))
-        if len(self._waiting) > _DIGEST_QUEUE:
-            self._waiting.popleft().result()
-        self._stream.write(data)
+        self._gathered.append(data)
+        self._gathered_bytes += len(data)
+        if self._gathered_bytes >= _PIECE_BYTES:
+            self._pass_on()
         self.bytes += len(data)
         if self._end is not None:
             self._end.append(bytes(data))
         return len(data)
+
+    def finish(self) -> None:
+        """Passes on the last bytes."""
+        self._pass_on()
+
+    def _pass_on(self) -> None:
+        piece, self._gathered, self._gathered_bytes = b"".join(self._gathered), [], 0
+        self._waiting.append(self._digester.submit(self._digest.update, piece))
+        if len(self._waiting) > _DIGEST_QUEUE:
+            self._waiting.popleft().result()
+        self._stream.write(piece)
 
     def keep_end(self) -> None:
         """Keeps the bytes written from here on, which contain the footer."""
@@ -142,6 +158,7 @@ class OpenObject:
         """`of`: the object's identity, which is written to its footer."""
         self._writer.finish(of)
         digest = self._digest
+        digest.finish()
         return ObjectRecord(self._key, digest.bytes, self._writer.rows, digest.sha256, digest.footer_sha256)
 
     def abandon(self) -> None:

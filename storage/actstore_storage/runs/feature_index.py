@@ -11,6 +11,9 @@ from actstore_storage.format.tokens import TOKEN_CLASSES, token_classes
 
 # Rows are stored as int32.
 ROWS_MAX = 1 << 31
+# Bits of a float32 above 0 without its sign.
+_ACTIVATION_BITS = 31
+_ACTIVATION_MASK = np.uint64((1 << _ACTIVATION_BITS) - 1)
 
 
 @dataclass(frozen=True)
@@ -28,36 +31,40 @@ class SparseFeatures:
 
 @dataclass
 class FeatureIndex:
-    """Holds a shard's nonzeros, 13 bytes each, until the shard is complete."""
+    """Holds a shard's nonzeros, 12 bytes each, until the shard is complete."""
 
     d_sae: int
     _keys: list[npt.NDArray[np.uint64]] = field(default_factory=list)
     _rows: list[npt.NDArray[np.int32]] = field(default_factory=list)
-    _flags: list[npt.NDArray[np.uint8]] = field(default_factory=list)
+    _flags: list[npt.NDArray[np.uint8]] = field(default_factory=list)  # of all rows
 
     def add(self, sparse: SparseFeatures, flags: npt.NDArray[np.uint8], first_row: int) -> npt.NDArray[np.int32]:
-        """Adds a batch whose row 0 is the shard's row `first_row`; returns the shard's row of each nonzero."""
+        """Adds a batch whose row 0 is the shard's row `first_row`, after the batch before; returns the shard's row of
+        each nonzero.
+        """
         if first_row + len(flags) > ROWS_MAX:
             raise ValueError(f"a shard with features can have at most {ROWS_MAX} rows")
         self._check(sparse, len(flags))
         rows = (sparse.row + first_row).astype(np.int32)
         # The bits of positive floats ascend with their values, so this one integer sorts by feature ascending, then by
         # activation descending.
-        descending = np.uint64(0xFFFFFFFF) - sparse.activation.view(np.uint32).astype(np.uint64)
-        self._keys.append((sparse.feature.astype(np.uint64) << np.uint64(32)) | descending)
+        descending = _ACTIVATION_MASK - sparse.activation.view(np.uint32).astype(np.uint64)
+        self._keys.append((sparse.feature.astype(np.uint64) << np.uint64(_ACTIVATION_BITS)) | descending)
         self._rows.append(rows)
-        self._flags.append(flags[sparse.row])
+        self._flags.append(flags.copy())
         return rows
 
     def sort(self) -> "SortedFeatures":
-        keys = np.concatenate([np.empty(0, np.uint64), *self._keys])
-        order = sorted_order(keys, bits=32 + (self.d_sae - 1).bit_length())
-        keys = keys[order]
+        keys, rows = (np.concatenate([np.empty(0, kind), *parts]) for kind, parts in (
+            (np.uint64, self._keys), (np.int32, self._rows)
+        ))  # fmt: skip
+        flags = np.concatenate([np.empty(0, np.uint8), *self._flags])
+        keys, rows = sorted_by_key(keys, rows, _ACTIVATION_BITS + (self.d_sae - 1).bit_length(), len(flags))
         return SortedFeatures(
-            feature=(keys >> np.uint64(32)).astype(np.int32),
-            activation=(np.uint64(0xFFFFFFFF) - (keys & np.uint64(0xFFFFFFFF))).astype(np.uint32).view(np.float32),
-            row=np.concatenate([np.empty(0, np.int32), *self._rows])[order],
-            flags=np.concatenate([np.empty(0, np.uint8), *self._flags])[order],
+            feature=(keys >> np.uint64(_ACTIVATION_BITS)).astype(np.int32),
+            activation=(_ACTIVATION_MASK - (keys & _ACTIVATION_MASK)).astype(np.uint32).view(np.float32),
+            row=rows,
+            flags=flags[rows],
         )
 
     def _check(self, sparse: SparseFeatures, rows: int) -> None:
@@ -102,8 +109,28 @@ class SortedFeatures:
         return feature[starts], np.full(len(starts), number), counts, activation[starts], sums
 
 
+def sorted_by_key(
+    keys: npt.NDArray[np.uint64], rows: npt.NDArray[np.int32], key_bits: int, rows_total: int
+) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int32]]:
+    """Sorts by key, then by row. `keys` may be changed.
+
+    If a key and its row fit into 64 bits, they are sorted as one number: 58 ns each of four million, where finding the
+    order and taking everything in it took 420.
+    """
+    row_bits = (rows_total - 1).bit_length() if rows_total else 0
+    if key_bits + row_bits > np.iinfo(np.uint64).bits:
+        order = sorted_order(keys, key_bits)
+        return keys[order], rows[order]
+    keys <<= np.uint64(row_bits)
+    keys |= rows.astype(np.uint64)
+    keys.sort()
+    rows = (keys & np.uint64((1 << row_bits) - 1)).astype(np.int32)
+    keys >>= np.uint64(row_bits)
+    return keys, rows
+
+
 def sorted_order(keys: npt.NDArray[np.uint64], bits: int) -> npt.NDArray[np.int64]:
-    """Sorts keys stably, so that equal activations stay in order of row; returns their order.
+    """Sorts keys stably, so that equal ones stay in order of row; returns their order.
 
     NumPy sorts 16-bit integers by radix; sorting by 16-bit digits from the lowest up took 40 ns per key, where its
     stable sort of 64-bit integers took 100.

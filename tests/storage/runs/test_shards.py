@@ -20,7 +20,7 @@ from actstore_storage.errors import ActstoreError, CorruptObject
 from actstore_storage.format.commit import Commit
 from actstore_storage.format.moments import Moments
 from actstore_storage.rows.reading import BATCH_BYTES, dense_matrix, read_activations, read_tokens
-from actstore_storage.runs.feature_index import FeatureIndex, SparseFeatures
+from actstore_storage.runs.feature_index import FeatureIndex, SparseFeatures, sorted_by_key
 from actstore_storage.runs.opening import create_run, open_run
 from actstore_storage.runs.shard_writer import ShardWriter
 from actstore_storage.runs.snapshot import Snapshot
@@ -300,6 +300,43 @@ def test_refuses_rows_that_their_column_cannot_number() -> None:
         FeatureIndex(6).add(sparse, flags, 2**31 - 1)
 
 
+@given(
+    st.lists(st.tuples(st.integers(0, 2**44 - 1), st.integers(0, 2**20 - 1)), max_size=60, unique=True),
+    st.sampled_from([44, 45, 64]),
+)
+def test_nonzeros_are_sorted_by_key_and_then_by_row(pairs: list[tuple[int, int]], bits: int) -> None:
+    """As one number of key and row, and where both do not fit into it: of 2^20 rows, from 45 bits on."""
+    pairs = sorted(pairs, key=lambda one: one[1])  # as they are gathered, by row
+    keys, rows = (np.array([one[place] for one in pairs], kind) for place, kind in ((0, np.uint64), (1, np.int32)))
+    found_keys, found_rows = sorted_by_key(keys, rows, bits, 2**20)
+    assert list(zip(found_keys.tolist(), found_rows.tolist(), strict=True)) == sorted(pairs)
+    assert (found_keys.dtype, found_rows.dtype) == (np.uint64, np.int32)
+
+
+@pytest.mark.parametrize("d_sae", [6, 2**31 - 1], ids=["one number", "two"])
+def test_the_index_is_by_feature_then_activation_then_row(d_sae: int) -> None:
+    """Equal activations, the smallest and the largest float, and flags of their own rows, over two batches."""
+    chosen = np.random.default_rng(7)
+    values = np.array([np.nextafter(np.float32(0), np.float32(1)), 1, 1.5, np.finfo(np.float32).max], np.float32)
+    index, expected, first = FeatureIndex(d_sae), [], 0
+    for rows in (5, 40):
+        flags = chosen.integers(0, 8, rows).astype(np.uint8)
+        row = np.sort(chosen.choice(np.repeat(np.arange(rows), 6), 3 * rows, replace=False))
+        feature, activation = np.empty(len(row), np.int32), chosen.choice(values, len(row))
+        for one in range(rows):
+            feature[row == one] = np.sort(chosen.choice(6, (row == one).sum(), replace=False))
+        own = index.add(SparseFeatures(row, feature, activation), flags, first)
+        assert own.tolist() == (row + first).tolist()
+        expected += zip(feature.tolist(), activation.tolist(), own.tolist(), flags[row].tolist(), strict=True)
+        first += rows
+        flags[:] = 0  # the caller may use it again
+    found = index.sort()
+    columns = (found.feature, found.activation, found.row, found.flags)
+    assert list(zip(*(one.tolist() for one in columns), strict=True)) == sorted(
+        expected, key=lambda one: (one[0], -one[1], one[2])
+    )
+
+
 def test_refuses_to_commit_half_a_shard(local_bucket: Bucket) -> None:
     run = make_run(3)
     with ShardWriter(local_bucket, run.record, 0, "attempt") as writer:
@@ -355,11 +392,16 @@ def test_merged_moments_equal_moments_of_everything(parts: list[np.ndarray]) -> 
         assert merged.geometric_mean == pytest.approx(np.exp(np.log(values).mean()), rel=1e-12, abs=1e-300)
 
 
-@pytest.mark.parametrize("width", [1, 7, 70_000])
-def test_moments_of_rows_are_those_of_each_row(width: int) -> None:
-    """More than one chunk of rows, some with numbers that have no logarithm."""
-    rows = np.random.default_rng(width).lognormal(size=(40, width)).astype(np.float32)
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+@pytest.mark.parametrize("width", [1, 7, 20_000, 70_000])
+def test_moments_of_rows_are_those_of_each_row(width: int, kind: type[np.floating]) -> None:
+    """More than one chunk of rows, some with numbers that have no logarithm, and some of the smallest and the largest,
+    whose products are outside of their type's range.
+    """
+    rows = np.random.default_rng(width).lognormal(size=(40, width)).astype(kind)
     rows[3, 0], rows[-1] = 0, -rows[-1]
+    limits = np.finfo(kind)
+    rows[5], rows[6] = limits.smallest_subnormal, min(float(limits.max), 1e150)
     for row, found in zip(rows.astype(np.float64), Moments.of_rows(rows), strict=True):
         expected = [width, row.mean(), ((row - row.mean()) ** 2).sum(), row.min(), row.max()]
         assert [getattr(found, name) for name in ("count", "mean", "m2", "minimum", "maximum")] == pytest.approx(
