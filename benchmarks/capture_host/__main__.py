@@ -24,6 +24,7 @@ from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 import torch
@@ -49,7 +50,7 @@ SITE, SAE = "resid_post.6", "sae"
 SEQUENCES, LENGTH, BATCH, ROUNDS = 512, 256, 16, 5
 SHARDS_EACH, BOS_ID = 3, 0
 # A shard's products by the name of what its bytes and time are told under.
-PRODUCTS = {
+PRODUCTS: dict[str, dict[str, Any]] = {
     "norms": {"norm_sites": tuple(f"{kind}.{layer}" for layer in range(LAYERS) for kind in KINDS)},
     "dense": {"dense_sites": (SITE,), "storage_dtype": "bfloat16"},
     "features": {"saes": (SaeRecord(SAE, "0" * 64, SITE, D_SAE),)},
