@@ -1,6 +1,7 @@
 """The coordinator where something fails: stores that go away, workers that die, shards that cannot be captured."""
 
 import asyncio
+import json
 import threading
 from collections import Counter
 from dataclasses import asdict, replace
@@ -15,7 +16,7 @@ from actstore_storage.bucket import Bucket
 from actstore_storage.bucket.access import S3Access
 from actstore_storage.bucket.local import LocalBucket
 from actstore_storage.bucket.opening import open_bucket
-from actstore_storage.errors import ActstoreError, CorruptObject, NotThere, StoreError, StoreUnreachable
+from actstore_storage.errors import ActstoreError, BadRequest, CorruptObject, NotThere, StoreError, StoreUnreachable
 from actstore_storage.format.records import seal
 from actstore_storage.runs.opening import open_run
 from actstore_storage.upkeep.fsck import check_runs
@@ -341,6 +342,21 @@ def test_a_run_that_would_be_too_large_is_refused_with_both_numbers(lab: Path, b
         preparing.plan(REQUEST)
     assert refusal.value.reason == "LIMIT_EXCEEDED"
     assert int(refusal.value.details["value"]) > 1000
+
+
+@pytest.mark.parametrize("positions", [Positions(), Positions.last()], ids=lambda found: found.kind)
+def test_a_run_is_refused_as_soon_as_the_tokens_that_were_read_are_too_many(
+    lab: Path, bucket: Bucket, tmp_path: Path, positions: Positions
+) -> None:
+    """What follows is not read: its last line is no JSON."""
+    line = json.dumps({"text": " ".join(["word"] * 50)})
+    (tmp_path / "long.jsonl").write_text("\n".join([line] * 10_000 + ["{"]))
+    settings = PlanSettings(DatasetPlaces((tmp_path,)), run_bytes_max=100_000)
+    asked = replace(REQUEST, dataset=DatasetReference("long.jsonl"), positions=positions)
+    with pytest.raises(BadRequest, match=r"at least [0-9]+ bytes, mostly .*; the limit is 100000") as refusal:
+        Preparing(bucket, ModelCatalog((lab / "models",)), settings).plan(asked)
+    assert refusal.value.reason == "LIMIT_EXCEEDED"
+    assert 100_000 < int(refusal.value.details["value"]) < 10 * 100_000
 
 
 def test_commits_are_folded_on_the_way(lab: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,7 @@
 
 import re
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,12 @@ from actstore_storage.format.records import fields_in_common
 from actstore_storage.format.sites import HEAD_KINDS, Site, expand_sites, parse_site
 from actstore_storage.format.specification import RunRecord, SaeRecord, Specification
 from actstore_storage.runs.document_sources import DocumentSources
-from actstore_worker.capture.planning.estimates import bytes_by_product, forward_flops_per_token, sketch_bytes
+from actstore_worker.capture.planning.estimates import (
+    bytes_by_product,
+    forward_flops_per_token,
+    least_bytes,
+    sketch_bytes,
+)
 from actstore_worker.capture.planning.options import StoreOptions, checked_options, document_query
 from actstore_worker.capture.run_plan import PlanSettings, RunPlan
 from actstore_worker.capture.shards.tasks import ShardTask
@@ -41,6 +46,8 @@ SEQUENCES_PER_SHARD_MAX = 1 << 20
 _HASH_DIGITS_IN_NAME = 8
 # The number of unread files of a dataset that are listed.
 FILES_TOLD = 20
+# So many that their bytes are to each other as those of any number, whatever is rounded.
+_MANY_TOKENS = 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +94,14 @@ def plan_capture(
     noted = NotedSources()
     with _naming_dataset(asked.dataset_reference.name):
         found = noted.passing(documents(asked.dataset, asked.query, reading))
-        tokenised = tokenise(asked.model, found, asked.shape, settings.run_tokens_max, check=reading.check)
+        tokenised = tokenise(
+            asked.model,
+            found,
+            asked.shape,
+            settings.run_tokens_max,
+            check=reading.check,
+            check_tokens=_bytes_check(asked, settings.run_bytes_max),
+        )
     sizes, per_shard = _sizes(asked, tokenised.sequences, settings)
     specification = _specification(asked, tokenised, per_shard)
     files = asked.dataset
@@ -191,7 +205,7 @@ def _sizes(asked: _Asked, sequences: TokenSequences, settings: PlanSettings) -> 
     if columns:
         shards, names = -(-len(sequences) // per_shard), len(statistics_names(columns))
         sizes[NORM_SKETCHES] = sketch_bytes(names, sequences, asked.model.bos_id, shards)
-    _check_run_bytes(sizes, settings.run_bytes_max)
+    _check_run_bytes(sizes, settings.run_bytes_max, "about")
     return sizes, per_shard
 
 
@@ -300,12 +314,27 @@ def _sequences_per_shard(
     return _count(asked, min(batches * batch, most), most, "sequences_per_shard")
 
 
-def _check_run_bytes(sizes: Mapping[str, int], run_bytes_max: int) -> None:
+def _bytes_check(asked: _Asked, run_bytes_max: int) -> Callable[[int], None]:
+    """Returns what refuses a run once the tokens that were read would store too much, before all others are read."""
+
+    def sizes(tokens: int) -> dict[str, int]:
+        return least_bytes(asked.options, asked.widths, len(asked.norm_columns), asked.saes, tokens)
+
+    most = run_bytes_max * _MANY_TOKENS / sum(sizes(_MANY_TOKENS).values())
+
+    def check(tokens: int) -> None:
+        if tokens > most:
+            _check_run_bytes(sizes(tokens), run_bytes_max, "at least")
+
+    return check
+
+
+def _check_run_bytes(sizes: Mapping[str, int], run_bytes_max: int, how: str) -> None:
     total = sum(sizes.values())
     if total > run_bytes_max:
         largest = max(sizes, key=lambda product: sizes[product])
         raise BadRequest(
-            f"the run would store about {total} bytes, mostly {largest}; the limit is {run_bytes_max}",
+            f"the run would store {how} {total} bytes, mostly {largest}; the limit is {run_bytes_max}",
             reason="LIMIT_EXCEEDED",
             field="bytes",
             value=total,

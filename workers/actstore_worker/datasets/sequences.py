@@ -186,9 +186,11 @@ def tokenise(
     tokens_max: int,
     documents_max: int = DOCUMENTS_MAX,
     check: Callable[[], None] = lambda: None,
+    check_tokens: Callable[[int], None] = lambda _: None,
 ) -> TokenisedDataset:
     """Turns documents into sequences. Documents that are token ids already are cut in the same way as texts. `check` is
-    called while a long text is tokenized, and ends it by what it raises.
+    called while a long text is tokenized, and `check_tokens` with the tokens so far after each document; each ends it
+    by what it raises.
 
     Errors: BadRequest DATASET_EMPTY; ARGUMENT_INVALID if max_tokens cannot hold a sequence; MODEL_UNSUPPORTED if the
     model has no embedding for an id; LIMIT_EXCEEDED above `tokens_max` and `documents_max`.
@@ -205,6 +207,7 @@ def tokenise(
                 break
             if gathered.tokens > tokens_max:
                 raise _too_many("tokens", gathered.tokens, tokens_max)
+            check_tokens(gathered.tokens)
             if gathered.documents_seen > documents_max:
                 raise _too_many("documents", gathered.documents_seen, documents_max)
     return TokenisedDataset(gathered.sequences(), gathered.digest.hexdigest(), gathered.documents_seen, begun)

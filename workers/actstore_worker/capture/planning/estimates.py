@@ -38,11 +38,32 @@ def bytes_by_product(
     sequences: TokenSequences,
 ) -> dict[str, int]:
     """Estimates the bytes of each product; exact except for Parquet's overhead if rows have a fixed size."""
-    tokens = len(sequences.tokens)
+    rows = _dense_rows(options.positions, sequences)
+    return _bytes_of(options, widths, norm_columns, saes, len(sequences.tokens), rows)
+
+
+def least_bytes(
+    options: StoreOptions,
+    widths: Mapping[str, int],
+    norm_columns: int,
+    saes: Sequence[SparseAutoencoder],
+    tokens: int,
+) -> dict[str, int]:
+    """The same of so many tokens, of which nothing else is known yet: without dense rows of single positions."""
+    return _bytes_of(options, widths, norm_columns, saes, tokens, _rows_of(options.positions, tokens) or 0)
+
+
+def _bytes_of(
+    options: StoreOptions,
+    widths: Mapping[str, int],
+    norm_columns: int,
+    saes: Sequence[SparseAutoencoder],
+    tokens: int,
+    rows: int,
+) -> dict[str, int]:
     sizes = {TOKENS: _TOKEN_BYTES * tokens}
     if norm_columns:
         sizes[NORMS] = _NORM_BYTES * norm_columns * tokens
-    rows = _dense_rows(options.positions, sequences)
     element_bytes = DTYPES[options.storage_dtype or options.dtype]
     sizes |= {site: element_bytes * width * rows for site, width in widths.items()}
     if widths and options.positions.kind != "all":
@@ -78,13 +99,20 @@ def feature_bytes(saes: Sequence[SparseAutoencoder], tokens: int) -> dict[str, i
 
 
 def _dense_rows(positions: Positions, sequences: TokenSequences) -> int:
-    tokens = len(sequences.tokens)
-    if positions.kind == "feature":
-        return int(_ACTIVE_GUESS * tokens)
-    if positions.kind == "fraction":
-        return int(positions.fraction * tokens)
+    known = _rows_of(positions, len(sequences.tokens))
+    if known is not None:
+        return known
     rows = np.repeat(sequences.numbers, sequences.lengths)
     return int(selected(positions, rows, sequences.positions.astype(np.int32)).sum())
+
+
+def _rows_of(positions: Positions, tokens: int) -> int | None:
+    """None: it depends on where sequences begin and end."""
+    if positions.kind == "all":
+        return tokens
+    if positions.kind == "feature":
+        return int(_ACTIVE_GUESS * tokens)
+    return int(positions.fraction * tokens) if positions.kind == "fraction" else None
 
 
 def forward_flops_per_token(record: RunRecord, source: ModelSource, model: ModelDescription) -> float:
