@@ -107,17 +107,14 @@ class DigestStream:
         self._gathered.append(data)
         self._gathered_bytes += len(data)
         if self._gathered_bytes >= _PIECE_BYTES:
-            self._pass_on()
+            self.pass_on()
         self.bytes += len(data)
         if self._end is not None:
             self._end.append(bytes(data))
         return len(data)
 
-    def finish(self) -> None:
-        """Passes on the last bytes."""
-        self._pass_on()
-
-    def _pass_on(self) -> None:
+    def pass_on(self) -> None:
+        """Writes and hashes what was gathered."""
         piece, self._gathered, self._gathered_bytes = b"".join(self._gathered), [], 0
         self._waiting.append(self._digester.submit(self._digest.update, piece))
         if len(self._waiting) > _DIGEST_QUEUE:
@@ -158,7 +155,7 @@ class OpenObject:
         """`of`: the object's identity, which is written to its footer."""
         self._writer.finish(of)
         digest = self._digest
-        digest.finish()
+        digest.pass_on()
         return ObjectRecord(self._key, digest.bytes, self._writer.rows, digest.sha256, digest.footer_sha256)
 
     def abandon(self) -> None:

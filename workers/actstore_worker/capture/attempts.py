@@ -73,15 +73,17 @@ class Attempts:
         """Captures all shards that are pending, until they are committed or given up, or the capture ends."""
         running = _Running(capture, plan)
         self._running.append(running)
-        while running.goes_on:
-            running.ended.clear()
-            self._assign_soon()
-            # At intervals, too, for shards that are tried again.
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._limits.heartbeat_seconds):  # wait_for may swallow a cancellation.
-                    await running.ended.wait()
-        self._running.remove(running)
-        self._tell_demand()
+        try:
+            while running.goes_on:
+                running.ended.clear()
+                self._assign_soon()
+                # At intervals, too, for shards that are tried again.
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self._limits.heartbeat_seconds):  # wait_for may swallow a cancellation.
+                        await running.ended.wait()
+        finally:
+            self._running.remove(running)
+            self._tell_demand()
 
     def _tell_demand(self) -> None:
         """Shards that wait to be tried again count: their workers would only be let go to come back."""
