@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from actstore_storage.bucket import Bucket
@@ -300,13 +300,17 @@ def test_refuses_rows_that_their_column_cannot_number() -> None:
         FeatureIndex(6).add(sparse, flags, 2**31 - 1)
 
 
-@given(
-    st.lists(st.tuples(st.integers(0, 2**44 - 1), st.integers(0, 2**20 - 1)), max_size=60, unique=True),
-    st.sampled_from([44, 45, 64]),
-)
-def test_nonzeros_are_sorted_by_key_and_then_by_row(pairs: list[tuple[int, int]], bits: int) -> None:
-    """As one number of key and row, and where both do not fit into it: of 2^20 rows, from 45 bits on."""
-    pairs = sorted(pairs, key=lambda one: one[1])  # as they are gathered, by row
+def pairs_of(bits: int) -> st.SearchStrategy[tuple[int, list[tuple[int, int]]]]:
+    """With their bits, keys of so many and rows of twenty."""
+    pair = st.tuples(st.integers(0, 2**bits - 1), st.integers(0, 2**20 - 1))
+    return st.tuples(st.just(bits), st.lists(pair, max_size=60, unique=True))
+
+
+@given(st.sampled_from([44, 45, 64]).flatmap(pairs_of))
+@example((45, [(2**44, 1), (0, 2)]))
+def test_nonzeros_are_sorted_by_key_and_then_by_row(drawn: tuple[int, list[tuple[int, int]]]) -> None:
+    """As one number of key and row, and where both do not fit into it: from 45 bits on."""
+    bits, pairs = drawn[0], sorted(drawn[1], key=lambda one: one[1])  # as they are gathered, by row
     keys, rows = (np.array([one[place] for one in pairs], kind) for place, kind in ((0, np.uint64), (1, np.int32)))
     found_keys, found_rows = sorted_by_key(keys, rows, bits, 2**20)
     assert list(zip(found_keys.tolist(), found_rows.tolist(), strict=True)) == sorted(pairs)
