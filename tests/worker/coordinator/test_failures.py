@@ -344,19 +344,25 @@ def test_a_run_that_would_be_too_large_is_refused_with_both_numbers(lab: Path, b
     assert int(refusal.value.details["value"]) > 1000
 
 
-@pytest.mark.parametrize("positions", [Positions(), Positions.last()], ids=lambda found: found.kind)
+@pytest.mark.parametrize(
+    ("positions", "dense_bytes"), [(Positions(), 24 * 4), (Positions.last(), 0)], ids=["all", "last"]
+)
 def test_a_run_is_refused_as_soon_as_the_tokens_that_were_read_are_too_many(
-    lab: Path, bucket: Bucket, tmp_path: Path, positions: Positions
+    lab: Path, bucket: Bucket, tmp_path: Path, positions: Positions, dense_bytes: int
 ) -> None:
-    """What follows is not read: its last line is no JSON."""
+    """What follows is not read: its last line is no JSON. The rest of a token is two norms and its id."""
     line = json.dumps({"text": " ".join(["word"] * 50)})
     (tmp_path / "long.jsonl").write_text("\n".join([line] * 10_000 + ["{"]))
     settings = PlanSettings(DatasetPlaces((tmp_path,)), run_bytes_max=100_000)
-    asked = replace(REQUEST, dataset=DatasetReference("long.jsonl"), positions=positions)
+    stored = {"positions": positions, "norm_sites": ("resid_post.0",)}
+    asked = replace(REQUEST, dataset=DatasetReference("long.jsonl"), **stored)
     with pytest.raises(BadRequest, match=r"at least [0-9]+ bytes, mostly .*; the limit is 100000") as refusal:
         Preparing(bucket, ModelCatalog((lab / "models",)), settings).plan(asked)
     assert refusal.value.reason == "LIMIT_EXCEEDED"
-    assert 100_000 < int(refusal.value.details["value"]) < 10 * 100_000
+    of_token = dense_bytes + 2 * 4 + 2
+    found = int(refusal.value.details["value"])
+    assert found % of_token == 0
+    assert 100_000 < found <= 100_000 + 60 * of_token  # after the document that was too much
 
 
 def test_commits_are_folded_on_the_way(lab: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
