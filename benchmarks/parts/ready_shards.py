@@ -30,7 +30,7 @@ KINDS = ("resid_mid", "resid_post")
 SITE, SAE = "resid_post.6", "sae"
 SEQUENCES, LENGTH, BATCH = 512, 256, 16
 SHARDS_EACH, BOS_ID = 3, 0
-# A shard's products by the name of what its bytes and time are told under.
+# What a shard may store, as fields of the specification.
 PRODUCTS: dict[str, dict[str, Any]] = {
     "norms": {"norm_sites": tuple(f"{kind}.{layer}" for layer in range(LAYERS) for kind in KINDS)},
     "dense": {"dense_sites": (SITE,), "storage_dtype": "bfloat16"},
@@ -49,8 +49,9 @@ class Ready:
     @classmethod
     def drawn(cls) -> "Ready":
         chosen, rows = np.random.default_rng(0), BATCH * LENGTH
-        scale = np.exp(np.linspace(1, 4, 1 + len(KINDS) * LAYERS * 4))[:, None]
-        norms = (scale * chosen.lognormal(0, 0.3, (len(scale), rows))).astype(np.float32)
+        columns = 2 * len(KINDS) * LAYERS  # norms and centred norms
+        scale = np.exp(np.linspace(1, 4, columns))[:, None]
+        norms = (scale * chosen.lognormal(0, 0.3, (columns, rows))).astype(np.float32)
         dense = torch.from_numpy(chosen.normal(size=(rows, WIDTH)).astype(np.float32)).bfloat16()
         feature = np.sort(chosen.integers(0, D_SAE - NONZEROS, (rows, NONZEROS)), axis=1) + np.arange(NONZEROS)
         nonzeros = SparseFeatures(
@@ -70,6 +71,7 @@ class ReadyCapture(ShardCapture):
     def __init__(self, record: RunRecord, ready: Ready) -> None:
         asked = record.specification
         self._record, self._ready = record, ready
+        # Only named: batches are as on a GPU.
         self._device, self._lanes, self._threads = torch.device("cuda"), 1, torch.get_num_threads()
         self._norms = {parse_site(site) for site in asked.norm_sites}
         self.norm_columns = columns_beside(asked.norm_sites, KINDS)

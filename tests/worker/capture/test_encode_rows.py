@@ -68,9 +68,12 @@ def catalog(lab: Path) -> ModelCatalog:
     return ModelCatalog((lab / "models",))
 
 
-def planned(lab: Path, bucket: Bucket, base: str, saes: tuple[str, ...], **options: object) -> EncodePlan:
+def planned(
+    lab: Path, bucket: Bucket, base: str, saes: tuple[str, ...], *, run_bytes_max: int = 1 << 40, **options: object
+) -> EncodePlan:
     request = replace(CaptureSpecification(run="over", rows_of=base, saes=saes), **options)
-    return plan_encoding(request, bucket, catalog(lab), "cpu")
+    settings = PlanSettings(DatasetPlaces((lab / "data",)), run_bytes_max=run_bytes_max)
+    return plan_encoding(request, bucket, catalog(lab), settings)
 
 
 def encoded(plan: EncodePlan, bucket: Bucket) -> Snapshot:
@@ -192,6 +195,14 @@ def test_what_is_asked_again_may_say_what_the_run_says(lab: Path, runs: Bucket) 
     assert [sae.name for sae in plan.saes] == ["gated"]
     assert plan.flops_per_token == 2 * D_MODEL * 64
     assert planned(lab, runs, "base", ("gated",), run="").record.run.startswith("tiny-words-")
+
+
+def test_encoding_of_too_many_bytes_is_refused_with_both_numbers(lab: Path, runs: Bucket) -> None:
+    most = sum(planned(lab, runs, "base", ("gated",)).bytes_by_product.values())
+    assert planned(lab, runs, "base", ("gated",), run_bytes_max=most).record.run == "over"
+    with pytest.raises(BadRequest, match=f"about {most} bytes, mostly .*; the limit is {most - 1}") as refusal:
+        planned(lab, runs, "base", ("gated",), run_bytes_max=most - 1)
+    assert (refusal.value.reason, refusal.value.details["value"]) == ("LIMIT_EXCEEDED", str(most))
 
 
 def test_the_coordinator_encodes_as_it_captures(lab: Path, local_bucket: Bucket) -> None:

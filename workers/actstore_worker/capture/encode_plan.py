@@ -13,9 +13,9 @@ from actstore_storage.format.records import fields_in_common
 from actstore_storage.format.specification import RunRecord, SaeRecord, Specification
 from actstore_storage.runs.opening import open_run
 from actstore_worker.capture.plan import default_run_name
-from actstore_worker.capture.planning.estimates import feature_bytes
+from actstore_worker.capture.planning.estimates import check_run_bytes, feature_bytes
 from actstore_worker.capture.planning.options import row_filters, stored_positions
-from actstore_worker.capture.run_plan import RunPlan
+from actstore_worker.capture.run_plan import PlanSettings, RunPlan
 from actstore_worker.capture.shards.tasks import EncodeTask
 from actstore_worker.catalog.folders import ModelCatalog
 from actstore_worker.provenance import code_version
@@ -46,7 +46,9 @@ class EncodePlan(RunPlan):
         return EncodeTask(self.record, self.sae_paths, shard, attempt)
 
 
-def plan_encoding(request: CaptureSpecification, bucket: Bucket, catalog: ModelCatalog, device: str) -> EncodePlan:
+def plan_encoding(
+    request: CaptureSpecification, bucket: Bucket, catalog: ModelCatalog, settings: PlanSettings
+) -> EncodePlan:
     """Plans the run. Errors: BadRequest or NotThere with field, value and what is allowed."""
     if request.run:
         check_name(request.run, "run")
@@ -63,8 +65,9 @@ def plan_encoding(request: CaptureSpecification, bucket: Bucket, catalog: ModelC
             allowed="at least one SAE that the run does not have",
         )
     saes = tuple(_stored_sae(bucket, path, name, base) for name, path in paths.items())
-    record = _record(request, base, saes, device)
+    record = _record(request, base, saes, settings.device)
     sizes = feature_bytes(saes, base.tokens_total)
+    check_run_bytes(sizes, settings.run_bytes_max)
     return EncodePlan(record=record, sae_paths=paths, saes=saes, bytes_by_product=sizes)
 
 

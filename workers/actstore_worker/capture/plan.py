@@ -19,8 +19,10 @@ from actstore_storage.format.specification import RunRecord, SaeRecord, Specific
 from actstore_storage.runs.document_sources import DocumentSources
 from actstore_worker.capture.planning.estimates import (
     bytes_by_product,
+    check_run_bytes,
+    dense_rows_known,
+    dense_rows_of,
     forward_flops_per_token,
-    least_bytes,
     sketch_bytes,
 )
 from actstore_worker.capture.planning.options import StoreOptions, checked_options, document_query
@@ -151,6 +153,9 @@ class _Asked:
         sites = tuple(map(str, self.norms))
         return [*(NormColumn(L2, site) for site in self.norms), *columns_beside(sites, self.model.kinds)]
 
+    def bytes_by_product(self, tokens: int, dense_rows: int) -> dict[str, int]:
+        return bytes_by_product(self.options, self.widths, len(self.norm_columns), self.saes, tokens, dense_rows)
+
 
 def _look_up(request: CaptureSpecification, catalog: ModelCatalog, settings: PlanSettings, reading: Reading) -> _Asked:
     if request.run:
@@ -199,13 +204,13 @@ def _named(request: CaptureSpecification) -> tuple[ModelReference, DatasetRefere
 def _sizes(asked: _Asked, sequences: TokenSequences, settings: PlanSettings) -> tuple[dict[str, int], int]:
     """Estimates the bytes of each product, and the number of sequences in a shard."""
     columns = asked.norm_columns
-    sizes = bytes_by_product(asked.options, asked.widths, len(columns), asked.saes, sequences)
+    sizes = asked.bytes_by_product(len(sequences.tokens), dense_rows_of(asked.options.positions, sequences))
     wanted = asked.request.sequences_per_shard
     per_shard = _sequences_per_shard(wanted, sequences, sizes, asked.sequences_per_batch, settings)
     if columns:
         shards, names = -(-len(sequences) // per_shard), len(statistics_names(columns))
         sizes[NORM_SKETCHES] = sketch_bytes(names, sequences, asked.model.bos_id, shards)
-    _check_run_bytes(sizes, settings.run_bytes_max, "about")
+    check_run_bytes(sizes, settings.run_bytes_max)
     return sizes, per_shard
 
 
@@ -318,28 +323,15 @@ def _bytes_check(asked: _Asked, run_bytes_max: int) -> Callable[[int], None]:
     """Returns what refuses a run once the tokens that were read would store too much, before all others are read."""
 
     def sizes(tokens: int) -> dict[str, int]:
-        return least_bytes(asked.options, asked.widths, len(asked.norm_columns), asked.saes, tokens)
+        return asked.bytes_by_product(tokens, dense_rows_known(asked.options.positions, tokens) or 0)
 
     most = run_bytes_max * _MANY_TOKENS / sum(sizes(_MANY_TOKENS).values())
 
     def check(tokens: int) -> None:
         if tokens > most:
-            _check_run_bytes(sizes(tokens), run_bytes_max, "at least")
+            check_run_bytes(sizes(tokens), run_bytes_max, "at least")
 
     return check
-
-
-def _check_run_bytes(sizes: Mapping[str, int], run_bytes_max: int, how: str) -> None:
-    total = sum(sizes.values())
-    if total > run_bytes_max:
-        largest = max(sizes, key=lambda product: sizes[product])
-        raise BadRequest(
-            f"the run would store {how} {total} bytes, mostly {largest}; the limit is {run_bytes_max}",
-            reason="LIMIT_EXCEEDED",
-            field="bytes",
-            value=total,
-            allowed=f"at most {run_bytes_max} bytes: capture fewer tokens, sites or positions",
-        )
 
 
 @contextmanager

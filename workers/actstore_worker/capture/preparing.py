@@ -51,7 +51,7 @@ class Preparing:
         from actstore_worker.capture.plan import plan_capture
 
         if request.rows_of:
-            return plan_encoding(request, WatchedBucket(self.bucket, stop), self.catalog, self.settings.device)
+            return plan_encoding(request, WatchedBucket(self.bucket, stop), self.catalog, self.settings)
         return plan_capture(request, self.catalog, self.settings, stop)
 
     def begin(self, plan: RunPlan, request: CaptureSpecification, queued: Queued = NO_PLACE) -> Snapshot:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from actstore_storage.errors import BadRequest
 from actstore_storage.format.keys import features_product, index_product
 from actstore_storage.format.positions import selected
 from actstore_storage.format.products import NORMS, POSITIONS, TOKENS
@@ -35,39 +36,17 @@ def bytes_by_product(
     widths: Mapping[str, int],
     norm_columns: int,
     saes: Sequence[SparseAutoencoder],
-    sequences: TokenSequences,
+    tokens: int,
+    dense_rows: int,
 ) -> dict[str, int]:
     """Estimates the bytes of each product; exact except for Parquet's overhead if rows have a fixed size."""
-    rows = _dense_rows(options.positions, sequences)
-    return _bytes_of(options, widths, norm_columns, saes, len(sequences.tokens), rows)
-
-
-def least_bytes(
-    options: StoreOptions,
-    widths: Mapping[str, int],
-    norm_columns: int,
-    saes: Sequence[SparseAutoencoder],
-    tokens: int,
-) -> dict[str, int]:
-    """The same of so many tokens, of which nothing else is known yet: without dense rows of single positions."""
-    return _bytes_of(options, widths, norm_columns, saes, tokens, _rows_of(options.positions, tokens) or 0)
-
-
-def _bytes_of(
-    options: StoreOptions,
-    widths: Mapping[str, int],
-    norm_columns: int,
-    saes: Sequence[SparseAutoencoder],
-    tokens: int,
-    rows: int,
-) -> dict[str, int]:
     sizes = {TOKENS: _TOKEN_BYTES * tokens}
     if norm_columns:
         sizes[NORMS] = _NORM_BYTES * norm_columns * tokens
     element_bytes = DTYPES[options.storage_dtype or options.dtype]
-    sizes |= {site: element_bytes * width * rows for site, width in widths.items()}
+    sizes |= {site: element_bytes * width * dense_rows for site, width in widths.items()}
     if widths and options.positions.kind != "all":
-        sizes[POSITIONS] = _POSITION_BYTES * rows
+        sizes[POSITIONS] = _POSITION_BYTES * dense_rows
     return sizes | feature_bytes(saes, tokens)
 
 
@@ -98,16 +77,31 @@ def feature_bytes(saes: Sequence[SparseAutoencoder], tokens: int) -> dict[str, i
     return sizes
 
 
-def _dense_rows(positions: Positions, sequences: TokenSequences) -> int:
-    known = _rows_of(positions, len(sequences.tokens))
+def check_run_bytes(sizes: Mapping[str, int], run_bytes_max: int, how: str = "about") -> None:
+    """Refuses a run that would store more. Errors: BadRequest LIMIT_EXCEEDED with both numbers."""
+    total = sum(sizes.values())
+    if total > run_bytes_max:
+        largest = max(sizes, key=lambda product: sizes[product])
+        raise BadRequest(
+            f"the run would store {how} {total} bytes, mostly {largest}; the limit is {run_bytes_max}",
+            reason="LIMIT_EXCEEDED",
+            field="bytes",
+            value=total,
+            allowed=f"at most {run_bytes_max} bytes: capture fewer tokens, sites or positions",
+        )
+
+
+def dense_rows_of(positions: Positions, sequences: TokenSequences) -> int:
+    """The tokens whose vectors are stored."""
+    known = dense_rows_known(positions, len(sequences.tokens))
     if known is not None:
         return known
     rows = np.repeat(sequences.numbers, sequences.lengths)
     return int(selected(positions, rows, sequences.positions.astype(np.int32)).sum())
 
 
-def _rows_of(positions: Positions, tokens: int) -> int | None:
-    """None: it depends on where sequences begin and end."""
+def dense_rows_known(positions: Positions, tokens: int) -> int | None:
+    """The same, of so many tokens. None: it depends on where sequences begin and end."""
     if positions.kind == "all":
         return tokens
     if positions.kind == "feature":
